@@ -1,0 +1,133 @@
+package etcdv2
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// KeysPath is where the key space begins.
+const KeysPath = "/v2/keys"
+
+// HeaderIndex and its companions are the headers of a reply of the keys API.
+const (
+	HeaderClusterID = "X-Etcd-Cluster-Id"
+	HeaderIndex     = "X-Etcd-Index"
+	HeaderRaftIndex = "X-Raft-Index"
+	HeaderRaftTerm  = "X-Raft-Term"
+)
+
+// Request is an HTTP request without its host: Query goes into the URL, Form, when it is not nil,
+// into a body of type application/x-www-form-urlencoded.
+type Request struct {
+	Method string
+	Path   string // escaped
+	Query  url.Values
+	Form   url.Values
+}
+
+// EscapeKey returns the escaped URL path of a key.
+func EscapeKey(key string) string {
+	segments := strings.Split(kv.Clean(key), "/")
+	for i, segment := range segments {
+		segments[i] = url.PathEscape(segment)
+	}
+	return KeysPath + strings.Join(segments, "/")
+}
+
+// ReadRequest returns the request for r.
+func ReadRequest(r kv.Read) Request {
+	query := url.Values{}
+	for name, on := range map[string]bool{"quorum": r.Quorum, "recursive": r.Recursive, "sorted": r.Sorted} {
+		query.Set(name, strconv.FormatBool(on))
+	}
+	return Request{Method: http.MethodGet, Path: EscapeKey(r.Key), Query: query}
+}
+
+// WatchRequest returns the request for one change, or with stream for all of them.
+func WatchRequest(from kv.WatchFrom, stream bool) Request {
+	query := url.Values{"wait": {"true"}}
+	query.Set("recursive", strconv.FormatBool(from.Recursive))
+	query.Set("waitIndex", strconv.FormatUint(from.Index, 10))
+	if stream {
+		query.Set("stream", "true")
+	}
+	return Request{Method: http.MethodGet, Path: EscapeKey(from.Key), Query: query}
+}
+
+// WriteRequest returns the request for w.
+func WriteRequest(w kv.Write) (Request, error) {
+	r := Request{Method: http.MethodPut, Path: EscapeKey(w.Key), Query: url.Values{}}
+	switch w.Op {
+	case kv.OpSet:
+	case kv.OpCreate:
+		r.Query.Set("prevExist", "false")
+	case kv.OpUpdate:
+		r.Query.Set("prevExist", "true")
+	case kv.OpCreateInOrder:
+		r.Method = http.MethodPost
+	case kv.OpCompareAndSwap:
+		setCompare(r.Query, w)
+	case kv.OpDelete, kv.OpCompareAndDelete:
+		r.Method = http.MethodDelete
+		setCompare(r.Query, w)
+		setTrue(r.Query, "dir", w.Dir)
+		setTrue(r.Query, "recursive", w.Recursive)
+		return r, nil
+	default:
+		return Request{}, &kv.Error{Op: w.Op.String(), Key: w.Key, Kind: kv.Invalid, Cause: fmt.Sprintf("unknown operation %d", w.Op)}
+	}
+	setTrue(r.Query, "dir", w.Dir)
+	setTrue(r.Query, "noValueOnSuccess", w.NoValue)
+	r.Form = url.Values{}
+	if w.Refresh {
+		r.Form.Set("refresh", "true")
+	} else if !w.Dir {
+		r.Form.Set("value", w.Value)
+	}
+	if w.TTL != 0 {
+		r.Form.Set("ttl", strconv.FormatInt(TTLSeconds(w.TTL), 10))
+	}
+	return r, nil
+}
+
+func setCompare(query url.Values, w kv.Write) {
+	if w.PrevValue != "" {
+		query.Set("prevValue", w.PrevValue)
+	}
+	if w.PrevIndex != 0 {
+		query.Set("prevIndex", strconv.FormatUint(w.PrevIndex, 10))
+	}
+}
+
+func setTrue(query url.Values, name string, on bool) {
+	if on {
+		query.Set(name, "true")
+	}
+}
+
+// TTLSeconds returns ttl in the whole seconds of the wire, rounded up; kv.TTLDue is 0.
+func TTLSeconds(ttl time.Duration) int64 {
+	if ttl <= 0 {
+		return 0
+	}
+	return int64((ttl-1)/time.Second) + 1
+}
+
+// TTLFromSeconds returns the TTL that the wire's seconds mean: 0 is kv.TTLDue, and what a
+// time.Duration cannot hold (292 years) becomes the longest that it can.
+func TTLFromSeconds(seconds uint64) time.Duration {
+	if seconds == 0 {
+		return kv.TTLDue
+	}
+	if seconds > math.MaxInt64/uint64(time.Second) {
+		return math.MaxInt64
+	}
+	return time.Duration(seconds) * time.Second
+}

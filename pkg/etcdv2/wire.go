@@ -1,0 +1,77 @@
+// Package etcdv2 holds the wire forms of etcd's v2 API that server and client share: the JSON of
+// events and errors, the codes, and the parameters of a request. It knows their bytes and their
+// meaning in the words of pkg/kv; it opens no connection and decides nothing.
+package etcdv2
+
+import (
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// Node is the JSON form of kv.Node. The order of the fields is the order on the wire.
+type Node struct {
+	Key           string     `json:"key,omitempty"`
+	Value         *string    `json:"value,omitempty"`
+	Dir           bool       `json:"dir,omitempty"`
+	Expiration    *time.Time `json:"expiration,omitempty"`
+	TTL           int64      `json:"ttl,omitempty"`
+	Nodes         []*Node    `json:"nodes,omitempty"`
+	ModifiedIndex kv.Index   `json:"modifiedIndex,omitempty"`
+	CreatedIndex  kv.Index   `json:"createdIndex,omitempty"`
+}
+
+// Event is the JSON form of kv.Event.
+type Event struct {
+	Action   kv.Action `json:"action"`
+	Node     *Node     `json:"node,omitempty"`
+	PrevNode *Node     `json:"prevNode,omitempty"`
+}
+
+// Encode returns the wire form of e.
+func Encode(e kv.Event) Event {
+	wire := Event{Action: e.Action, Node: encodeNode(e.Node), PrevNode: encodeNode(e.PrevNode)}
+	if e.Removes() && wire.Node != nil {
+		wire.Node.Value = nil // a removed key has no value any more, not an empty one
+	}
+	return wire
+}
+
+func encodeNode(n *kv.Node) *Node {
+	if n == nil {
+		return nil
+	}
+	wire := &Node{Key: n.Key, Dir: n.Dir, TTL: n.TTL, ModifiedIndex: n.ModifiedIndex, CreatedIndex: n.CreatedIndex}
+	if !n.Dir {
+		wire.Value = &n.Value
+	}
+	if !n.Expiration.IsZero() {
+		wire.Expiration = &n.Expiration
+	}
+	for _, child := range n.Nodes {
+		wire.Nodes = append(wire.Nodes, encodeNode(child))
+	}
+	return wire
+}
+
+// Decode returns the event that wire stands for.
+func (wire Event) Decode() kv.Event {
+	return kv.Event{Action: wire.Action, Node: wire.Node.decode(), PrevNode: wire.PrevNode.decode()}
+}
+
+func (wire *Node) decode() *kv.Node {
+	if wire == nil {
+		return nil
+	}
+	n := &kv.Node{Key: wire.Key, Dir: wire.Dir, TTL: wire.TTL, ModifiedIndex: wire.ModifiedIndex, CreatedIndex: wire.CreatedIndex}
+	if wire.Value != nil {
+		n.Value = *wire.Value
+	}
+	if wire.Expiration != nil {
+		n.Expiration = *wire.Expiration
+	}
+	for _, child := range wire.Nodes {
+		n.Nodes = append(n.Nodes, child.decode())
+	}
+	return n
+}

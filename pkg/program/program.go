@@ -1,0 +1,239 @@
+// Package program is the life of a process, once for all five binaries: where settings come from,
+// how a signal ends it, how it logs, and which code it exits with.
+//
+// It knows cobra and viper and keeps them here and in the command definitions; no other package
+// reads flags, the environment or a configuration file. It knows nothing of what the programs do.
+//
+//	func main() { os.Exit(program.Main(daemon.Program())) }
+package program
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// Program describes one binary. The zero value of every optional field is useful.
+type Program struct {
+	Name string // "kvd": the binary, and by default the environment prefix "KVD_"
+
+	// Command builds the command tree. Settings are pflags bound to fields of the program's
+	// configuration struct; their default is the flag's default and nothing else. RunE finds the
+	// Env with EnvFrom(cmd.Context()).
+	Command func() *cobra.Command
+
+	// EnvAliases names further environment variables of a flag, tried in order after NAME_FLAG:
+	// {"endpoints": {"ETCDCTL_ENDPOINTS"}}.
+	EnvAliases map[string][]string
+
+	// ConfigFile is read when --config is absent; it may be missing. Empty: no default file.
+	ConfigFile string
+
+	// DecodeConfig turns the bytes of the configuration file at path into flag names and values.
+	// nil means that viper reads it by its extension (yaml, toml, json), with unknown names refused.
+	DecodeConfig func(path string, data []byte) (map[string]any, error)
+
+	// ConfigFlag is the flag that names the configuration file; "" means "config".
+	ConfigFlag string
+
+	// Args rewrites the arguments before parsing, for programs whose users expect other
+	// conventions, such as confd's single dash. nil leaves them alone.
+	Args func(args []string) []string
+}
+
+// Env is what a running command may use of the world. Tests build their own.
+type Env struct {
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Log    *slog.Logger
+	// Origins says for each flag where its value came from: see Origin.
+	Origins map[string]Origin
+	// Hangup receives when SIGHUP arrives; one pending signal is kept.
+	Hangup <-chan os.Signal
+}
+
+type envKey struct{}
+
+// EnvFrom returns the Env of a running command.
+func EnvFrom(ctx context.Context) *Env { return ctx.Value(envKey{}).(*Env) }
+
+// WithEnv returns ctx carrying env, for tests that call a command without Main.
+func WithEnv(ctx context.Context, env *Env) context.Context {
+	return context.WithValue(ctx, envKey{}, env)
+}
+
+// ExitError ends the process with Code. Err is printed unless it is nil.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit code %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// Exit codes that mean the same in every program; each documents its own others.
+const (
+	ExitOK     = 0
+	ExitUsage  = 1   // bad arguments or configuration
+	ExitSignal = 128 // plus the signal's number
+)
+
+// Main runs p with the process's arguments, environment and streams and returns its exit code.
+// SIGINT and SIGTERM cancel the command's context once; a second one ends the process at once
+// with 128 plus the signal's number.
+func Main(p Program) int {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel()
+		if second, ok := (<-signals).(syscall.Signal); ok {
+			os.Exit(ExitSignal + int(second))
+		}
+	}()
+	return Run(ctx, p, os.Args[1:], os.LookupEnv, &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Hangup: hangup})
+}
+
+// Run is Main without the process: arguments, environment and streams are given. It fills
+// env.Log and env.Origins.
+func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (string, bool), env *Env) int {
+	root := p.Command()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	root.Version = Version()
+	root.SetVersionTemplate("{{.Name}} version {{.Version}}\n")
+	addCommonFlags(root, p)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd: cmd, err: err} })
+
+	inner := root.PersistentPreRunE
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		origins, err := resolve(p, cmd, lookupEnv)
+		if err != nil {
+			return &ExitError{Code: ExitUsage, Err: err}
+		}
+		env.Origins = origins
+		if print, _ := cmd.Flags().GetBool(flagPrintConfig); print {
+			printConfig(env.Stdout, cmd.Flags(), origins)
+			return errPrinted
+		}
+		if env.Log, err = newLogger(env.Stderr, flagValue(cmd, flagLogFormat), flagValue(cmd, flagLogLevel)); err != nil {
+			return &ExitError{Code: ExitUsage, Err: err}
+		}
+		if inner != nil {
+			return inner(cmd, args)
+		}
+		return nil
+	}
+	if p.Args != nil {
+		args = p.Args(args)
+	}
+	root.SetArgs(args)
+	err := root.ExecuteContext(WithEnv(ctx, env))
+	return report(env.Stderr, root, err)
+}
+
+// errPrinted ends a command that has only been asked for its configuration.
+var errPrinted = errors.New("configuration printed")
+
+type usageError struct {
+	cmd *cobra.Command
+	err error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+// report prints err for a person and returns the exit code that it stands for.
+func report(w io.Writer, root *cobra.Command, err error) int {
+	var exit *ExitError
+	var usage *usageError
+	switch {
+	case err == nil, errors.Is(err, errPrinted):
+		return ExitOK
+	case errors.As(err, &exit):
+		if exit.Err != nil {
+			fmt.Fprintf(w, "%s: %v\n", root.Name(), exit.Err)
+		}
+		return exit.Code
+	case errors.As(err, &usage):
+		fmt.Fprintf(w, "%s: %v\n", root.Name(), err)
+		if hint := suggestFlag(usage.cmd.Flags(), err); hint != "" {
+			fmt.Fprintf(w, "did you mean %s?\n", hint)
+		}
+		fmt.Fprintf(w, "try: %s --help\n", usage.cmd.CommandPath())
+		return ExitUsage
+	}
+	fmt.Fprintf(w, "%s: %v\n", root.Name(), err)
+	if strings.HasPrefix(err.Error(), "unknown command") {
+		fmt.Fprintf(w, "try: %s --help\n", root.Name())
+	}
+	return ExitUsage
+}
+
+// suggestFlag names the defined flag nearest to the unknown one that err complains about.
+func suggestFlag(flags *pflag.FlagSet, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return ""
+	}
+	name := unknown.GetSpecifiedName()
+	best, bestDistance := "", 3
+	flags.VisitAll(func(f *pflag.Flag) {
+		if d := editDistance(name, f.Name); d < bestDistance && len(name) > 2 {
+			best, bestDistance = "--"+f.Name, d
+		}
+	})
+	return best
+}
+
+// editDistance counts the single-letter changes between a and b (Levenshtein).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diagonal = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// IsTerminal reports whether w is a terminal.
+func IsTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,208 @@
+package program
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+const (
+	flagConfig      = "config"
+	flagPrintConfig = "print-config"
+	flagLogLevel    = "log-level"
+	flagLogFormat   = "log-format"
+)
+
+// Origin says where a setting's value came from: "flag", "default", "environment KVD_NAME" or
+// "file /etc/kvd/kvd.yaml".
+type Origin string
+
+// The origins without a name of their own.
+const (
+	OriginFlag    Origin = "flag"
+	OriginDefault Origin = "default"
+)
+
+// AnnotationSecret marks a flag whose value --print-config must not show: set it with
+// flags.SetAnnotation(name, program.AnnotationSecret, nil).
+const AnnotationSecret = "secret"
+
+func addCommonFlags(root *cobra.Command, p Program) {
+	flags := root.PersistentFlags()
+	if name := configFlag(p); flags.Lookup(name) == nil {
+		flags.String(name, p.ConfigFile, "file with settings: `path` of a yaml, toml or json file whose names are those of the flags")
+	}
+	flags.Bool(flagPrintConfig, false, "print every setting with its value and where it came from, and exit")
+	if flags.Lookup(flagLogLevel) == nil {
+		flags.String(flagLogLevel, "info", "least severe messages to log: debug, info, warn or error")
+	}
+	flags.String(flagLogFormat, "auto", "log as text, json, or auto: text on a terminal, json elsewhere")
+}
+
+func configFlag(p Program) string {
+	if p.ConfigFlag != "" {
+		return p.ConfigFlag
+	}
+	return flagConfig
+}
+
+func flagValue(cmd *cobra.Command, name string) string {
+	return cmd.Flags().Lookup(name).Value.String()
+}
+
+// unsettable are the flags that a file or the environment cannot set: they are about one call.
+func unsettable(name string) bool {
+	return name == "help" || name == "version" || name == flagPrintConfig
+}
+
+// resolve gives every flag of cmd its value: flag, else environment, else file, else default.
+// It writes the values back into the flags, so that the fields bound to them are the settings.
+func resolve(p Program, cmd *cobra.Command, lookupEnv func(string) (string, bool)) (map[string]Origin, error) {
+	flags := cmd.Flags()
+	origins := make(map[string]Origin)
+	flags.VisitAll(func(f *pflag.Flag) {
+		origins[f.Name] = OriginDefault
+		if f.Changed {
+			origins[f.Name] = OriginFlag
+		}
+	})
+	if err := setFromEnvironment(p, flags, origins, lookupEnv); err != nil {
+		return nil, err
+	}
+	path := flagValue(cmd, configFlag(p))
+	if path == "" {
+		return origins, nil
+	}
+	values, err := readConfig(p, path)
+	if errors.Is(err, os.ErrNotExist) && origins[configFlag(p)] == OriginDefault {
+		return origins, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return origins, setFromFile(cmd, path, values, origins)
+}
+
+func setFromEnvironment(p Program, flags *pflag.FlagSet, origins map[string]Origin, lookupEnv func(string) (string, bool)) error {
+	var problems []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		if origins[f.Name] == OriginFlag || unsettable(f.Name) {
+			return
+		}
+		for _, variable := range append([]string{EnvName(p.Name, f.Name)}, p.EnvAliases[f.Name]...) {
+			value, ok := lookupEnv(variable)
+			if !ok || value == "" {
+				continue
+			}
+			if err := flags.Set(f.Name, value); err != nil {
+				problems = append(problems, fmt.Errorf("environment variable %s: cannot use %q for --%s: %w", variable, value, f.Name, err))
+			}
+			origins[f.Name] = Origin("environment " + variable)
+			return
+		}
+	})
+	return errors.Join(problems...)
+}
+
+// EnvName returns the environment variable of a flag: ("kvd", "data-dir") is KVD_DATA_DIR.
+func EnvName(program, flag string) string {
+	return strings.ToUpper(program + "_" + strings.ReplaceAll(flag, "-", "_"))
+}
+
+func readConfig(p Program, path string) (map[string]any, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration file: %w", err)
+	}
+	if p.DecodeConfig != nil {
+		values, err := p.DecodeConfig(path, data)
+		if err != nil {
+			return nil, fmt.Errorf("configuration file %s: %w", path, err)
+		}
+		return values, nil
+	}
+	v := viper.New()
+	v.SetConfigType(strings.TrimPrefix(filepath.Ext(path), "."))
+	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
+		return nil, fmt.Errorf("configuration file %s: %w (expected yaml, toml or json, by its ending)", path, err)
+	}
+	return v.AllSettings(), nil
+}
+
+// setFromFile gives the values of a file to the flags of cmd that nothing stronger has set. A name
+// that no command of the program knows is an error; one that another command knows is not.
+func setFromFile(cmd *cobra.Command, path string, values map[string]any, origins map[string]Origin) error {
+	known := map[string]bool{}
+	collectFlags(cmd.Root(), known)
+	names := make([]string, 0, len(values))
+	for name := range values {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	var problems []error
+	for _, name := range names {
+		f := cmd.Flags().Lookup(name)
+		switch {
+		case unsettable(name) || !known[name]:
+			problems = append(problems, fmt.Errorf("configuration file %s: unknown setting %q", path, name))
+		case f == nil || origins[name] != OriginDefault:
+		default:
+			if err := setAny(f, values[name]); err != nil {
+				problems = append(problems, fmt.Errorf("configuration file %s: cannot use %v for %q: %w", path, values[name], name, err))
+			}
+			origins[name] = Origin("file " + path)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func collectFlags(cmd *cobra.Command, known map[string]bool) {
+	add := func(f *pflag.Flag) { known[f.Name] = true }
+	cmd.Flags().VisitAll(add)
+	cmd.PersistentFlags().VisitAll(add)
+	for _, child := range cmd.Commands() {
+		collectFlags(child, known)
+	}
+}
+
+// setAny sets a flag from a decoded file value: a scalar by its text, a list as a whole.
+func setAny(f *pflag.Flag, value any) error {
+	list, ok := value.([]any)
+	if !ok {
+		return f.Value.Set(fmt.Sprint(value))
+	}
+	texts := make([]string, len(list))
+	for i, item := range list {
+		texts[i] = fmt.Sprint(item)
+	}
+	if slice, ok := f.Value.(pflag.SliceValue); ok {
+		return slice.Replace(texts)
+	}
+	return f.Value.Set(strings.Join(texts, ","))
+}
+
+// printConfig writes one line for each setting: name, value, origin.
+func printConfig(w io.Writer, flags *pflag.FlagSet, origins map[string]Origin) {
+	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	flags.VisitAll(func(f *pflag.Flag) {
+		if unsettable(f.Name) {
+			return
+		}
+		value := f.Value.String()
+		if _, secret := f.Annotations[AnnotationSecret]; secret && value != "" {
+			value = "***"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\n", f.Name, value, origins[f.Name])
+	})
+	table.Flush()
+}
