@@ -1,0 +1,81 @@
+// Package command is what the cluster agrees on: the commands that change the replicated state,
+// and the batch of them that one raft log entry carries. command.proto defines the bytes.
+//
+// It knows the format and nothing of its effect: the store executes commands, raftnode carries
+// them. All that execution may depend on is in the batch; time and ids come with it.
+package command
+
+import (
+	"fmt"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// Level is the feature level that this build writes and the highest that it can execute.
+const Level = 1
+
+// Type tells the commands apart. The numbers are part of the log format.
+type Type uint32
+
+// The types of command.
+const (
+	TypeWrite  Type = 1
+	TypeExpire Type = 2
+	TypeTick   Type = 3
+	TypeMember Type = 4
+)
+
+// Body is the payload of a command: kv.Write, Expire, Tick or Member.
+type Body any
+
+// Command is one change, and who asked for it.
+type Command struct {
+	Origin       uint64 // boot id of the member that took the request in, 0 for none
+	Sequence     uint64 // of the request at its origin
+	User         string // "" when access control is off
+	AuthRevision uint64
+	Body         Body
+}
+
+// Expire removes what is attached to a lease if its deadline is still the one seen.
+type Expire struct {
+	Lease    uint64
+	Deadline int64 // lease clock, ns
+}
+
+// Tick only carries the clock of its batch.
+type Tick struct{}
+
+// Member is one member of the cluster as all members know it.
+type Member struct {
+	ID         uint64
+	Name       string
+	PeerURLs   []string
+	ClientURLs []string
+	Voter      bool
+}
+
+// Batch is the content of one raft log entry. Its commands are independent: each has its own
+// result, and a failure stops none of the others.
+type Batch struct {
+	Level      uint32
+	Clock      int64 // lease clock, ns: never runs backwards, stands still without a leader
+	WallOffset int64 // unix ns minus Clock
+	Commands   []Command
+}
+
+// Result is the outcome of one command. Err is a *kv.Error that every member arrives at alike.
+type Result struct {
+	kv.Result
+	Err error
+}
+
+// FormatError reports an entry that this build cannot read or must not skip. A member that
+// meets one stops.
+type FormatError struct{ Reason string }
+
+func (e *FormatError) Error() string { return "log entry: " + e.Reason }
+
+func formatErrorf(format string, args ...any) error {
+	return &FormatError{Reason: fmt.Sprintf(format, args...)}
+}
