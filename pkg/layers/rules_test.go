@@ -1,0 +1,85 @@
+package layers
+
+// layer says whom in this module the packages of one room may import. A pattern is a path below
+// the module; with a trailing /... it means the packages under that path as well.
+type layer struct {
+	room string
+	may  []string
+	why  string
+}
+
+// plan holds every package of the module; for one that several lines match, the longest room
+// counts. Imports that are not listed are forbidden.
+var plan = []layer{
+	{"cmd/kvd", []string{"daemon", "pkg/program"}, "a main hands the flags to one library and exits with its code"},
+	{"cmd/kvctl", []string{"ctl", "pkg/program"}, "a main hands the flags to one library and exits with its code"},
+	{"cmd/kvsidekick", []string{"sidekick", "pkg/program"}, "a main hands the flags to one library and exits with its code"},
+	{"cmd/kvagent", []string{"agent", "pkg/program"}, "a main hands the flags to one library and exits with its code"},
+	{"cmd/kvconfd", []string{"confd", "pkg/program"}, "a main hands the flags to one library and exits with its code"},
+
+	{"daemon", []string{"daemon/...", "pkg/..."}, "it composes the rooms of the daemon; agents reach a store over the network only"},
+	{"daemon/command", []string{"pkg/kv"}, "what the log holds must mean the same in ten years, whatever the rest becomes"},
+	{"daemon/store", []string{"daemon/command", "pkg/kv"}, "members stay equal only while apply depends on its input alone"},
+	{"daemon/watch", []string{"daemon/store", "daemon/command", "pkg/kv"}, "the hub reads changes; it neither makes nor transports them"},
+	{"daemon/raftnode", []string{"daemon/command", "daemon/raftnode/...", "pkg/..."}, "it replicates bytes for a Machine and must not know what they mean"},
+	{"daemon/service", []string{"daemon/raftnode", "daemon/watch", "daemon/store", "daemon/command", "pkg/..."}, "operations are free of any API, so that all APIs agree"},
+	{"daemon/httpv2", []string{"daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
+	{"daemon/grpcv3", []string{"daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
+	{"daemon/admin", []string{"daemon/service", "pkg/..."}, "operators see what the service tells, not the insides"},
+	{"daemon/dashboard", []string{"daemon/service", "pkg/..."}, "the pages speak the public API"},
+	{"daemon/daemontest", []string{"daemon", "pkg/..."}, "tests start the daemon as its program does"},
+
+	{"ctl", []string{"ctl/...", "pkg/...", "templates/..."}, "a client works against any store, so it cannot know the daemon"},
+	{"sidekick", []string{"sidekick/...", "pkg/..."}, "agents share libraries, never each other"},
+	{"agent", []string{"agent/...", "pkg/..."}, "agents share libraries, never each other"},
+	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
+
+	{"pkg", []string{"pkg/..."}, "libraries are below every program"},
+	{"pkg/kv", nil, "the one shared contract: words that everybody knows know nobody"},
+	{"pkg/kv/kvfake", []string{"pkg/kv"}, "a fake that needed more than the contract would prove another contract"},
+	{"pkg/kv/kvtest", []string{"pkg/kv"}, "one suite for every Store can use only what all of them have"},
+	{"pkg/etcdv2", []string{"pkg/kv"}, "wire forms translate the vocabulary and nothing else"},
+	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/clock", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
+	{"pkg/program", nil, "the life of a process is the same whatever the process does"},
+	{"pkg/layers", nil, "it reads sources"},
+	{"templates", nil, "files and the folder that embeds them"},
+	{"units", nil, "files and the tests that verify them"},
+	{"e2e", []string{"e2e/...", "pkg/..."}, "black boxes are tried from outside"},
+}
+
+// testsMayAlso is open to every test file: real daemons, fakes and parts are for tests.
+var testsMayAlso = []string{"daemon/daemontest", "e2e/parts", "pkg/..."}
+
+// testOnly packages ship in no binary: they are imported by tests and by each other.
+var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "e2e/..."}
+
+// wall keeps one library in the rooms that were made for it.
+type wall struct {
+	library string // import path; what is below it is meant as well
+	rooms   []string
+	why     string
+}
+
+var walls = []wall{
+	{"github.com/spf13/viper", []string{"pkg/program"}, "one place decides where settings come from"},
+	{"github.com/spf13/cobra", []string{"pkg/program", "daemon", "ctl/...", "sidekick", "agent", "confd"}, "commands are the edge of a program; rooms behind it take structs"},
+	{"github.com/hashicorp/raft", []string{"daemon/raftnode/...", "daemon"}, "the consensus library can be replaced while one room knows it"},
+	{"github.com/hashicorp/raft-wal", []string{"daemon/raftnode/...", "daemon"}, "the log store can be replaced while one room knows it"},
+	{"github.com/hashicorp/raft-boltdb", []string{"daemon/raftnode/...", "daemon"}, "the stable store can be replaced while one room knows it"},
+	{"github.com/docker/docker", []string{"pkg/workload/docker"}, "its successor replaces it in one package"},
+	{"github.com/BurntSushi/toml", []string{"confd/..."}, "TOML is the format of confd's resource files"},
+	{"github.com/prometheus", []string{"pkg/metrics", "daemon", "daemon/admin", "daemon/raftnode/..."}, "metrics leave through one page"},
+}
+
+// pureRooms are deterministic: two members that apply the same entries hold the same bytes.
+// Time, chance and identity come to them inside the entry.
+var pureRooms = []string{"daemon/store", "daemon/command"}
+
+// impureImports cannot be had in a pure room; what is below each path is meant as well.
+var impureImports = []string{
+	"net", "os", "syscall", "io/fs", "io/ioutil", "log", "math/rand", "crypto/rand", "runtime", "testing",
+	"golang.org/x/sys", "github.com/hashicorp/raft",
+}
+
+// impureCalls of package time read the clock or wait for it.
+var impureCalls = []string{"Now", "Since", "Until", "After", "AfterFunc", "Sleep", "Tick", "NewTimer", "NewTicker"}
