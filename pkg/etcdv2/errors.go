@@ -65,7 +65,7 @@ var byKind = map[kv.Kind]Code{
 	kv.NotFound: CodeKeyNotFound, kv.CompareFailed: CodeCompareFailed, kv.NotFile: CodeNotFile,
 	kv.NotDir: CodeNotDir, kv.Exists: CodeNodeExist, kv.RootReadOnly: CodeRootReadOnly,
 	kv.DirNotEmpty: CodeDirNotEmpty, kv.Denied: CodeUnauthorized, kv.Invalid: CodeInvalidField,
-	kv.HistoryGone: CodeEventIndexGone,
+	kv.HistoryGone: CodeEventIndexGone, kv.TooLarge: CodeInvalidForm,
 }
 
 // Error is the JSON form of an error of the keys API.

@@ -1,0 +1,125 @@
+package httpv2
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/etcdv2"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, "HEAD,GET,PUT,POST,DELETE") {
+		return
+	}
+	h.setClusterID(w)
+	w.Header().Set("Content-Type", "application/json")
+	p, err := parse(w, r, h.MaxRequestBytes)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	// Cleaned inside the key space, so that an escaped ".." leads nowhere else.
+	key := kv.Clean(r.URL.Path[len(etcdv2.KeysPath):])
+	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if p.wait && !p.quorum {
+		h.watch(w, r, kv.WatchFrom{Key: key, Recursive: p.recursive, Index: p.waitIndex}, p.stream)
+		return
+	}
+	var result kv.Result
+	if reads {
+		quorum := p.quorum && r.Method == http.MethodGet
+		result, err = h.Store.Read(r.Context(), kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum})
+	} else {
+		result, err = h.Store.Write(r.Context(), p.write(r.Method, key))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	setIndex(w, result.Index, result.RaftIndex, result.RaftTerm)
+	status := http.StatusOK
+	if result.Created {
+		status = http.StatusCreated
+	}
+	h.reply(w, status, append(etcdv2.AppendEvent(nil, result.Event), '\n'))
+}
+
+// write returns the write that a PUT, POST or DELETE of key asks for. Parameters that mean nothing
+// to an operation are dropped, as etcd drops them.
+func (p params) write(method, key string) kv.Write {
+	if method == http.MethodDelete {
+		if p.compares() {
+			return kv.Write{Op: kv.OpCompareAndDelete, Key: key, PrevValue: p.prevValue, PrevIndex: p.prevIndex}
+		}
+		return kv.Write{Op: kv.OpDelete, Key: key, Dir: p.dir, Recursive: p.recursive}
+	}
+	write := kv.Write{Key: key, Value: p.value, NoValue: p.noValue}
+	if p.ttl != nil {
+		write.TTL = etcdv2.TTLFromSeconds(*p.ttl)
+	}
+	switch {
+	case method == http.MethodPost:
+		write.Op, write.Dir = kv.OpCreateInOrder, p.dir
+	case p.prevExist != nil && !*p.prevExist:
+		write.Op, write.Dir = kv.OpCreate, p.dir
+	case p.compares():
+		write.Op, write.Refresh = kv.OpCompareAndSwap, p.refresh
+		write.PrevValue, write.PrevIndex = p.prevValue, p.prevIndex
+	case p.prevExist != nil:
+		write.Op, write.Refresh = kv.OpUpdate, p.refresh
+	default:
+		write.Op, write.Dir, write.Refresh = kv.OpSet, p.dir, p.refresh
+	}
+	return write
+}
+
+// fail answers with the JSON form of err.
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	wire := etcdv2.EncodeError(err)
+	status := wire.Status()
+	if kv.Is(err, kv.TooLarge) {
+		status = http.StatusRequestEntityTooLarge // etcd says 400; a proxy or client can tell this apart
+	}
+	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
+		h.Log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "code", wire.Code, "err", err)
+	}
+	w.Header().Set(etcdv2.HeaderIndex, strconv.FormatUint(wire.Index, 10))
+	h.reply(w, status, append(etcdv2.AppendError(nil, wire), '\n'))
+}
+
+func (h *handler) setClusterID(w http.ResponseWriter) {
+	w.Header().Set(etcdv2.HeaderClusterID, strconv.FormatUint(h.Cluster.ClusterID(), 16))
+}
+
+func setIndex(w http.ResponseWriter, index kv.Index, raftIndex, raftTerm uint64) {
+	header := w.Header()
+	header.Set(etcdv2.HeaderIndex, strconv.FormatUint(index, 10))
+	header.Set(etcdv2.HeaderRaftIndex, strconv.FormatUint(raftIndex, 10))
+	header.Set(etcdv2.HeaderRaftTerm, strconv.FormatUint(raftTerm, 10))
+}
+
+// replyChunk is how much of a long answer a client has to read within one WriteTimeout.
+const replyChunk = 64 << 10
+
+// reply writes the whole answer, with its length. A client that does not read a long one is cut
+// off, because the answer stays in memory until it is gone.
+func (h *handler) reply(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	for len(body) > replyChunk {
+		h.extendDeadline(w)
+		if _, err := w.Write(body[:replyChunk]); err != nil {
+			return
+		}
+		body = body[replyChunk:]
+	}
+	_, _ = w.Write(body) // a client that has gone cannot be told
+}
+
+// extendDeadline gives the client another WriteTimeout to read what is written next. A writer
+// without deadlines, as in a test, has nobody to cut off.
+func (h *handler) extendDeadline(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.WriteTimeout))
+}
