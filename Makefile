@@ -1,0 +1,62 @@
+# Everything here works after a bare clone with Go, make and git.
+
+GO       ?= go
+PREFIX   ?= /usr/local
+PROGRAMS := kvd kvctl kvsidekick kvagent kvconfd
+
+# A tag names a release; without one it is the commit that tells builds apart.
+VERSION := $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//')
+ifeq ($(VERSION),)
+VERSION := 0.1.0-dev+$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+endif
+
+STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOTESTSUM   := $(GO) run gotest.tools/gotestsum@v1.13.0
+# The race detector needs a C compiler. Without one the tests run all the same, and say so.
+RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check lint vet staticcheck fmt parts clean install uninstall
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build the five static binaries into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-X github.com/kvd-io/kvd/pkg/program.version=$(VERSION)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+demo: build ## show the whole chain working: registration, proxy, death, expiry (about 30 s)
+	@sh e2e/install-parts.sh haproxy
+	bin/kvctl demo
+
+test: parts lint build check ## install what the tests need, then vet, staticcheck and all tests; names every skip
+
+check: ## run all tests with the race detector, against the binaries in bin/
+	@test -n "$(RACE)" || echo "no C compiler: running without the race detector"
+	KVD_BIN=$(CURDIR)/bin $(GOTESTSUM) --format pkgname --format-icons text -- $(RACE) -count=1 -timeout 10m ./...
+
+lint: vet staticcheck ## gofmt, vet and staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \
+	test -z "$$unformatted" || { echo "not formatted (try: make fmt):"; echo "$$unformatted"; exit 1; }
+
+vet: ## go vet
+	$(GO) vet ./...
+
+staticcheck: ## staticcheck
+	$(STATICCHECK) ./...
+
+fmt: ## format the sources
+	gofmt -w $$(git ls-files '*.go')
+
+parts: ## install what the tests use (as root on Debian), or say what is missing
+	@sh e2e/install-parts.sh
+
+clean: ## remove what the targets above have built
+	rm -rf bin
+
+install: build ## copy the binaries to $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+
+uninstall: ## remove them from there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
