@@ -1,0 +1,161 @@
+package httpv2
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// patience bounds every wait for something that must happen soon.
+const patience = 20 * time.Second
+
+func setEvent(index kv.Index) kv.Event {
+	return kv.Event{Action: kv.ActionSet, Node: &kv.Node{Key: "/a", Value: "v", ModifiedIndex: index, CreatedIndex: index}}
+}
+
+func setLine(index kv.Index) string {
+	return fmt.Sprintf(`{"action":"set","node":{"key":"/a","value":"v","modifiedIndex":%d,"createdIndex":%d}}`+"\n", index, index)
+}
+
+// open sends a watch request and returns once the headers are here.
+func open(t *testing.T, ctx context.Context, url string) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { response.Body.Close() })
+	return response
+}
+
+func deliver(t *testing.T, watch *scriptedWatch, e kv.Event) {
+	t.Helper()
+	select {
+	case watch.events <- e:
+	case <-time.After(patience):
+		t.Fatal("nobody asks for the next event")
+	}
+}
+
+func waitClosed(t *testing.T, watch *scriptedWatch) {
+	t.Helper()
+	select {
+	case <-watch.closed:
+	case <-time.After(patience):
+		t.Fatal("the watch was not closed")
+	}
+}
+
+func TestALongPollSendsHeadersAtOnceAndEndsAfterTheFirstEvent(t *testing.T) {
+	store := &recorder{watch: newScriptedWatch()}
+	url := serve(t, Config{Store: store})
+	response := open(t, t.Context(), url+"/v2/keys/a?wait=true") // returns: the headers came before any event
+	for name, want := range map[string]string{
+		"Content-Type": "application/json", "X-Etcd-Cluster-Id": "ab54a98ceb1f0a", "X-Etcd-Index": "41",
+		"X-Raft-Index": "77", "X-Raft-Term": "3",
+	} {
+		if got := response.Header.Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if response.StatusCode != http.StatusOK || len(response.TransferEncoding) != 1 || response.TransferEncoding[0] != "chunked" {
+		t.Errorf("status %d, transfer encoding %v", response.StatusCode, response.TransferEncoding)
+	}
+	deliver(t, store.watch, setEvent(42))
+	body, err := io.ReadAll(response.Body)
+	if err != nil || string(body) != setLine(42) {
+		t.Errorf("%q, %v", body, err)
+	}
+	waitClosed(t, store.watch)
+}
+
+func TestAStreamSendsEachEventOnALineOfItsOwnAtOnce(t *testing.T) {
+	store := &recorder{watch: newScriptedWatch()}
+	response := open(t, t.Context(), serve(t, Config{Store: store})+"/v2/keys/a?wait=true&stream=true")
+	lines := bufio.NewReader(response.Body)
+	for index := kv.Index(42); index < 45; index++ {
+		deliver(t, store.watch, setEvent(index))
+		if line, err := lines.ReadString('\n'); err != nil || line != setLine(index) {
+			t.Fatalf("%q, %v", line, err)
+		}
+	}
+	close(store.watch.events) // the store gives up on the watch: the client must be able to notice
+	if rest, err := io.ReadAll(lines); err != nil || len(rest) != 0 {
+		t.Errorf("after the end of the watch: %q, %v", rest, err)
+	}
+	waitClosed(t, store.watch)
+}
+
+func TestAClientThatGoesReleasesItsWatch(t *testing.T) {
+	for name, body := range map[string]io.Reader{"without a body": nil, "with an ignored body": strings.NewReader("value=1")} {
+		t.Run(name, func(t *testing.T) {
+			store := &recorder{watch: newScriptedWatch()}
+			url := serve(t, Config{Store: store})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v2/keys/a?wait=true&stream=true", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			cancel()
+			waitClosed(t, store.watch)
+		})
+	}
+}
+
+func TestAStreamWhoseReaderNeverReadsIsCutOff(t *testing.T) {
+	store := &recorder{watch: newScriptedWatch()}
+	server := httptest.NewServer(New(Config{Store: store, Cluster: fakeCluster{}, WriteTimeout: 100 * time.Millisecond}))
+	defer server.Close()
+	connection, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	fmt.Fprint(connection, "GET /v2/keys/a?wait=true&stream=true HTTP/1.1\r\nHost: x\r\n\r\n")
+	big := setEvent(42)
+	big.Node.Value = strings.Repeat("x", 1<<20)
+	deadline := time.After(patience)
+	for { // the kernel's buffers take the first ones
+		select {
+		case store.watch.events <- big:
+		case <-store.watch.closed:
+			return
+		case <-deadline:
+			t.Fatal("the watch of a reader that never reads is still open")
+		}
+	}
+}
+
+func TestAnIdleStreamOutlivesTheWriteTimeout(t *testing.T) {
+	store := &recorder{watch: newScriptedWatch()}
+	const writeTimeout = 20 * time.Millisecond
+	response := open(t, t.Context(), serve(t, Config{Store: store, WriteTimeout: writeTimeout})+"/v2/keys/a?wait=true&stream=true")
+	lines := bufio.NewReader(response.Body)
+	for index := kv.Index(42); index < 45; index++ {
+		time.Sleep(2 * writeTimeout) // the passing of this time is what is tested
+		deliver(t, store.watch, setEvent(index))
+		if line, err := lines.ReadString('\n'); err != nil || line != setLine(index) {
+			t.Fatalf("%q, %v", line, err)
+		}
+	}
+}
