@@ -1,0 +1,36 @@
+package docker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/docker/docker/client"
+)
+
+// errNoPermission is an engine's socket that this user may not open.
+var errNoPermission = errors.New("permission denied")
+
+// explain says in a user's words why the engine at host could not be asked.
+func explain(err error, host string) error {
+	socket, isSocket := strings.CutPrefix(host, "unix://")
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNoPermission):
+		return err
+	case errors.Is(err, fs.ErrPermission) || client.IsErrConnectionFailed(err) && strings.Contains(err.Error(), "permission denied"):
+		return fmt.Errorf("cannot open the Docker engine's socket %s: %w; run as root or as a member of the socket's group (usermod -aG docker USER)", socket, errNoPermission)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("the Docker engine at %s closed the connection: %w", host, err)
+	case client.IsErrConnectionFailed(err) && isSocket:
+		return fmt.Errorf("no Docker engine answers at %s: is dockerd running (systemctl start docker), and is this its socket? --docker-host names another one", host)
+	case client.IsErrConnectionFailed(err):
+		return fmt.Errorf("no Docker engine answers at %s; --docker-host names another one: %w", host, err)
+	}
+	return fmt.Errorf("the Docker engine at %s: %w", host, err)
+}
+
+func isPermission(err error) bool { return errors.Is(err, errNoPermission) }
