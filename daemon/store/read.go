@@ -1,0 +1,152 @@
+package store
+
+import (
+	"strings"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// shortListing is the number of children up to which a directory is listed under the lock; a
+// longer listing reads a copy of the state, so that it holds up nobody.
+const shortListing = 256
+
+// Read answers r. now is the lease clock as the caller knows it, for the seconds that TTLs have
+// left; the replicated clock is used when it is later. Listings are always in key order.
+// Errors by Kind: NotFound, NotDir, with the path at fault as Cause.
+func (m *Machine) Read(r kv.Read, now int64) (kv.Result, error) {
+	key := kv.Clean(r.Key)
+	m.mu.RLock()
+	rec, d, missing := m.state.find(key)
+	if missing == nil && d != nil && (r.Recursive || d.children > shortListing) {
+		m.mu.RUnlock()
+		s := m.current()
+		rec, d, missing = s.find(key)
+		return s.answer(r, rec, d, missing, now)
+	}
+	defer m.mu.RUnlock()
+	return m.state.answer(r, rec, d, missing, now)
+}
+
+func (s *state) answer(r kv.Read, rec *record, d *dir, missing *kv.Error, now int64) (kv.Result, error) {
+	now = max(now, s.clock)
+	switch {
+	case missing != nil:
+		missing.Op, missing.Key = "get", r.Key
+		return kv.Result{}, missing
+	case rec != nil:
+		return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: s.recordNode(rec, now)}, Index: s.revision}, nil
+	}
+	node := s.dirNode(d, now)
+	if r.Recursive {
+		s.listTree(node, now)
+	} else {
+		s.listChildren(node, now)
+	}
+	return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: node}, Index: s.revision}, nil
+}
+
+// recordNode returns what clients see of a record.
+func (s *state) recordNode(r *record, now int64) *kv.Node {
+	n := &kv.Node{Key: r.key, Value: r.value, ModifiedIndex: r.modified, CreatedIndex: r.created}
+	s.setExpiration(n, r.lease, now)
+	return n
+}
+
+// dirNode returns what clients see of a directory, without its children.
+func (s *state) dirNode(d *dir, now int64) *kv.Node {
+	n := &kv.Node{Key: d.path, Dir: true, ModifiedIndex: d.modified, CreatedIndex: d.created}
+	s.setExpiration(n, d.lease, now)
+	return n
+}
+
+func (s *state) setExpiration(n *kv.Node, id uint64, now int64) {
+	if id == 0 {
+		return
+	}
+	if l, ok := s.leases.Get(id); ok {
+		n.Expiration = unixNano(saturatingAdd(l.deadline, s.wallOffset))
+		if left := l.deadline - now; left > 0 {
+			n.TTL = (left-1)/int64(time.Second) + 1
+		}
+	}
+}
+
+// listChildren fills in the children of a directory that are not hidden. In key order the
+// subtrees of its directories come in between; they are skipped by seeking past them.
+func (s *state) listChildren(n *kv.Node, now int64) {
+	from, to := subtree(n.Key)
+	dirs, records := s.dirs.Iter(), s.records.Iter()
+	moreDirs, moreRecords := dirs.Seek(from), records.Seek(from)
+	for {
+		moreDirs, moreRecords = moreDirs && dirs.Key() < to, moreRecords && records.Key() < to
+		switch {
+		case !moreDirs && !moreRecords:
+			return
+		case moreDirs && (!moreRecords || dirs.Key() < records.Key()):
+			if child, deeper := childOf(from, dirs.Key()); deeper {
+				_, end := subtree(child)
+				moreDirs = dirs.Seek(end)
+			} else {
+				if !hidden(child) {
+					n.Nodes = append(n.Nodes, s.dirNode(dirs.Value(), now))
+				}
+				moreDirs = dirs.Next()
+			}
+		default:
+			if child, deeper := childOf(from, records.Key()); deeper {
+				_, end := subtree(child)
+				moreRecords = records.Seek(end)
+			} else {
+				if !hidden(child) {
+					n.Nodes = append(n.Nodes, s.recordNode(records.Value(), now))
+				}
+				moreRecords = records.Next()
+			}
+		}
+	}
+}
+
+// childOf returns the child below from, which ends in a slash, that key is or is below.
+func childOf(from, key string) (child string, deeper bool) {
+	if i := strings.IndexByte(key[len(from):], '/'); i >= 0 {
+		return key[:len(from)+i], true
+	}
+	return key, false
+}
+
+func hidden(key string) bool { return strings.HasPrefix(kv.Base(key), "_") }
+
+// listTree fills in everything below a directory. A parent sorts before its children, so each
+// node finds its parent made, or finds that it was left out for being hidden.
+func (s *state) listTree(n *kv.Node, now int64) {
+	from, to := subtree(n.Key)
+	shown := map[string]*kv.Node{n.Key: n}
+	add := func(child *kv.Node) {
+		parent := shown[kv.Parent(child.Key)]
+		if parent == nil || hidden(child.Key) {
+			return
+		}
+		parent.Nodes = append(parent.Nodes, child)
+		if child.Dir {
+			shown[child.Key] = child
+		}
+	}
+	dirs, records := s.dirs.Iter(), s.records.Iter()
+	moreDirs, moreRecords := dirs.Seek(from), records.Seek(from)
+	for {
+		moreDirs, moreRecords = moreDirs && dirs.Key() < to, moreRecords && records.Key() < to
+		switch {
+		case !moreDirs && !moreRecords:
+			return
+		case moreDirs && (!moreRecords || dirs.Key() < records.Key()):
+			add(s.dirNode(dirs.Value(), now))
+			moreDirs = dirs.Next()
+		default:
+			add(s.recordNode(records.Value(), now))
+			moreRecords = records.Next()
+		}
+	}
+}
+
+func unixNano(ns int64) time.Time { return time.Unix(0, ns).UTC() }

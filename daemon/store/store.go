@@ -1,0 +1,146 @@
+// Package store is the replicated state: records, directories, leases, members, the history of
+// events and the sum over all of it. It executes committed batches and answers reads.
+//
+// It is a deterministic machine: the same batches lead to the same state on every member, so it
+// knows no raft, network, disk, clock, randomness or goroutine. Time comes with each batch and is
+// the lease clock, which stands still while there is no leader. It imports the commands and the
+// vocabulary, nothing of the rooms around it.
+//
+// # One keyspace for two APIs
+//
+// Keys are a flat ordered map of records. Each record keeps the numbers of both generations of
+// etcd's API: create, mod and version as v3 counts them, createdIndex and modifiedIndex as v2 does;
+// all are drawn from one counter, the revision. Directories are a table of their own which v3 will
+// never see. See docs/explanation/store.md.
+package store
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// firstRevision is that of a fresh store; the first change takes the next.
+const firstRevision = 1
+
+// DefaultHistoryLength is how many events a watcher can look back on.
+const DefaultHistoryLength = 1000
+
+// Machine is the state behind a lock. Apply, TakeEvents, Snapshot and Restore are for the one
+// goroutine that applies the log; all other methods are safe from any goroutine.
+type Machine struct {
+	mu    sync.RWMutex // guards state
+	state *state
+
+	// view is a copy of the state for long reads, made when one asks and dropped at the next
+	// change, so that writing pays for copies only while somebody reads.
+	view atomic.Pointer[state]
+
+	events []kv.Event // since the last TakeEvents, for the watch hub
+}
+
+// New returns a machine with an empty store that keeps the last historyLength events, or
+// DefaultHistoryLength for 0.
+func New(historyLength int) *Machine {
+	if historyLength == 0 {
+		historyLength = DefaultHistoryLength
+	}
+	return &Machine{state: newState(historyLength)}
+}
+
+// Apply executes the batch of log entry index and returns a result for each of its commands.
+// It panics on what a member must not survive: an entry out of order or an unknown command.
+func (m *Machine) Apply(index, term uint64, batch *command.Batch) []command.Result {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.state
+	if index <= s.applied {
+		panic(fmt.Sprintf("log entry %d after entry %d", index, s.applied))
+	}
+	m.view.Store(nil)
+	s.applied, s.term = index, term
+	s.advance(batch.Clock, batch.WallOffset)
+	results := make([]command.Result, len(batch.Commands))
+	for i := range batch.Commands {
+		changes, result := s.execute(batch.Commands[i].Body)
+		result.RaftIndex, result.RaftTerm = index, term
+		results[i] = result
+		for _, event := range changes.Events {
+			s.history.append(event)
+			m.events = append(m.events, event)
+		}
+	}
+	return results
+}
+
+// TakeEvents returns the events since the last call, in order, and the index that the store has
+// reached. The slice is the caller's.
+func (m *Machine) TakeEvents() ([]kv.Event, kv.Index) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	events := m.events
+	m.events = nil
+	return events, m.state.revision
+}
+
+// History returns the events kept, oldest first, the index of the newest event that is no longer
+// kept (0 for none), and the index of the store.
+func (m *Machine) History() (events []kv.Event, dropped, index kv.Index) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.history.list(), m.state.history.dropped, m.state.revision
+}
+
+// Index returns the number of the last change.
+func (m *Machine) Index() kv.Index {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.revision
+}
+
+// Applied returns the log index of the last entry applied, and its term.
+func (m *Machine) Applied() (index, term uint64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.applied, m.state.term
+}
+
+// LeaseClock returns the replicated clock that leases run on and what to add to it for unix time,
+// both in ns.
+func (m *Machine) LeaseClock() (clock, wallOffset int64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.clock, m.state.wallOffset
+}
+
+// Members returns the members of the cluster by ascending id. The slices in them are shared.
+func (m *Machine) Members() []command.Member {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.sortedMembers()
+}
+
+// Sum returns the sum over the whole state; members with the same state have the same sum.
+func (m *Machine) Sum() Sum {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.sum
+}
+
+// current returns a copy of the state that no change will touch. It is shared: read only.
+func (m *Machine) current() *state {
+	if v := m.view.Load(); v != nil {
+		return v
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.view.Load()
+	if v == nil {
+		v = m.state.copy()
+		m.view.Store(v)
+	}
+	return v
+}

@@ -1,0 +1,87 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/zeebo/xxh3"
+)
+
+// Sum is the sum of the hashes of all records, directories and leases. It does not depend on
+// their order, so each change costs one hash, and members can compare their whole state by it.
+// It guards against faults, not against an attacker.
+type Sum struct {
+	hi, lo uint64
+}
+
+// String returns the sum in 32 hex digits.
+func (s Sum) String() string { return fmt.Sprintf("%016x%016x", s.hi, s.lo) }
+
+// Equal reports whether two sums are the same.
+func (s Sum) Equal(other Sum) bool { return s.hi == other.hi && s.lo == other.lo }
+
+func (s *Sum) add(item []byte) {
+	h := xxh3.Hash128(item)
+	s.hi, s.lo = s.hi+h.Hi, s.lo+h.Lo
+}
+
+func (s *Sum) sub(item []byte) {
+	h := xxh3.Hash128(item)
+	s.hi, s.lo = s.hi-h.Hi, s.lo-h.Lo
+}
+
+// The first byte of an item's encoding keeps a record and a directory of one path apart.
+const (
+	itemRecord = 'r'
+	itemDir    = 'd'
+	itemLease  = 'l'
+)
+
+// item is what the sum is over and what a snapshot holds.
+type item interface {
+	// appendTo appends the item's encoding to b and returns the extended slice.
+	appendTo(b []byte) []byte
+}
+
+// include adds an item to the sum.
+func (s *state) include(i item) {
+	s.scratch = i.appendTo(s.scratch[:0])
+	s.sum.add(s.scratch)
+}
+
+// exclude takes an item out of the sum.
+func (s *state) exclude(i item) {
+	s.scratch = i.appendTo(s.scratch[:0])
+	s.sum.sub(s.scratch)
+}
+
+func (r *record) appendTo(b []byte) []byte {
+	b = append(b, itemRecord)
+	b = appendText(b, r.key)
+	b = appendText(b, r.value)
+	for _, n := range [...]uint64{r.create, r.mod, r.version, r.lease, r.created, r.modified} {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+func (d *dir) appendTo(b []byte) []byte {
+	b = append(b, itemDir)
+	b = appendText(b, d.path)
+	for _, n := range [...]uint64{d.created, d.modified, d.lease, d.children} {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+func (l *lease) appendTo(b []byte) []byte {
+	b = append(b, itemLease)
+	b = binary.AppendUvarint(b, l.id)
+	b = binary.AppendVarint(b, l.ttl)
+	b = binary.AppendVarint(b, l.deadline)
+	return b
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
