@@ -1,0 +1,99 @@
+// Package service is what the daemon does, free of any API: it takes reads, writes and watches in
+// the words of pkg/kv, brings writes to the log and answers from the state.
+//
+// It knows the log through Log, the state and the hub. It knows no HTTP and renders nothing; the
+// API packages translate, and meet only here.
+package service
+
+import (
+	"context"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/raftnode"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// Log is the replicated log as the service needs it; *raftnode.Node is one.
+type Log interface {
+	// Propose returns the command's result after it was applied here.
+	Propose(ctx context.Context, c command.Command) (command.Result, error)
+	// ReadBarrier returns when the state here holds everything that was committed before the call.
+	ReadBarrier(ctx context.Context) error
+	// LeaseNow returns the lease clock now, in ns.
+	LeaseNow() int64
+	Status() raftnode.Status
+}
+
+// Service implements kv.Store over the replicated state. It is safe for concurrent use.
+type Service struct {
+	state *State
+	log   Log
+}
+
+var _ kv.Store = (*Service)(nil)
+
+// New returns the service over state, which log drives.
+func New(state *State, log Log) *Service { return &Service{state: state, log: log} }
+
+// Read implements kv.Reader. Without Quorum it answers from the state of this member.
+func (s *Service) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	if r.Quorum {
+		if err := s.log.ReadBarrier(ctx); err != nil {
+			return kv.Result{}, err
+		}
+	}
+	result, err := s.state.machine.Read(r, s.log.LeaseNow())
+	if err != nil {
+		return kv.Result{}, err
+	}
+	result.RaftIndex, result.RaftTerm = s.Position()
+	return result, nil
+}
+
+// Write implements kv.Writer. The answer comes when the write is durable and applied here.
+func (s *Service) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
+	w.Key = kv.Clean(w.Key)
+	result, err := s.log.Propose(ctx, command.Command{Body: w})
+	if err != nil {
+		return kv.Result{}, err
+	}
+	return result.Result, result.Err
+}
+
+// Watch implements kv.Watcher.
+func (s *Service) Watch(_ context.Context, from kv.WatchFrom) (kv.Watch, error) {
+	w, err := s.state.hub.Watch(from)
+	if err != nil {
+		return nil, err // not w: a nil *Watcher would make a kv.Watch that is not nil
+	}
+	return w, nil
+}
+
+// Index returns the store's index on this member.
+func (s *Service) Index() kv.Index { return s.state.machine.Index() }
+
+// Position returns the last log index that this member knows to be committed, and the term.
+func (s *Service) Position() (index, term uint64) {
+	status := s.log.Status()
+	return status.CommitIndex, status.Term
+}
+
+// ReadBarrier returns when this member is able to answer a linearizable read; health asks it.
+func (s *Service) ReadBarrier(ctx context.Context) error { return s.log.ReadBarrier(ctx) }
+
+// Members returns the members of the cluster by ascending id.
+func (s *Service) Members() []command.Member { return s.state.machine.Members() }
+
+// Publish makes m known to all members as what it says. It writes only if they know otherwise.
+func (s *Service) Publish(ctx context.Context, m command.Member) error {
+	for _, known := range s.Members() {
+		if known.ID == m.ID && sameMember(known, m) {
+			return nil
+		}
+	}
+	_, err := s.log.Propose(ctx, command.Command{Body: m})
+	return err
+}
+
+// Close ends all watches.
+func (s *Service) Close() { s.state.hub.Close() }
