@@ -1,0 +1,44 @@
+// Package health finds out whether something answers: single checks over TCP, HTTP or a command,
+// and a monitor that turns their results into a steady verdict.
+//
+// It knows how to ask and how often. It does not know what is asked, nor what follows from the
+// answer: that is for whoever registers services.
+package health
+
+import (
+	"context"
+	"fmt"
+	"net"
+)
+
+// Check asks once whether something is healthy.
+type Check interface {
+	// Run returns nil if it is, and otherwise why not. It blocks until there is an answer or ctx
+	// ends. It may be called concurrently.
+	Run(ctx context.Context) error
+	// String returns the check as Parse would read it.
+	String() string
+}
+
+// None is the check that always passes.
+type None struct{}
+
+// Run returns nil.
+func (None) Run(context.Context) error { return nil }
+
+func (None) String() string { return "none" }
+
+// TCP passes when a connection to Address, "HOST:PORT", is accepted. It sends nothing.
+type TCP struct{ Address string }
+
+// Run connects and closes.
+func (c TCP) Run(ctx context.Context) error {
+	var dialer net.Dialer
+	connection, err := dialer.DialContext(ctx, "tcp", c.Address)
+	if err != nil {
+		return fmt.Errorf("tcp check: %w", err)
+	}
+	return connection.Close()
+}
+
+func (c TCP) String() string { return "tcp:" + c.Address }

@@ -1,0 +1,124 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// script is a check that answers from a list, true for a pass; the last answer repeats.
+type script struct {
+	answers []bool
+	at      []time.Time
+}
+
+func (s *script) Run(context.Context) error {
+	answer := s.answers[min(len(s.at), len(s.answers)-1)]
+	s.at = append(s.at, time.Now())
+	if !answer {
+		return errors.New("down")
+	}
+	return nil
+}
+
+func (s *script) String() string { return "script" }
+
+// watch runs m for d in bubble time and returns what it reported.
+func watch(t *testing.T, m Monitor, d time.Duration) []Verdict {
+	t.Helper()
+	var verdicts []Verdict
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	m.Run(ctx, func(v Verdict) { verdicts = append(verdicts, v) })
+	return verdicts
+}
+
+func TestNothingIsHealthyBeforeItHasPassed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		check := &script{answers: []bool{false, false, false, true}}
+		verdicts := watch(t, Monitor{Check: check}, 5*time.Second)
+		if len(verdicts) != 2 || verdicts[0].Healthy || verdicts[0].Err == nil || !verdicts[1].Healthy || verdicts[1].Err != nil {
+			t.Fatalf("verdicts %+v", verdicts)
+		}
+		if took := check.at[3].Sub(check.at[0]); took > time.Second {
+			t.Errorf("the first pass was found after %v", took)
+		}
+	})
+}
+
+func TestOneFailureDoesNotMakeAHealthyServiceUnhealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		check := &script{answers: []bool{true, false, false, true, false, false, false, true}}
+		var changes []bool
+		last := false
+		for _, v := range watch(t, Monitor{Check: check}, 5*time.Minute) {
+			if v.Healthy != last {
+				changes = append(changes, v.Healthy)
+				last = v.Healthy
+			}
+		}
+		if len(changes) != 3 || !changes[0] || changes[1] || !changes[2] {
+			t.Errorf("healthy became %v, want true, false after three failures in a row, true", changes)
+		}
+	})
+}
+
+func TestRiseWantsSeveralPassesInARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		check := &script{answers: []bool{true, true, false, true, true, true}}
+		m := Monitor{Check: check, Rise: 3}
+		var healthyAt int
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		m.Run(ctx, func(v Verdict) {
+			if v.Healthy && healthyAt == 0 {
+				healthyAt = len(check.at)
+			}
+		})
+		if healthyAt != 6 {
+			t.Errorf("healthy after %d checks, want 6", healthyAt)
+		}
+	})
+}
+
+func TestChecksAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		check := &script{answers: []bool{true}}
+		watch(t, Monitor{Check: check}, time.Hour)
+		if wait := check.at[0].Sub(began); wait < 0 || wait > DefaultStartInterval {
+			t.Errorf("first check after %v", wait)
+		}
+		for i := range check.at[1:] {
+			if gap := check.at[i+1].Sub(check.at[i]); gap < 9*time.Second || gap > 11*time.Second {
+				t.Errorf("gap of %v", gap)
+			}
+		}
+	})
+}
+
+// hang is a check that only its context ends.
+type hang struct{}
+
+func (hang) Run(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+func (hang) String() string                { return "hang" }
+
+func TestACheckThatHangsFailsAfterItsTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var at time.Duration
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		Monitor{Check: hang{}, Timeout: 7 * time.Second}.Run(ctx, func(v Verdict) {
+			at = time.Since(began)
+			if v.Err == nil || v.Err.Error() != "no answer within 7s" {
+				t.Errorf("reported %v", v.Err)
+			}
+		})
+		if at < 7*time.Second || at > 8*time.Second {
+			t.Errorf("reported after %v", at)
+		}
+	})
+}
