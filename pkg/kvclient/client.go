@@ -1,0 +1,189 @@
+// Package kvclient is a kv.Store over the v2 HTTP API of kvd, or of an etcd that still serves it.
+//
+// It knows endpoints, which of them works, what may be sent twice, and how to go on watching
+// after a cut. It does not know what the keys mean, reads no flags (see clientflags), and never
+// repeats a write that may have happened.
+//
+//	client, err := kvclient.New(kvclient.Config{Endpoints: []string{"10.0.0.1:2379", "10.0.0.2:2379"}})
+//	...
+//	defer client.Close()
+//	result, err := client.Read(ctx, kv.Read{Key: "/services/web", Recursive: true})
+//	watch, err := client.Watch(ctx, kv.WatchFrom{Key: "/services/web", Recursive: true, Index: result.Index + 1})
+//
+// A read followed by a watch from the next index misses nothing and sees nothing twice.
+package kvclient
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/etcdv2"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// DefaultEndpoint is where a client looks when no endpoint is named.
+const DefaultEndpoint = "http://127.0.0.1:2379"
+
+// What a Config of zeros means.
+const (
+	DefaultDialTimeout      = time.Second
+	DefaultRequestTimeout   = 5 * time.Second
+	defaultResponseBytesMax = 64 << 20
+)
+
+// Config says how to reach a store. The zero value is a kvd on this machine.
+type Config struct {
+	// Endpoints are members of one cluster, "http://host:port". Without a scheme it is http, or
+	// https when one of the TLS files is given; without a scheme and a port, 2379. Empty: DefaultEndpoint.
+	Endpoints []string
+
+	// Username and Password are sent with every request. The password may also follow the user
+	// name after a colon, or be the first line of PasswordFile. No name, no authentication.
+	Username, Password string
+	PasswordFile       string
+
+	CAFile   string // PEM authorities that sign the servers' certificates; empty: the system's
+	CertFile string // PEM certificate to show to the servers; read at each handshake, so that it may be renewed
+	KeyFile  string // its key
+
+	DialTimeout      time.Duration // to connect to one endpoint; zero: 1 s
+	RequestTimeout   time.Duration // for one answer of one endpoint, or for a watch to be registered; zero: 5 s
+	ResponseBytesMax int64         // largest answer and largest event; zero: 64 MiB
+
+	Log *slog.Logger // watches that are interrupted and resumed; nil: silent
+
+	// Start picks the endpoint to try first of n; nil: at random, so that many clients spread.
+	Start func(n int) int
+
+	// OnRequest, unless nil, is called before each request, with the form that is sent as its
+	// body, in the goroutine of the call or of the watch.
+	OnRequest func(method, url, form string)
+}
+
+// Client is a kv.Store. It is safe for concurrent use and holds a few idle connections.
+type Client struct {
+	endpoints        []*url.URL
+	pinned           atomic.Int64 // index of the endpoint that worked last
+	http             *http.Client
+	username         string
+	password         string
+	requestTimeout   time.Duration
+	responseBytesMax int64
+	log              *slog.Logger
+	onRequest        func(method, url, form string)
+	streams          atomic.Bool // the server's streaming watches lose nothing: see watch.go
+
+	lifetime context.Context // ends with Close
+	end      context.CancelFunc
+	watches  sync.WaitGroup
+
+	mu     sync.Mutex // guards the fields below
+	closed bool
+	seen   position // the furthest the store has been seen
+}
+
+var _ kv.Store = (*Client)(nil)
+
+// New checks cfg and returns a client. It reads the files that cfg names and connects to nobody.
+func New(cfg Config) (*Client, error) {
+	secure := cfg.CAFile != "" || cfg.CertFile != ""
+	endpoints, err := parseEndpoints(cfg.Endpoints, secure)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := newTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		endpoints: endpoints,
+		http: &http.Client{
+			Transport: transport,
+			// A redirect keeps its method and body, which net/http would not do for all of them.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		username:         cfg.Username,
+		password:         cfg.Password,
+		requestTimeout:   cmp.Or(cfg.RequestTimeout, DefaultRequestTimeout),
+		responseBytesMax: cmp.Or(cfg.ResponseBytesMax, defaultResponseBytesMax),
+		log:              cfg.Log,
+		onRequest:        cfg.OnRequest,
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if name, password, ok := strings.Cut(c.username, ":"); ok && c.password == "" {
+		c.username, c.password = name, password
+	}
+	if cfg.PasswordFile != "" {
+		if c.password, err = readPassword(cfg.PasswordFile); err != nil {
+			return nil, err
+		}
+	}
+	start := cfg.Start
+	if start == nil {
+		start = rand.IntN
+	}
+	c.pinned.Store(int64(start(len(endpoints))))
+	c.lifetime, c.end = context.WithCancel(context.Background())
+	return c, nil
+}
+
+func readPassword(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the password file: %w", err)
+	}
+	first, _, _ := strings.Cut(string(data), "\n")
+	return strings.TrimSuffix(first, "\r"), nil
+}
+
+// Close ends all calls and watches, waits for them and closes the connections.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.watches.Wait()
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// Read asks the endpoints in turn until one answers.
+func (c *Client) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	return c.keys(ctx, "get", r.Key, etcdv2.ReadRequest(r), true)
+}
+
+// Write asks the endpoints in turn only while the write has surely not happened. Kind Timeout or
+// Unknown means that it may have.
+func (c *Client) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
+	request, err := etcdv2.WriteRequest(w)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	return c.keys(ctx, w.Op.String(), w.Key, request, false)
+}
+
+// keys makes one call of the keys API.
+func (c *Client) keys(ctx context.Context, op, key string, r etcdv2.Request, repeatable bool) (kv.Result, error) {
+	a, err := c.exchange(ctx, r, repeatable)
+	if err != nil {
+		return kv.Result{}, about(err, op, key)
+	}
+	result, err := a.result()
+	if err != nil {
+		return kv.Result{}, about(err, op, key)
+	}
+	c.observe(a.position())
+	return result, nil
+}

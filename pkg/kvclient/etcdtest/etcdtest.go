@@ -1,0 +1,134 @@
+// Package etcdtest runs a real etcd that serves the v2 API, the reference that tests compare with.
+// It knows how to start, stop and wipe one member on loopback; it asserts nothing.
+package etcdtest
+
+import (
+	"bytes"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/e2e/parts"
+)
+
+const startMax = 20 * time.Second
+
+// Server is one etcd. It is stopped and its data removed when the test ends.
+type Server struct {
+	URL string // of its client API
+
+	t       testing.TB
+	program string
+	dir     string
+	peer    string
+	cmd     *exec.Cmd
+	output  *buffer
+}
+
+// Start starts an etcd and waits until it is healthy. Without an etcd it skips t: see parts.Need.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	program := parts.Path(t, "etcd")
+	client, peer := freePorts(t)
+	s := &Server{URL: "http://" + client, t: t, program: program, dir: t.TempDir(), peer: "http://" + peer}
+	s.run()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Stop kills the server and waits for its end.
+func (s *Server) Stop() {
+	if s.cmd == nil {
+		return
+	}
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+	s.cmd = nil
+}
+
+// Restart starts a stopped server with its data, and waits until it is healthy.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.run()
+}
+
+// Wipe removes the data of a stopped server.
+func (s *Server) Wipe() {
+	s.t.Helper()
+	if err := os.RemoveAll(s.data()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Pause stops the server's threads: connections stay and nothing answers. Continue ends it.
+func (s *Server) Pause() { s.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Continue lets a paused server go on.
+func (s *Server) Continue() { s.cmd.Process.Signal(syscall.SIGCONT) }
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+func (s *Server) run() {
+	s.t.Helper()
+	s.output = &buffer{}
+	s.cmd = exec.Command(s.program, "--enable-v2", "--data-dir", s.data(), "--unsafe-no-fsync",
+		"--listen-client-urls", s.URL, "--advertise-client-urls", s.URL, "--listen-peer-urls", s.peer,
+		"--initial-advertise-peer-urls", s.peer, "--initial-cluster", "default="+s.peer)
+	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(startMax); ; time.Sleep(20 * time.Millisecond) {
+		if response, err := http.Get(s.URL + "/health"); err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			s.Stop()
+			s.t.Fatalf("etcd is not healthy after %v:\n%s", startMax, s.output)
+		}
+	}
+}
+
+// freePorts returns two addresses on loopback that nobody listens on.
+func freePorts(t testing.TB) (string, string) {
+	t.Helper()
+	a, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	return a.Addr().String(), b.Addr().String()
+}
+
+// buffer keeps what a process says.
+type buffer struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

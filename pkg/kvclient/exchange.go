@@ -1,0 +1,265 @@
+package kvclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/kvd-io/kvd/pkg/etcdv2"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+const redirectsMax = 10
+
+// answer is what an endpoint said, whatever its status.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	from   *url.URL
+}
+
+// position is how far a store has come, and which store it is: "" if it does not say.
+type position struct {
+	cluster string
+	index   kv.Index
+}
+
+// exchange sends r to the endpoints in turn until one answers with anything but a 5xx. Unless r
+// is repeatable it stops at the first endpoint that may have acted on it.
+func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool) (*answer, error) {
+	ctx, cancel := c.scope(ctx)
+	defer cancel()
+	var failed failures
+	for _, i := range c.turn() {
+		a, sent, err := c.attempt(ctx, c.endpoints[i], r)
+		if err == nil {
+			if a.status < 500 {
+				return a, nil
+			}
+			err = a.err()
+			sent = !kv.Is(err, kv.NoLeader) // without a leader nothing can have happened
+		}
+		failed = append(failed, failure{c.endpoints[i], err})
+		if cause := c.ended(ctx); cause != nil {
+			return nil, failed.because(cause)
+		}
+		if sent && !repeatable {
+			return nil, failed.outcomeUnknown()
+		}
+		if kv.Is(err, kv.TooLarge) {
+			return nil, err
+		}
+		c.unpin(i)
+	}
+	return nil, failed.err()
+}
+
+// scope returns ctx ending with the client as well.
+func (c *Client) scope(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(c.lifetime, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// ended returns why nothing more is to be tried, nil if something is. ctx comes from scope.
+func (c *Client) ended(ctx context.Context) *kv.Error {
+	switch {
+	case c.lifetime.Err() != nil:
+		return &kv.Error{Kind: kv.Closed}
+	case ctx.Err() != nil:
+		return &kv.Error{Kind: kv.Timeout, Err: ctx.Err()}
+	}
+	return nil
+}
+
+// attempt sends r to one endpoint and reads the whole answer. sent reports whether the endpoint
+// may have acted on r although err is not nil.
+func (c *Client) attempt(ctx context.Context, endpoint *url.URL, r etcdv2.Request) (a *answer, sent bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
+	defer cancel()
+	response, sent, err := c.send(ctx, endpoint, r)
+	if err != nil {
+		return nil, sent, err
+	}
+	a, err = c.readAnswer(endpoint, response)
+	return a, true, err
+}
+
+func (c *Client) readAnswer(endpoint *url.URL, response *http.Response) (*answer, error) {
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, c.responseBytesMax+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(body)) > c.responseBytesMax {
+		return nil, &kv.Error{Kind: kv.TooLarge, Cause: fmt.Sprintf("the answer of %s is over %d bytes", endpoint.Host, c.responseBytesMax)}
+	}
+	return &answer{response.StatusCode, response.Header, body, endpoint}, nil
+}
+
+// send sends r and follows redirects, with method and body unchanged. sent reports whether the
+// last server asked may have acted on r; the ones that redirected have not.
+func (c *Client) send(ctx context.Context, endpoint *url.URL, r etcdv2.Request) (response *http.Response, sent bool, err error) {
+	target, err := requestURL(endpoint, r)
+	if err != nil {
+		return nil, false, err
+	}
+	for range redirectsMax + 1 {
+		if response, sent, err = c.sendOnce(ctx, target, r); err != nil {
+			return nil, sent, err
+		}
+		location := response.Header.Get("Location")
+		if response.StatusCode/100 != 3 || location == "" {
+			return response, true, nil
+		}
+		response.Body.Close()
+		if target, err = target.Parse(location); err != nil || target.Scheme != "http" && target.Scheme != "https" {
+			return nil, false, fmt.Errorf("redirected to %q, which is no URL to follow", location)
+		}
+	}
+	return nil, false, fmt.Errorf("redirected more than %d times, last to %s", redirectsMax, target.Redacted())
+}
+
+func requestURL(endpoint *url.URL, r etcdv2.Request) (*url.URL, error) {
+	path := r.Path
+	if path == etcdv2.KeysPath {
+		path += "/" // etcd's access control lets the pattern /* see the root only in this spelling
+	}
+	target, err := endpoint.Parse(path)
+	if err != nil {
+		return nil, err
+	}
+	target.RawQuery = r.Query.Encode()
+	return target, nil
+}
+
+func (c *Client) sendOnce(ctx context.Context, target *url.URL, r etcdv2.Request) (*http.Response, bool, error) {
+	// Until a connection is there nothing can have been sent.
+	var sent atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
+	form := r.Form.Encode()
+	request, err := http.NewRequestWithContext(ctx, r.Method, target.String(), strings.NewReader(form))
+	if err != nil {
+		return nil, false, err
+	}
+	if r.Form != nil {
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	if c.username != "" && c.trusts(target) {
+		request.SetBasicAuth(c.username, c.password)
+	}
+	if c.onRequest != nil {
+		c.onRequest(r.Method, target.String(), form)
+	}
+	response, err := c.http.Do(request)
+	return response, sent.Load(), err
+}
+
+// trusts reports whether target is one of the endpoints: a redirect to elsewhere gets no password.
+func (c *Client) trusts(target *url.URL) bool {
+	for _, endpoint := range c.endpoints {
+		if target.Scheme == endpoint.Scheme && target.Host == endpoint.Host {
+			return true
+		}
+	}
+	return false
+}
+
+// observe remembers where the store stands, for watches that begin later.
+func (c *Client) observe(p position) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.index > 0 && (p.cluster != c.seen.cluster || p.index > c.seen.index) {
+		c.seen = p
+	}
+}
+
+func (a *answer) position() position { return positionOf(a.header) }
+
+func positionOf(header http.Header) position {
+	return position{cluster: header.Get(etcdv2.HeaderClusterID), index: number(header, etcdv2.HeaderIndex)}
+}
+
+// number returns a header that counts something, 0 if it is absent or no number.
+func number(header http.Header, name string) uint64 {
+	n, err := strconv.ParseUint(header.Get(name), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// result returns what an answer of the keys API says.
+func (a *answer) result() (kv.Result, error) {
+	if a.status != http.StatusOK && a.status != http.StatusCreated {
+		return kv.Result{}, a.err()
+	}
+	var event etcdv2.Event
+	if err := json.Unmarshal(a.body, &event); err != nil || event.Action == "" {
+		// The status says that it was done, so for a write no other kind would be true.
+		return kv.Result{}, &kv.Error{Kind: kv.Unknown, Cause: a.from.Host + " answered with something other than a v2 event", Err: err}
+	}
+	return kv.Result{
+		Event:     event.Decode(),
+		Created:   a.status == http.StatusCreated,
+		Index:     number(a.header, etcdv2.HeaderIndex),
+		RaftIndex: number(a.header, etcdv2.HeaderRaftIndex),
+		RaftTerm:  number(a.header, etcdv2.HeaderRaftTerm),
+	}, nil
+}
+
+// err returns the error that an answer without success stands for.
+func (a *answer) err() error {
+	var wire etcdv2.Error
+	if err := json.Unmarshal(a.body, &wire); err == nil && wire.Code != 0 {
+		e := wire.Decode("", "")
+		if wire.Code == etcdv2.CodeRaftInternal {
+			e.Kind = raftKind(wire.Cause)
+		}
+		return e
+	}
+	text := strings.TrimSpace(string(a.body[:min(len(a.body), 200)]))
+	e := &kv.Error{Kind: kv.Internal, Cause: fmt.Sprintf("%s answered %d %s: %q", a.from.Host, a.status, http.StatusText(a.status), text)}
+	switch {
+	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
+		e.Kind = kv.Denied
+	case a.status == http.StatusRequestEntityTooLarge:
+		e.Kind = kv.TooLarge
+	case a.status == http.StatusNotFound:
+		e.Cause += "; it does not serve the v2 API (an etcd does so only with --enable-v2)"
+	case a.status >= 500:
+		e.Kind = kv.Unavailable
+	}
+	return e
+}
+
+// raftKind sorts what a server says about trouble in its cluster; the code is one for all of it.
+func raftKind(cause string) kv.Kind {
+	switch {
+	case strings.Contains(cause, "no leader"):
+		return kv.NoLeader
+	case strings.Contains(cause, "timed out"):
+		return kv.Timeout
+	}
+	return kv.Unknown
+}
+
+// about returns err with what was attempted.
+func about(err error, op, key string) error {
+	var e *kv.Error
+	if !errors.As(err, &e) {
+		return &kv.Error{Op: op, Key: key, Kind: kv.Internal, Err: err}
+	}
+	told := *e
+	told.Op, told.Key = op, key
+	return &told
+}

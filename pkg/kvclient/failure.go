@@ -1,0 +1,131 @@
+package kvclient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"syscall"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// failure is what went wrong with one endpoint.
+type failure struct {
+	endpoint *url.URL
+	err      error
+}
+
+// failures are those of one call, in the order they happened; there is at least one.
+type failures []failure
+
+// err returns the error of a call that surely did nothing.
+func (f failures) err() error {
+	// A server that answered knows more than a connection that failed.
+	for _, one := range f {
+		var answered *kv.Error
+		if errors.As(one.err, &answered) {
+			return answered
+		}
+	}
+	kind, advice := kv.Unavailable, "check --endpoints and the network in between"
+	switch last := f[len(f)-1].err; {
+	case isTLS(last):
+		kind, advice = kv.Denied, "check --ca-file, --cert-file and --key-file, and whether the server speaks https"
+	case errors.Is(last, syscall.ECONNREFUSED):
+		advice = "is kvd running? try systemctl status kvd, or name where it listens with --endpoints"
+	}
+	return &kv.Error{Kind: kind, Err: &unreached{"cannot reach " + f.String() + "; " + advice, f}}
+}
+
+// outcomeUnknown returns the error of a write that may have happened at the last endpoint.
+func (f failures) outcomeUnknown() error {
+	last := f[len(f)-1:]
+	var answered *kv.Error
+	switch err := last[0].err; {
+	case errors.As(err, &answered):
+		told := *answered
+		if told.Kind != kv.Timeout {
+			told.Kind = kv.Unknown
+		}
+		return &told
+	case isTLS(err):
+		return last.err() // refused before it was read
+	case isTimeout(err):
+		return &kv.Error{Kind: kv.Timeout, Err: &unreached{last.String() + "; " + mayHaveHappened, last}}
+	}
+	return &kv.Error{Kind: kv.Unknown, Err: &unreached{last.String() + "; " + mayHaveHappened, last}}
+}
+
+const mayHaveHappened = "the write may have happened: read before trying again"
+
+// because returns cause, the end of a context, with what had failed until then.
+func (f failures) because(cause *kv.Error) error {
+	if last := f[len(f)-1]; cause.Kind == kv.Timeout && !errors.Is(last.err, context.Canceled) {
+		cause.Err = fmt.Errorf("%s: %w", f, cause.Err)
+	}
+	return cause
+}
+
+// unreached is failures with advice, told once.
+type unreached struct {
+	text   string
+	failed failures
+}
+
+func (u *unreached) Error() string { return u.text }
+
+func (u *unreached) Unwrap() []error {
+	errs := make([]error, len(u.failed))
+	for i, one := range u.failed {
+		errs[i] = one.err
+	}
+	return errs
+}
+
+// String says for each endpoint what was wrong, shortly.
+func (f failures) String() string {
+	texts := make([]string, len(f))
+	for i, one := range f {
+		texts[i] = one.endpoint.Host + ": " + reason(one.err)
+	}
+	return strings.Join(texts, ", ")
+}
+
+func reason(err error) string {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, context.Canceled):
+		return "interrupted"
+	case isTimeout(err):
+		return "no answer in time"
+	}
+	return bare(err).Error()
+}
+
+// bare returns err without the method and URL that net/http puts before it.
+func bare(err error) error {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
+	return err
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func isTLS(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var header tls.RecordHeaderError
+	var operation *net.OpError
+	return errors.As(err, &certificate) || errors.As(err, &header) ||
+		errors.As(err, &operation) && (operation.Op == "remote error" || operation.Op == "local error") ||
+		err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
+}

@@ -1,0 +1,357 @@
+package kvclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/backoff"
+	"github.com/kvd-io/kvd/pkg/etcdv2"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// A watch is a loop of polls, each from the index after the last event, so that a cut costs a
+// reconnection and nothing else.
+//
+// Against etcd a poll brings one event: its streams drop what a slow reader leaves, and one that
+// starts in the past stops after the first event, both without a word. kvd says who it is in its
+// Server header, and its streams lose nothing, so that from the second poll on one stream brings
+// all events.
+//
+//	poll   waitIndex=0 -> registered at 41       event 42
+//	poll   waitIndex=43, stream if it is kvd     event 43, 47, cut
+//	poll   waitIndex=48 at the next endpoint     ...
+
+const (
+	serverHeader    = "Server"
+	serverStreams   = "kvd"           // first word of the Server header of servers whose streams lose nothing
+	eventsBuffered  = 64              // read ahead of Next; then the server feels the reader's pace
+	trailerBytesMax = 4096            // what may follow the one event of a poll
+	pollWorked      = 1 * time.Second // a poll that lived as long was no failure even without an event
+)
+
+// watch is a kv.Watch. One goroutine, run, polls; Next takes what it sends.
+type watch struct {
+	client *Client
+	from   kv.WatchFrom // Key is clean, Index the next of interest: 0 until the first poll is registered
+	known  position     // the furthest the store has been seen by this watch; run's alone after Watch
+	start  kv.Index
+
+	lifetime context.Context // ends with Close or with the client
+	end      context.CancelFunc
+	events   chan kv.Event
+	done     chan struct{} // closed when run has returned
+	err      error         // why run returned; set before events is closed
+	close    sync.Once
+}
+
+// poll is one registered request, its body still to come.
+type poll struct {
+	registered position
+	streaming  bool
+	body       io.ReadCloser
+	limit      *io.LimitedReader
+	events     *json.Decoder
+	cancel     context.CancelFunc
+	opened     time.Time
+}
+
+// Watch asks each endpoint once to register the watch; from then on it lasts until Close,
+// whatever becomes of the endpoints.
+func (c *Client) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
+	w, err := c.newWatch(from)
+	if err != nil {
+		return nil, about(err, "watch", from.Key)
+	}
+	p, err := w.open(ctx)
+	if err != nil {
+		w.end()
+		c.watches.Done()
+		return nil, about(err, "watch", from.Key)
+	}
+	w.start = p.registered.index
+	go w.run(p)
+	return w, nil
+}
+
+// newWatch counts a watch among those that Close waits for.
+func (c *Client) newWatch(from kv.WatchFrom) (*watch, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, &kv.Error{Kind: kv.Closed}
+	}
+	c.watches.Add(1)
+	from.Key = kv.Clean(from.Key)
+	w := &watch{client: c, from: from, events: make(chan kv.Event, eventsBuffered), done: make(chan struct{})}
+	if from.Index > 0 {
+		// Whoever watches from an index has read that far. A store that is not there yet has
+		// lost what was read, unless the index was never real.
+		w.known = position{c.seen.cluster, min(c.seen.index, from.Index-1)}
+	}
+	w.lifetime, w.end = context.WithCancel(c.lifetime)
+	return w, nil
+}
+
+// Index returns the store's index when the watch was registered.
+func (w *watch) Index() kv.Index { return w.start }
+
+// Close ends the watch and waits until its connection is given up.
+func (w *watch) Close() {
+	w.close.Do(w.end)
+	<-w.done
+}
+
+// Next returns the next event. When ctx ends it returns kind Timeout around ctx's error, and the
+// watch goes on. While no endpoint can be reached it waits: the log says so.
+func (w *watch) Next(ctx context.Context) (kv.Event, error) {
+	if w.lifetime.Err() != nil {
+		return kv.Event{}, &kv.Error{Op: "watch", Key: w.from.Key, Kind: kv.Closed}
+	}
+	select {
+	case event, ok := <-w.events:
+		if !ok {
+			return kv.Event{}, w.err
+		}
+		return event, nil
+	case <-ctx.Done():
+		return kv.Event{}, &kv.Error{Op: "watch", Key: w.from.Key, Kind: kv.Timeout, Err: ctx.Err()}
+	}
+}
+
+// run receives from p and from the polls after it until the watch ends or cannot go on.
+func (w *watch) run(p *poll) {
+	defer w.client.watches.Done()
+	defer close(w.done)
+	defer close(w.events)
+	var wait backoff.Backoff
+	for {
+		received, err := w.receive(p)
+		p.close()
+		if received > 0 || time.Since(p.opened) >= pollWorked {
+			wait.Reset()
+		}
+		if err == nil {
+			p, err = w.open(w.lifetime)
+		}
+		if err != nil {
+			p, err = w.resume(err, &wait)
+		}
+		if err != nil {
+			w.err = about(err, "watch", w.from.Key)
+			return
+		}
+	}
+}
+
+// resume registers a poll again after reason, however long it takes, unless reason or a later one
+// is final.
+func (w *watch) resume(reason error, wait *backoff.Backoff) (*poll, error) {
+	log := w.client.log.With("key", w.from.Key, "index", w.from.Index)
+	for first := true; !final(reason); first = false {
+		if first {
+			log.Warn("watch interrupted, resuming", "reason", reason)
+		} else {
+			log.Debug("watch not resumed yet", "reason", reason)
+		}
+		if wait.Wait(w.lifetime) != nil {
+			return nil, &kv.Error{Kind: kv.Closed}
+		}
+		p, err := w.open(w.lifetime)
+		if err == nil {
+			log.Info("watch resumed")
+			return p, nil
+		}
+		reason = err
+	}
+	return nil, reason
+}
+
+// final reports whether a watch that has met err can never go on.
+func final(err error) bool {
+	return kv.Is(err, kv.HistoryGone) || kv.Is(err, kv.TooLarge) || refused(err)
+}
+
+// refused reports whether a server has said no, which other endpoints and later times will too.
+func refused(err error) bool {
+	var answered *etcdv2.Error
+	return errors.As(err, &answered) && !kv.Temporary(err)
+}
+
+// open registers a poll from w.from at the first endpoint that takes it.
+func (w *watch) open(ctx context.Context) (*poll, error) {
+	var failed failures
+	for _, i := range w.client.turn() {
+		p, err := w.openAt(ctx, i)
+		if err == nil {
+			if err = w.accept(ctx, p); err != nil {
+				p.close()
+				return nil, err
+			}
+			return p, nil
+		}
+		if cause := w.client.ended(ctx); cause != nil {
+			return nil, append(failed, failure{w.client.endpoints[i], err}).because(cause)
+		}
+		if refused(err) {
+			return nil, err
+		}
+		failed = append(failed, failure{w.client.endpoints[i], err})
+		w.client.unpin(i)
+	}
+	return nil, failed.err()
+}
+
+// openAt registers a poll at endpoint i. ctx bounds only the registration.
+func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
+	c := w.client
+	streaming := c.streams.Load()
+	pollCtx, cancel := context.WithCancel(w.lifetime)
+	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
+	response, _, err := c.send(pollCtx, c.endpoints[i], etcdv2.WatchRequest(w.from, streaming))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		defer cancel()
+		a, err := c.readAnswer(c.endpoints[i], response)
+		if err != nil {
+			return nil, err
+		}
+		return nil, a.err()
+	}
+	limit := &io.LimitedReader{R: response.Body}
+	p := &poll{
+		registered: positionOf(response.Header),
+		streaming:  streaming,
+		body:       response.Body,
+		limit:      limit,
+		events:     json.NewDecoder(limit),
+		cancel:     cancel,
+		opened:     time.Now(),
+	}
+	name, _, _ := strings.Cut(response.Header.Get(serverHeader), "/")
+	c.streams.Store(name == serverStreams)
+	switch {
+	case !stop():
+		p.close()
+		return nil, ctx.Err()
+	case streaming && name != serverStreams:
+		p.close() // another server has taken the address: ask it for one event
+		return w.openAt(ctx, i)
+	}
+	return p, nil
+}
+
+// accept checks that p watches the store that this watch has seen so far, and notes where it is.
+func (w *watch) accept(ctx context.Context, p *poll) error {
+	if err := w.verify(ctx, p.registered); err != nil {
+		return err
+	}
+	w.known = position{p.registered.cluster, max(p.registered.index, w.known.index)}
+	if w.from.Index == 0 {
+		w.from.Index = p.registered.index + 1
+	}
+	w.client.observe(p.registered)
+	return nil
+}
+
+// verify returns HistoryGone when at cannot be the store that was seen before: what was read from
+// that one is void, and events of this one would be waited for in vain until its index catches up.
+func (w *watch) verify(ctx context.Context, at position) error {
+	if w.known.cluster != "" && at.cluster != w.known.cluster {
+		return &kv.Error{Kind: kv.HistoryGone, Index: at.index, Cause: fmt.Sprintf("the store of cluster %s was replaced by one of cluster %s", w.known.cluster, at.cluster)}
+	}
+	if at.index >= w.known.index {
+		return nil
+	}
+	// A member that lags behind shows an old index too. A quorum read makes it catch up, whether
+	// the key is there or not.
+	a, err := w.client.exchange(ctx, etcdv2.ReadRequest(kv.Read{Key: w.from.Key, Quorum: true}), true)
+	if err != nil {
+		return err
+	}
+	if now := a.position(); now.index < w.known.index {
+		return &kv.Error{Kind: kv.HistoryGone, Index: max(now.index, at.index), Cause: fmt.Sprintf("the store went back from index %d: its data was replaced", w.known.index)}
+	}
+	return nil
+}
+
+// receive passes the events of p on and returns how many there were when p is over. err is nil
+// if it ended as it should.
+func (w *watch) receive(p *poll) (received int, err error) {
+	for {
+		event, err := w.decode(p)
+		if err != nil {
+			return received, err
+		}
+		received++
+		if event.Node.ModifiedIndex >= w.from.Index {
+			w.from.Index = event.Node.ModifiedIndex + 1
+			w.known.index = max(w.known.index, event.Node.ModifiedIndex)
+			if concerns(event, w.from) {
+				select {
+				case w.events <- event:
+				case <-w.lifetime.Done():
+					return received, w.lifetime.Err()
+				}
+			}
+		}
+		if !p.streaming {
+			// Reading to the end leaves the connection to the next poll.
+			p.limit.N = trailerBytesMax
+			_, err := io.Copy(io.Discard, p.limit)
+			return received, err
+		}
+	}
+}
+
+// decode returns the next event of p.
+func (w *watch) decode(p *poll) (kv.Event, error) {
+	p.limit.N = w.client.responseBytesMax
+	var line struct {
+		etcdv2.Event
+		etcdv2.Error
+	}
+	if err := p.events.Decode(&line); err != nil {
+		if p.limit.N <= 0 {
+			return kv.Event{}, &kv.Error{Kind: kv.TooLarge, Cause: fmt.Sprintf("an event is over %d bytes", w.client.responseBytesMax)}
+		}
+		return kv.Event{}, err
+	}
+	if line.Code != 0 {
+		// Why the stream ends. What it means for the watch shows when it is resumed.
+		return kv.Event{}, errors.New(line.Error.Error())
+	}
+	event := line.Event.Decode()
+	if event.Node == nil || event.Node.ModifiedIndex == 0 {
+		return kv.Event{}, errors.New("an event without node")
+	}
+	return event, nil
+}
+
+// concerns reports whether a watch from sees event. Servers agree for live events, but etcd is
+// less exact about those it takes from its history.
+func concerns(event kv.Event, from kv.WatchFrom) bool {
+	key := event.Node.Key
+	switch {
+	case key == from.Key:
+		return true
+	case kv.Below(key, from.Key):
+		return from.Recursive && !kv.HiddenBelow(key, from.Key)
+	}
+	return event.Removes() && kv.Below(from.Key, key)
+}
+
+func (p *poll) close() {
+	p.cancel()
+	p.body.Close()
+}
