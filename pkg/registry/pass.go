@@ -21,6 +21,11 @@ func (p *Publisher) loop(ctx context.Context) {
 		case <-p.wake:
 		case c := <-p.changes:
 			p.note(c)
+		case err := <-p.links:
+			if err == nil || len(p.entries) == 0 { // otherwise visits know better
+				p.setOutage(err)
+				p.report()
+			}
 		}
 		timer.Stop()
 	}
@@ -98,26 +103,34 @@ func (p *Publisher) pass(ctx context.Context) time.Duration {
 	}
 	var visits errgroup.Group
 	visits.SetLimit(requestsMax)
-	var outage atomic.Bool
+	var outage atomic.Pointer[error]
+	visited := 0
 	for _, e := range p.entries {
 		if e.due.After(now) {
 			continue
 		}
+		visited++
 		visits.Go(func() error {
-			if outage.Load() { // it would wait for nothing; it stays due
+			if outage.Load() != nil { // it would wait for nothing; it stays due
 				return nil
 			}
 			p.visit(ctx, e)
-			if e.problem != nil && isOutage(e.problem) {
-				outage.Store(true)
+			if problem := e.problem; problem != nil && isOutage(problem) {
+				outage.Store(&problem)
 			}
 			return nil
 		})
 	}
 	visits.Wait()
-	if ctx.Err() == nil { // otherwise failures say nothing about the store
-		p.report(outage.Load())
+	if ctx.Err() != nil { // what failed says nothing about the store
+		return 0
 	}
+	if cause := outage.Load(); cause != nil {
+		p.setOutage(*cause)
+	} else if visited > 0 {
+		p.setOutage(nil)
+	}
+	p.report()
 	return p.wait()
 }
 
@@ -138,8 +151,8 @@ func heartbeat(ttl time.Duration) time.Duration {
 }
 
 // report forgets what is gone, logs what is new, and publishes the status.
-func (p *Publisher) report(outage bool) {
-	status, settled := Status{}, true
+func (p *Publisher) report() {
+	status, settled := Status{Err: p.outage}, true
 	now := time.Now()
 	for key, e := range p.entries {
 		if e.gone() {
@@ -155,12 +168,11 @@ func (p *Publisher) report(outage bool) {
 		if !e.inPlace() {
 			settled = false
 		}
-		if e.problem != nil && (status.Err == nil || isOutage(e.problem)) {
+		if status.Err == nil {
 			status.Err = e.problem
 		}
 		p.logProblem(e)
 	}
-	p.countOutage(outage, status.Err)
 	p.publish(func() {
 		if p.desired.refused != nil && p.desired.generation == p.generation {
 			status.Err = errors.Join(status.Err, p.desired.refused)
@@ -169,7 +181,7 @@ func (p *Publisher) report(outage bool) {
 		if settled {
 			p.settled = p.generation
 		}
-		p.status = status
+		p.status, p.turned = status, now
 	})
 }
 
@@ -190,20 +202,21 @@ func (p *Publisher) logProblem(e *entry) {
 	}
 }
 
-// countOutage sets when the store is tried again and logs the first and last failure of a row.
-func (p *Publisher) countOutage(outage bool, cause error) {
+// setOutage notes whether the store answers, sets when it is tried again, and logs the first and
+// the last failure of a row.
+func (p *Publisher) setOutage(cause error) {
 	switch {
-	case outage:
-		if !p.outage {
+	case cause != nil:
+		if p.outage == nil {
 			p.cfg.Log.Warn("store does not answer; trying until it does", "reason", cause)
 		}
 		p.notBefore = time.Now().Add(p.retry.Next())
-	case p.outage:
+	case p.outage != nil:
 		p.cfg.Log.Info("store answers again")
 		p.retry.Reset()
 		p.notBefore = time.Time{}
 	}
-	p.outage = outage
+	p.outage = cause
 }
 
 // wait is the time until the next entry is due, or until the store may be tried again.

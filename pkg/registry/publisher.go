@@ -64,11 +64,12 @@ type Publisher struct {
 
 	wake    chan struct{} // holds one token when the desired set has changed
 	changes chan change   // from the watch on the prefix
+	links   chan error    // whether the watch could be opened
 
 	// Owned by the goroutine of Run.
 	entries    map[string]*entry
 	generation uint64 // of the desired set that entries reflect
-	outage     bool   // the latest pass met one
+	outage     error  // why the store does not answer; nil while it does
 	retry      backoff.Backoff
 	notBefore  time.Time // of the next pass, during an outage
 
@@ -76,6 +77,7 @@ type Publisher struct {
 	desired desired
 	settled uint64 // generation that the store was last seen to agree with
 	status  Status
+	turned  time.Time // when the latest pass ended
 	ended   bool
 	moved   chan struct{} // closed and replaced when settled, status or ended changes
 }
@@ -108,6 +110,7 @@ func NewPublisher(cfg PublisherConfig) *Publisher {
 		cfg:     cfg,
 		wake:    make(chan struct{}, 1),
 		changes: make(chan change),
+		links:   make(chan error),
 		entries: map[string]*entry{},
 		retry:   backoff.Backoff{Min: retryMin, Max: retryMax},
 		moved:   make(chan struct{}),
@@ -175,6 +178,14 @@ func (p *Publisher) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.status
+}
+
+// LastPass is when Run last looked at its keys: at most one TTL ago while it makes progress, as long
+// as requests to the store end within their time limit. It is zero before Run.
+func (p *Publisher) LastPass() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.turned
 }
 
 // Run registers the desired set, renews it, puts back what vanishes and removes what is no longer

@@ -354,3 +354,25 @@ func TestStatusIsToldWhenItChanges(t *testing.T) {
 		}
 	})
 }
+
+func TestAnUnreachableStoreIsReportedBeforeThereIsAnythingToRegister(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		store.fail(&kv.Error{Kind: kv.Unavailable, Cause: "connection refused"})
+		b := start(t, store, PublisherConfig{})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !strings.Contains(b.log.String(), "connection refused") || !kv.Is(b.Status().Err, kv.Unavailable) {
+			t.Errorf("after a second: status %v, log %s", b.Status().Err, b.log)
+		}
+		store.fail(nil)
+		time.Sleep(2 * retryMax)
+		synctest.Wait()
+		if !strings.Contains(b.log.String(), "store answers again") || b.Status().Err != nil {
+			t.Errorf("after its return: status %v, log %s", b.Status().Err, b.log)
+		}
+		if since := time.Since(b.LastPass()); since > DefaultTTL {
+			t.Errorf("last pass %v ago", since)
+		}
+	})
+}

@@ -19,8 +19,19 @@ type change struct {
 // hint only: whatever it misses while it reconnects, the next heartbeat finds.
 func (p *Publisher) watch(ctx context.Context) {
 	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
+	complained := false
 	for ctx.Err() == nil {
-		if p.follow(ctx) {
+		watch, err := p.cfg.Store.Watch(ctx, kv.WatchFrom{Key: p.cfg.Prefix, Recursive: true})
+		if err == nil || isOutage(err) {
+			select {
+			case p.links <- err:
+			case <-ctx.Done():
+			}
+		} else if !complained {
+			complained = true
+			p.cfg.Log.Warn("cannot watch the registrations; one that vanishes is put back at its next heartbeat", "reason", err)
+		}
+		if err == nil && p.follow(ctx, watch) {
 			retry.Reset()
 		}
 		retry.Wait(ctx)
@@ -28,11 +39,7 @@ func (p *Publisher) watch(ctx context.Context) {
 }
 
 // follow reads one watch until it fails and reports whether it ever delivered.
-func (p *Publisher) follow(ctx context.Context) (delivered bool) {
-	watch, err := p.cfg.Store.Watch(ctx, kv.WatchFrom{Key: p.cfg.Prefix, Recursive: true})
-	if err != nil {
-		return false
-	}
+func (p *Publisher) follow(ctx context.Context, watch kv.Watch) (delivered bool) {
 	defer watch.Close()
 	for {
 		event, err := watch.Next(ctx)
