@@ -46,6 +46,10 @@ type Program struct {
 	// ConfigFlag is the flag that names the configuration file; "" means "config".
 	ConfigFlag string
 
+	// Reloads says that the program reads Env.Hangup. Otherwise SIGHUP ends it, as when its
+	// terminal is closed.
+	Reloads bool
+
 	// Args rewrites the arguments before parsing, for programs whose users expect other
 	// conventions, such as confd's single dash. nil leaves them alone.
 	Args func(args []string) []string
@@ -59,7 +63,7 @@ type Env struct {
 	Log    *slog.Logger
 	// Origins says for each flag where its value came from: see Origin.
 	Origins map[string]Origin
-	// Hangup receives when SIGHUP arrives; one pending signal is kept.
+	// Hangup receives when SIGHUP arrives, if Program.Reloads; one pending signal is kept.
 	Hangup <-chan os.Signal
 }
 
@@ -96,24 +100,33 @@ const (
 	ExitSignal = 128 // plus the signal's number
 )
 
+// stoppedBy is why the context of a command ends: a signal came.
+type stoppedBy struct{ signal syscall.Signal }
+
+func (s stoppedBy) Error() string { return "stopped by signal: " + s.signal.String() }
+
 // Main runs p with the process's arguments, environment and streams and returns its exit code.
-// SIGINT and SIGTERM cancel the command's context once; a second one ends the process at once
-// with 128 plus the signal's number.
+// SIGINT and SIGTERM cancel the command's context once; a second one ends the process at once.
+// The code is 128 plus the signal's number then, and when the command gives up with
+// context.Canceled; a command that ends in order and returns nil makes it 0.
 func Main(p Program) int {
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	stops := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if p.Reloads {
+		signal.Notify(hangup, syscall.SIGHUP)
+		defer signal.Stop(hangup)
+	} else {
+		stops = append(stops, syscall.SIGHUP)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		<-signals
-		cancel()
-		if second, ok := (<-signals).(syscall.Signal); ok {
-			os.Exit(ExitSignal + int(second))
-		}
+	signal.Notify(signals, stops...)
+	go func() { // ends with the process
+		first := (<-signals).(syscall.Signal)
+		cancel(stoppedBy{first})
+		second := (<-signals).(syscall.Signal)
+		os.Exit(ExitSignal + int(second))
 	}()
 	return Run(ctx, p, os.Args[1:], os.LookupEnv, &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Hangup: hangup})
 }
@@ -155,7 +168,7 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(WithEnv(ctx, env))
-	return report(env.Stderr, root, err)
+	return report(ctx, env.Stderr, root, err)
 }
 
 // errPrinted ends a command that has only been asked for its configuration.
@@ -167,9 +180,11 @@ type usageError struct {
 }
 
 func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
 
 // report prints err for a person and returns the exit code that it stands for.
-func report(w io.Writer, root *cobra.Command, err error) int {
+func report(ctx context.Context, w io.Writer, root *cobra.Command, err error) int {
+	var stopped stoppedBy
 	var exit *ExitError
 	var usage *usageError
 	switch {
@@ -177,9 +192,11 @@ func report(w io.Writer, root *cobra.Command, err error) int {
 		return ExitOK
 	case errors.As(err, &exit):
 		if exit.Err != nil {
-			fmt.Fprintf(w, "%s: %v\n", root.Name(), exit.Err)
+			fmt.Fprintf(w, "%s: %v\n", root.Name(), err)
 		}
 		return exit.Code
+	case errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &stopped):
+		return ExitSignal + int(stopped.signal)
 	case errors.As(err, &usage):
 		fmt.Fprintf(w, "%s: %v\n", root.Name(), err)
 		if hint := suggestFlag(usage.cmd.Flags(), err); hint != "" {
@@ -201,13 +218,22 @@ func suggestFlag(flags *pflag.FlagSet, err error) string {
 	if !errors.As(err, &unknown) {
 		return ""
 	}
-	name := unknown.GetSpecifiedName()
+	var names []string
+	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if name := nearest(unknown.GetSpecifiedName(), names); name != "" {
+		return "--" + name
+	}
+	return ""
+}
+
+// nearest returns the one of names that name was most likely meant to be, "" if none is close.
+func nearest(name string, names []string) string {
 	best, bestDistance := "", 3
-	flags.VisitAll(func(f *pflag.Flag) {
-		if d := editDistance(name, f.Name); d < bestDistance && len(name) > 2 {
-			best, bestDistance = "--"+f.Name, d
+	for _, candidate := range names {
+		if d := editDistance(name, candidate); d < bestDistance && len(name) > 2 {
+			best, bestDistance = candidate, d
 		}
-	})
+	}
 	return best
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -90,7 +92,7 @@ func resolve(p Program, cmd *cobra.Command, lookupEnv func(string) (string, bool
 	if err != nil {
 		return nil, err
 	}
-	return origins, setFromFile(cmd, path, values, origins)
+	return origins, setFromFile(cmd, path, configFlag(p), values, origins)
 }
 
 func setFromEnvironment(p Program, flags *pflag.FlagSet, origins map[string]Origin, lookupEnv func(string) (string, bool)) error {
@@ -104,9 +106,10 @@ func setFromEnvironment(p Program, flags *pflag.FlagSet, origins map[string]Orig
 			if !ok || value == "" {
 				continue
 			}
-			if err := flags.Set(f.Name, value); err != nil {
+			if err := f.Value.Set(value); err != nil {
 				problems = append(problems, fmt.Errorf("environment variable %s: cannot use %q for --%s: %w", variable, value, f.Name, err))
 			}
+			f.Changed = true // for cobra's required flags
 			origins[f.Name] = Origin("environment " + variable)
 			return
 		}
@@ -136,30 +139,33 @@ func readConfig(p Program, path string) (map[string]any, error) {
 	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
 		return nil, fmt.Errorf("configuration file %s: %w (expected yaml, toml or json, by its ending)", path, err)
 	}
-	return v.AllSettings(), nil
+	values := v.AllSettings()
+	for _, key := range v.AllKeys() {
+		if name, _, _ := strings.Cut(key, "."); values[name] == nil {
+			values[name] = nil // AllSettings leaves out a name without a value; here it is a mistake
+		}
+	}
+	return values, nil
 }
 
 // setFromFile gives the values of a file to the flags of cmd that nothing stronger has set. A name
 // that no command of the program knows is an error; one that another command knows is not.
-func setFromFile(cmd *cobra.Command, path string, values map[string]any, origins map[string]Origin) error {
+// fileFlag is the flag that names the file itself.
+func setFromFile(cmd *cobra.Command, path, fileFlag string, values map[string]any, origins map[string]Origin) error {
 	known := map[string]bool{}
 	collectFlags(cmd.Root(), known)
-	names := make([]string, 0, len(values))
-	for name := range values {
-		names = append(names, name)
-	}
-	sort.Strings(names)
 	var problems []error
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
 		f := cmd.Flags().Lookup(name)
 		switch {
-		case unsettable(name) || !known[name]:
-			problems = append(problems, fmt.Errorf("configuration file %s: unknown setting %q", path, name))
+		case unsettable(name) || name == fileFlag || !known[name]:
+			problems = append(problems, unknownSetting(path, name, known))
 		case f == nil || origins[name] != OriginDefault:
 		default:
 			if err := setAny(f, values[name]); err != nil {
 				problems = append(problems, fmt.Errorf("configuration file %s: cannot use %v for %q: %w", path, values[name], name, err))
 			}
+			f.Changed = true
 			origins[name] = Origin("file " + path)
 		}
 	}
@@ -175,20 +181,47 @@ func collectFlags(cmd *cobra.Command, known map[string]bool) {
 	}
 }
 
+func unknownSetting(path, name string, known map[string]bool) error {
+	if meant := nearest(name, slices.Sorted(maps.Keys(known))); meant != "" {
+		return fmt.Errorf("configuration file %s: unknown setting %q, did you mean %q?", path, name, meant)
+	}
+	return fmt.Errorf("configuration file %s: unknown setting %q", path, name)
+}
+
 // setAny sets a flag from a decoded file value: a scalar by its text, a list as a whole.
 func setAny(f *pflag.Flag, value any) error {
 	list, ok := value.([]any)
 	if !ok {
-		return f.Value.Set(fmt.Sprint(value))
+		text, err := scalar(value)
+		if err != nil {
+			return err
+		}
+		return f.Value.Set(text)
 	}
 	texts := make([]string, len(list))
 	for i, item := range list {
-		texts[i] = fmt.Sprint(item)
+		var err error
+		if texts[i], err = scalar(item); err != nil {
+			return err
+		}
 	}
 	if slice, ok := f.Value.(pflag.SliceValue); ok {
 		return slice.Replace(texts)
 	}
 	return f.Value.Set(strings.Join(texts, ","))
+}
+
+// scalar returns the text of one decoded value as a person would give it to the flag.
+func scalar(value any) (string, error) {
+	switch value := value.(type) {
+	case string, bool, int, int64, uint64:
+		return fmt.Sprint(value), nil
+	case float64: // every number of a JSON file; 1000000 must not become 1e+06
+		return strconv.FormatFloat(value, 'f', -1, 64), nil
+	case nil:
+		return "", errors.New("it has no value")
+	}
+	return "", errors.New("it must be one value or a list of values")
 }
 
 // printConfig writes one line for each setting: name, value, origin.
