@@ -46,9 +46,9 @@ type Program struct {
 	// ConfigFlag is the flag that names the configuration file; "" means "config".
 	ConfigFlag string
 
-	// Reloads says that the program reads Env.Hangup. Otherwise SIGHUP ends it, as when its
-	// terminal is closed.
-	Reloads bool
+	// HangupEnds makes SIGHUP end the program as SIGTERM does: right for one that is used at a
+	// terminal and must not outlive it. Otherwise SIGHUP goes to Env.Hangup.
+	HangupEnds bool
 
 	// Args rewrites the arguments before parsing, for programs whose users expect other
 	// conventions, such as confd's single dash. nil leaves them alone.
@@ -63,7 +63,7 @@ type Env struct {
 	Log    *slog.Logger
 	// Origins says for each flag where its value came from: see Origin.
 	Origins map[string]Origin
-	// Hangup receives when SIGHUP arrives, if Program.Reloads; one pending signal is kept.
+	// Hangup receives when SIGHUP arrives, unless Program.HangupEnds; one pending signal is kept.
 	Hangup <-chan os.Signal
 }
 
@@ -112,11 +112,11 @@ func (s stoppedBy) Error() string { return "stopped by signal: " + s.signal.Stri
 func Main(p Program) int {
 	hangup := make(chan os.Signal, 1)
 	stops := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
-	if p.Reloads {
+	if p.HangupEnds {
+		stops = append(stops, syscall.SIGHUP)
+	} else {
 		signal.Notify(hangup, syscall.SIGHUP)
 		defer signal.Stop(hangup)
-	} else {
-		stops = append(stops, syscall.SIGHUP)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	os.Args = os.Args[:1]
-	os.Exit(Main(Program{Name: "waiter", Reloads: role == "reloading", Command: func() *cobra.Command {
+	os.Exit(Main(Program{Name: "waiter", HangupEnds: role != "reloading", Command: func() *cobra.Command {
 		return &cobra.Command{Use: "waiter", RunE: func(cmd *cobra.Command, _ []string) error {
 			env := EnvFrom(cmd.Context())
 			fmt.Fprintln(env.Stdout, "ready")
