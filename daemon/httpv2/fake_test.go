@@ -81,10 +81,10 @@ type fakeCluster struct {
 	leader  uint64
 }
 
-func (c fakeCluster) ClusterID() uint64        { return 0x00ab54a98ceb1f0a }
-func (c fakeCluster) Members() []Member        { return append([]Member(nil), c.members...) }
-func (c fakeCluster) LeaderID() (uint64, bool) { return c.leader, c.leader != 0 }
-func (c fakeCluster) Raft() (uint64, uint64)   { return 77, 3 }
+func (c fakeCluster) ClusterID() uint64          { return 0x00ab54a98ceb1f0a }
+func (c fakeCluster) Members() []Member          { return append([]Member(nil), c.members...) }
+func (c fakeCluster) LeaderID() (uint64, bool)   { return c.leader, c.leader != 0 }
+func (c fakeCluster) Position() (uint64, uint64) { return 77, 3 }
 
 // serve starts a real HTTP server around a handler, because status, length and HEAD are its work too.
 func serve(t *testing.T, cfg Config) string {

@@ -21,9 +21,9 @@ import (
 // no method blocks.
 type Cluster interface {
 	ClusterID() uint64
-	Members() []Member        // in any order; the caller may keep and sort the slice
-	LeaderID() (uint64, bool) // false during an election
-	Raft() (index, term uint64)
+	Members() []Member              // in any order; the caller may keep and sort the slice
+	LeaderID() (uint64, bool)       // false during an election
+	Position() (index, term uint64) // last log index known to be committed, and the term
 }
 
 // Member is one member of the cluster. Name and ClientURLs are empty until it has started once.

@@ -27,7 +27,7 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, from kv.WatchFro
 	}
 	defer watch.Close()
 
-	raftIndex, raftTerm := h.Cluster.Raft()
+	raftIndex, raftTerm := h.Cluster.Position()
 	setIndex(w, watch.Index(), raftIndex, raftTerm)
 	w.WriteHeader(http.StatusOK)
 	if h.send(w, nil) != nil { // the client may rely on the watch from here on
