@@ -1,0 +1,98 @@
+// Package confd is kvconfd: it renders files from keys of a store, checks them, puts them in place
+// and reloads whoever reads them, until the running program equals the store.
+//
+// It composes four rooms: resource says what is wanted, render makes bytes of it, install brings
+// them to disk and runs commands, and the files here hold the loop:
+//
+//	source -> mirror -> group -> target
+//
+// A source keeps the mirror, one shared copy of all keys that any template needs, current. A group
+// is the resources that share a reload command; it wakes when one of their keys has changed, and
+// works alone and in order, so that a command is never run twice at a time and once per pass. A
+// target is one resource. Nothing is remembered between passes but what is on disk: each pass
+// compares what should be with what is, so that whatever failed is simply tried again.
+//
+// It decides no syntax of templates or resource files and knows no wire protocol.
+package confd
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/render"
+	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/kvclient"
+)
+
+// Config holds every setting of kvconfd. The flags of Program are bound to its fields.
+type Config struct {
+	ConfDir string // holds conf.d and templates
+	Prefix  string // replaces the prefix of every resource; "" leaves them
+
+	Backend string // "etcd" or "kvd": the store; "env": the environment; "file": YAML or JSON files
+	Client  kvclient.Config
+	Scheme  string   // of endpoints given without one
+	SRV     string   // SRV record that names the endpoints; "" uses Client.Endpoints
+	Files   []string // file backend: files and directories
+	Filter  string   // file backend: pattern for the names of files in directories
+
+	Onetime  bool          // one pass, then return
+	Watch    bool          // follow changes; otherwise look at every Interval
+	Interval time.Duration // between two looks at everything, with or without Watch
+
+	Noop          bool // change nothing, log what would change
+	SyncOnly      bool // write files, run neither check nor reload
+	KeepStageFile bool // leave the staged file of a pass that did not install it
+
+	// A change after a pause of Quiet is acted on at once. Changes in a burst wait until Quiet
+	// has passed without one, but never longer than QuietMax.
+	Quiet, QuietMax time.Duration
+}
+
+// Deps is what kvconfd takes from the outside. The zero value is the real world.
+type Deps struct {
+	Log    *slog.Logger                          // nil: silent
+	Store  kv.Store                              // nil: a client made of Config.Client
+	World  render.World                          // what templates may ask of the machine
+	Reload <-chan struct{}                       // asks to read the configuration directory again; may be nil
+	Lookup func(record string) ([]string, error) // host:port of an SRV record; nil: DNS
+}
+
+// What a Config's durations are when a program's user does not say.
+const (
+	DefaultInterval = 10 * time.Minute
+	DefaultQuiet    = 100 * time.Millisecond
+	DefaultQuietMax = 500 * time.Millisecond
+)
+
+// The backends.
+const (
+	backendEtcd = "etcd"
+	backendKvd  = "kvd"
+	backendEnv  = "env"
+	backendFile = "file"
+)
+
+// elsewhere are backends of confd that kvconfd does not have.
+var elsewhere = []string{"consul", "dynamodb", "rancher", "redis", "ssm", "stackengine", "vault", "zookeeper"}
+
+// Validate reports what is wrong with c.
+func (c Config) Validate() error {
+	switch {
+	case c.Backend == "etcdv3":
+		return fmt.Errorf("backend %q: kvd keeps the same keys for every client; use --backend %s", c.Backend, backendEtcd)
+	case slices.Contains(elsewhere, c.Backend):
+		return fmt.Errorf("backend %q is one of confd's that kvconfd does not have; copy the keys into kvd and use --backend %s, or use %s or %s", c.Backend, backendEtcd, backendEnv, backendFile)
+	case !slices.Contains([]string{backendEtcd, backendKvd, backendEnv, backendFile}, c.Backend):
+		return fmt.Errorf("backend %q is not known; use %s, %s, %s or %s", c.Backend, backendEtcd, backendKvd, backendEnv, backendFile)
+	case c.Backend == backendFile && len(c.Files) == 0:
+		return fmt.Errorf("--backend file needs at least one --file")
+	case c.Interval <= 0:
+		return fmt.Errorf("interval %v: it must be positive", c.Interval)
+	case c.Quiet < 0 || c.QuietMax < c.Quiet:
+		return fmt.Errorf("quiet period %v, longest %v: neither may be negative, and the longest not the shorter", c.Quiet, c.QuietMax)
+	}
+	return nil
+}

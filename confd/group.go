@@ -1,0 +1,204 @@
+package confd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/confd/resource"
+	"github.com/kvd-io/kvd/pkg/backoff"
+)
+
+// How long a group waits before it tries again what failed.
+const (
+	groupRetryMin = 500 * time.Millisecond
+	groupRetryMax = time.Minute
+)
+
+// group is the targets that share one reload command, or one target without any. All its work is
+// done by one goroutine: run, or pass for a single pass.
+type group struct {
+	targets []*target
+	reload  string
+	timeout time.Duration // of reload
+	cfg     Config
+	log     *slog.Logger
+}
+
+// newGroups sorts resources into groups, in the order of their first members.
+func newGroups(resources []resource.Resource, cfg Config, deps Deps) []*group {
+	var groups []*group
+	byReload := map[string]*group{}
+	for _, r := range resources {
+		g := byReload[r.ReloadCmd]
+		if g == nil || r.ReloadCmd == "" {
+			g = &group{reload: r.ReloadCmd, cfg: cfg, log: deps.Log.With("reload_cmd", r.ReloadCmd)}
+			byReload[r.ReloadCmd] = g
+			groups = append(groups, g)
+		}
+		g.targets = append(g.targets, newTarget(r, cfg, deps))
+		g.timeout = max(g.timeout, r.ReloadTimeout)
+	}
+	return groups
+}
+
+func (g *group) keys() []string {
+	var keys []string
+	for _, t := range g.targets {
+		keys = append(keys, t.Keys...)
+	}
+	return resource.Minimal(keys)
+}
+
+// run makes a pass whenever s is woken, and again after a failure, until ctx ends.
+func (g *group) run(ctx context.Context, m *mirror, s *subscription) {
+	g.sweep()
+	retry := backoff.Backoff{Min: groupRetryMin, Max: groupRetryMax}
+	var lastPass time.Time
+	again := newStoppedTimer()
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		case <-s.wake:
+			retry.Reset()
+			if time.Since(lastPass) < g.cfg.Quiet {
+				settle(ctx, s.wake, g.cfg.Quiet, g.cfg.QuietMax)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		again.Stop()
+		waiting, err := g.pass(ctx, m)
+		if err != nil {
+			again.Reset(retry.Next())
+		}
+		if !waiting {
+			lastPass = time.Now()
+		}
+	}
+}
+
+func newStoppedTimer() *time.Timer {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	return timer
+}
+
+// settle returns when quiet has passed without a signal on wake, or after longest.
+func settle(ctx context.Context, wake <-chan struct{}, quiet, longest time.Duration) {
+	deadline := time.NewTimer(longest)
+	defer deadline.Stop()
+	pause := time.NewTimer(quiet)
+	defer pause.Stop()
+	for {
+		select {
+		case <-wake:
+			pause.Reset(quiet)
+		case <-pause.C:
+			return
+		case <-deadline.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// pass brings every target up to date and then, once, reloads their reader if any target owes it.
+// A target that fails does not stop the others. Failures are logged here and returned; waiting
+// reports that the keys of some target have not been read yet.
+func (g *group) pass(ctx context.Context, m *mirror) (waiting bool, err error) {
+	var problems []error
+	for _, t := range g.targets {
+		switch err := t.apply(ctx, m); {
+		case errors.Is(err, errNotReady):
+			waiting = true
+		case err != nil:
+			t.log.Error("not up to date", "reason", err)
+			problems = append(problems, err)
+		}
+	}
+	owing, err := g.owing()
+	if err == nil && len(owing) > 0 {
+		err = g.reloadReader(ctx, owing)
+	}
+	if err != nil {
+		g.log.Error("not reloaded", "reason", err)
+		problems = append(problems, err)
+	}
+	return waiting, errors.Join(problems...)
+}
+
+// owing returns the targets whose reader has not been reloaded since they changed.
+func (g *group) owing() ([]*target, error) {
+	var owing []*target
+	for _, t := range g.targets {
+		owes, err := t.file.Owes()
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case !owes:
+		case t.reloads():
+			owing = append(owing, t)
+		case t.ReloadCmd == "" && !t.cfg.Noop: // its command was taken out of the resource file
+			if err := t.file.Paid(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return owing, nil
+}
+
+func (g *group) reloadReader(ctx context.Context, owing []*target) error {
+	output, err := install.Run(ctx, g.reload, g.timeout)
+	if err != nil {
+		return errors.Join(err, g.rollBack(ctx, owing))
+	}
+	for _, t := range owing {
+		if err := t.file.Paid(); err != nil {
+			return fmt.Errorf("reloaded, but that cannot be noted: %w", err)
+		}
+		t.log.Info("reloaded", "output", output)
+	}
+	return nil
+}
+
+// rollBack puts back what is wanted back after a failed reload, and reloads that. The debts stay:
+// the new version is tried again later.
+func (g *group) rollBack(ctx context.Context, owing []*target) error {
+	rolledBack := false
+	var problems []error
+	for _, t := range owing {
+		done, err := t.rollBack()
+		if done {
+			t.log.Warn("rolled back to the version before")
+			rolledBack = true
+		}
+		problems = append(problems, err)
+	}
+	if rolledBack {
+		_, err := install.Run(ctx, g.reload, g.timeout)
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// sweep removes what a crash may have left beside the destinations.
+func (g *group) sweep() {
+	if g.cfg.Noop {
+		return
+	}
+	for _, t := range g.targets {
+		if err := t.file.Sweep(); err != nil {
+			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
+		}
+	}
+}

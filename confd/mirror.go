@@ -1,0 +1,170 @@
+package confd
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/tidwall/btree"
+
+	"github.com/kvd-io/kvd/confd/render"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// mirror is the one copy of everything in the store that any resource reads. Sources write it,
+// groups read it. It is safe for concurrent use and never blocks on a reader.
+type mirror struct {
+	mu            sync.RWMutex // guards the fields below
+	pairs         btree.Map[string, string]
+	complete      map[string]bool // roots that have been read at least once
+	subscriptions []*subscription
+}
+
+// subscription is one reader's interest in keys and what is below them.
+type subscription struct {
+	keys []string
+	wake chan struct{} // holds one signal: something of interest has changed since the last view
+}
+
+func newMirror() *mirror { return &mirror{complete: map[string]bool{}} }
+
+// covers reports whether key is one of keys or below one.
+func covers(keys []string, key string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool { return key == k || kv.Below(key, k) })
+}
+
+// subscribe returns a subscription that is woken once at the start and then by changes.
+func (m *mirror) subscribe(keys []string) *subscription {
+	s := &subscription{keys: keys, wake: make(chan struct{}, 1)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.subscriptions = append(m.subscriptions, s)
+	s.signal()
+	return s
+}
+
+func (s *subscription) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wakeAll wakes every reader, whether something changed or not.
+func (m *mirror) wakeAll() {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, s := range m.subscriptions {
+		s.signal()
+	}
+}
+
+// replace makes the mirror below root hold exactly pairs, and marks root complete.
+func (m *mirror) replace(root string, pairs map[string]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var changed []string
+	for _, key := range m.keysIn(root) {
+		if _, kept := pairs[key]; !kept {
+			m.pairs.Delete(key)
+			changed = append(changed, key)
+		}
+	}
+	for key, value := range pairs {
+		if old, had := m.pairs.Set(key, value); !had || old != value {
+			changed = append(changed, key)
+		}
+	}
+	first := !m.complete[root]
+	m.complete[root] = true
+	for _, s := range m.subscriptions {
+		if first || slices.ContainsFunc(changed, func(key string) bool { return covers(s.keys, key) }) {
+			s.signal()
+		}
+	}
+}
+
+// apply brings one event of a watch on root into the mirror. A directory that is removed takes
+// everything below it along, and may be root itself or above it.
+func (m *mirror) apply(root string, event kv.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := event.Node.Key
+	var changed []string
+	switch {
+	case event.Removes() || event.Node.Dir:
+		gone := []string{key}
+		if event.Removes() {
+			if kv.Below(root, key) {
+				key = root
+			}
+			gone = m.keysIn(key)
+		}
+		for _, key := range gone {
+			if _, had := m.pairs.Delete(key); had {
+				changed = append(changed, key)
+			}
+		}
+	default:
+		if old, had := m.pairs.Set(key, event.Node.Value); !had || old != event.Node.Value {
+			changed = append(changed, key)
+		}
+	}
+	for _, s := range m.subscriptions {
+		if slices.ContainsFunc(changed, func(key string) bool { return covers(s.keys, key) }) {
+			s.signal()
+		}
+	}
+}
+
+// view returns what a template sees of the mirror: what is at or below keys, without prefix.
+// ready is false while a part of that has never been read.
+func (m *mirror) view(prefix string, keys []string) (tree render.Tree, ready bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var pairs []render.KVPair
+	for _, key := range keys {
+		if !m.known(key) {
+			return render.Tree{}, false
+		}
+		m.scan(key, func(key, value string) {
+			if key == prefix {
+				key = "/"
+			} else if kv.Below(key, prefix) {
+				key = key[len(prefix):]
+			}
+			pairs = append(pairs, render.KVPair{Key: key, Value: value})
+		})
+	}
+	return render.NewTree(pairs), true
+}
+
+// known reports whether key lies in a root that has been read. The caller holds the lock.
+func (m *mirror) known(key string) bool {
+	for root := range m.complete {
+		if key == root || kv.Below(key, root) {
+			return true
+		}
+	}
+	return false
+}
+
+// scan visits root and what is below it. The caller holds the lock.
+func (m *mirror) scan(root string, visit func(key, value string)) {
+	if value, ok := m.pairs.Get(root); ok {
+		visit(root, value)
+	}
+	m.pairs.Ascend(root+"/", func(key, value string) bool {
+		if !strings.HasPrefix(key, root+"/") {
+			return false
+		}
+		visit(key, value)
+		return true
+	})
+}
+
+// keysIn returns root and what is below it, as far as they are values. The caller holds the lock.
+func (m *mirror) keysIn(root string) (keys []string) {
+	m.scan(root, func(key, _ string) { keys = append(keys, key) })
+	return keys
+}

@@ -1,0 +1,285 @@
+package confd
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
+	"github.com/kvd-io/kvd/pkg/program"
+)
+
+const flagConfigFile = "config-file"
+
+// aliases are the names that confd gives to flags which all programs of the suite have.
+var aliases = map[string]string{
+	"node":           "endpoints",
+	"nodes":          "endpoints",
+	"client-cert":    "cert-file",
+	"client-key":     "key-file",
+	"client-ca-keys": "ca-file",
+	"client-cakeys":  "ca-file",
+	"keepstagefile":  "keep-stage-file",
+}
+
+// ignored are settings of confd that mean nothing here: they belong to backends that kvconfd does
+// not have, or had no effect in confd either.
+var ignored = []string{
+	"app-id", "auth-token", "auth-type", "basic-auth", "client-insecure", "path", "role-id", "secret-id", "separator", "table", "user-id",
+}
+
+// Program is kvconfd.
+func Program() program.Program {
+	dir := defaultConfDir()
+	file := &configFile{}
+	command := func() *cobra.Command { return newCommand(dir, file) }
+	return program.Program{
+		Name:         "kvconfd",
+		Command:      command,
+		EnvAliases:   environmentAliases(command().Flags()),
+		ConfigFile:   dir + "/confd.toml",
+		ConfigFlag:   flagConfigFile,
+		DecodeConfig: file.decode,
+		Args:         doubleDashes,
+	}
+}
+
+// defaultConfDir is /etc/kvconfd if it is there, else confd's own directory.
+func defaultConfDir() string {
+	if info, err := os.Stat("/etc/kvconfd"); err == nil && info.IsDir() {
+		return "/etc/kvconfd"
+	}
+	return "/etc/confd"
+}
+
+// options are the flags as they are typed, where Config wants something else.
+type options struct {
+	Config
+	intervalSeconds int
+	password        string
+	srvDomain       string
+	srvRecord       string
+}
+
+func newCommand(confDir string, file *configFile) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "kvconfd",
+		Short: "Keep configuration files equal to keys in a store",
+		Long: `kvconfd renders files from templates and keys, checks them, puts them in place and reloads their
+readers. It takes confd's configuration, resource files, templates and flags, with one dash or two.
+
+-node, -client-cert, -client-key and -client-ca-keys are confd's names of --endpoints, --cert-file,
+--key-file and --ca-file.`,
+		Example: `  kvconfd -onetime -backend etcd -node http://127.0.0.1:2379
+  kvconfd -watch
+  kvconfd -onetime -noop -confdir ./confd`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			env := program.EnvFrom(cmd.Context())
+			cfg := o.config()
+			for _, warning := range append(file.warnings(env.Origins), overlooked(env.Origins)...) {
+				env.Log.Warn(warning)
+			}
+			if cfg.Watch && !cfg.Onetime && (cfg.Backend == backendEnv) {
+				env.Log.Info("the environment cannot be watched; it is read at every interval", "backend", cfg.Backend)
+			}
+			reload := make(chan struct{}, 1)
+			ended := make(chan struct{})
+			defer close(ended)
+			go relay(env.Hangup, reload, ended)
+			if err := Run(cmd.Context(), cfg, Deps{Log: env.Log, Reload: reload}); err != nil {
+				return &program.ExitError{Code: program.ExitUsage, Err: err}
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.ConfDir, "confdir", confDir, "`directory` with conf.d and templates")
+	flags.StringVar(&o.Prefix, "prefix", "", "`key` put before the keys of every resource, instead of the resource's own prefix")
+	flags.StringVar(&o.Backend, "backend", backendEtcd, "where keys come from: etcd or kvd (the same), env, or file")
+	clientflags.Add(flags, &o.Client)
+	flags.StringVar(&o.password, "password", "", "password for the store")
+	flags.StringVar(&o.Scheme, "scheme", "", "`scheme` of endpoints given without one: http or https (default: http, https with certificates)")
+	flags.StringVar(&o.srvDomain, "srv-domain", "", "`domain` whose SRV record _BACKEND._tcp.DOMAIN names the endpoints")
+	flags.StringVar(&o.srvRecord, "srv-record", "", "SRV `record` that names the endpoints")
+	flags.StringArrayVar(&o.Files, "file", nil, "file backend: YAML or JSON `file`, or directory of such; may be repeated")
+	flags.StringVar(&o.Filter, "filter", "*", "file backend: `pattern` for the names of files in directories")
+	flags.BoolVar(&o.Onetime, "onetime", false, "bring everything up to date once and exit, with 1 if anything failed; wins over --watch")
+	flags.BoolVar(&o.Watch, "watch", false, "follow changes as they happen; otherwise look at every interval")
+	flags.IntVar(&o.intervalSeconds, "interval", int(DefaultInterval/time.Second), "`seconds` between two looks at everything; with --watch too, as a safety net")
+	flags.BoolVar(&o.Noop, "noop", false, "change nothing, log what would change")
+	flags.BoolVar(&o.SyncOnly, "sync-only", false, "write files, but run no check_cmd and no reload_cmd")
+	flags.BoolVar(&o.KeepStageFile, "keep-stage-file", false, "leave the staged file where it was not installed")
+	flags.DurationVar(&o.Quiet, "quiet", DefaultQuiet, "in a burst of changes, act when this long has passed without one; a single change is acted on at once")
+	flags.DurationVar(&o.QuietMax, "quiet-max", DefaultQuietMax, "in a burst of changes, act after this long at the latest")
+	flags.Var(&logLevel{"info"}, "log-level", "least severe messages to log: debug, info, warn or error")
+	for _, name := range ignored {
+		flags.String(name, "", "a setting of confd that has no effect here")
+		flags.Lookup(name).Hidden = true
+	}
+	for _, name := range []string{"basic-auth", "client-insecure"} {
+		flags.Lookup(name).NoOptDefVal = "true" // they are switches in confd
+	}
+	if err := flags.SetAnnotation("password", program.AnnotationSecret, nil); err != nil {
+		panic(err) // the flag was defined above
+	}
+	cmd.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(canonical(name))
+	})
+	return cmd
+}
+
+// config returns the settings that Run takes.
+func (o options) config() Config {
+	cfg := o.Config
+	cfg.Interval = time.Duration(o.intervalSeconds) * time.Second
+	cfg.Client.Password = o.password
+	switch {
+	case o.srvRecord != "":
+		cfg.SRV = o.srvRecord
+	case o.srvDomain != "":
+		cfg.SRV = fmt.Sprintf("_%s._tcp.%s.", o.Backend, strings.TrimSuffix(o.srvDomain, "."))
+	}
+	return cfg
+}
+
+// relay turns signals into requests to reload until ended is closed.
+func relay(hangup <-chan os.Signal, reload chan<- struct{}, ended <-chan struct{}) {
+	for {
+		select {
+		case <-ended:
+			return
+		case <-hangup:
+		}
+		select {
+		case reload <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// canonical returns the name of the flag that confd, on the command line or in confd.toml, calls name.
+func canonical(name string) string {
+	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
+	if ours, ok := aliases[name]; ok {
+		return ours
+	}
+	return name
+}
+
+// environmentAliases lets every setting be given as CONFD_NAME too, by confd's name or ours.
+func environmentAliases(flags *pflag.FlagSet) map[string][]string {
+	all := clientflags.EnvAliases()
+	flags.VisitAll(func(f *pflag.Flag) {
+		names := []string{program.EnvName("confd", f.Name)}
+		for theirs, ours := range aliases {
+			if ours == f.Name {
+				names = append(names, program.EnvName("kvconfd", theirs), program.EnvName("confd", theirs))
+			}
+		}
+		slices.Sort(names[1:])
+		all[f.Name] = append(names, all[f.Name]...)
+	})
+	return all
+}
+
+var singleDash = regexp.MustCompile(`^-[a-z][a-z0-9_-]+(=|$)`)
+
+// doubleDashes spells confd's long flags with one dash as everybody else spells them.
+func doubleDashes(args []string) []string {
+	spelled := slices.Clone(args)
+	for i, arg := range spelled {
+		if arg == "--" {
+			break
+		}
+		if singleDash.MatchString(arg) {
+			spelled[i] = "-" + arg
+		}
+	}
+	return spelled
+}
+
+// logLevel is the flag --log-level; it also understands the names that confd has for levels.
+type logLevel struct{ text string }
+
+func (l *logLevel) String() string { return l.text }
+func (l *logLevel) Type() string   { return "level" }
+func (l *logLevel) Set(text string) error {
+	switch l.text = strings.ToLower(text); l.text {
+	case "warning":
+		l.text = "warn"
+	case "panic", "fatal":
+		l.text = "error"
+	case "":
+		l.text = "info"
+	}
+	return nil
+}
+
+// configFile is confd.toml as it was read.
+type configFile struct {
+	path    string
+	values  map[string]any // by the name of the flag
+	unknown []string
+}
+
+// decode returns the settings of confd.toml under the names of the flags. Names that mean nothing
+// are left out and warned of later, as confd's users have all kinds of things in this file.
+func (c *configFile) decode(path string, data []byte) (map[string]any, error) {
+	var raw map[string]any
+	if _, err := toml.Decode(string(data), &raw); err != nil {
+		return nil, fmt.Errorf("not valid TOML: %w", err)
+	}
+	known := newCommand("", &configFile{}).Flags()
+	c.path, c.values, c.unknown = path, map[string]any{}, nil
+	for written, value := range raw {
+		name := canonical(written)
+		_, isTable := value.(map[string]any)
+		switch {
+		case known.Lookup(name) == nil || isTable || slices.Contains(ignored, name):
+			c.unknown = append(c.unknown, written)
+		case value == "" || isEmptyList(value): // confd's documentation shows unset settings like this
+		default:
+			c.values[name] = value
+		}
+	}
+	slices.Sort(c.unknown)
+	return c.values, nil
+}
+
+func isEmptyList(value any) bool {
+	list, ok := value.([]any)
+	return ok && len(list) == 0
+}
+
+// warnings says what of the file was not used, and why.
+func (c *configFile) warnings(origins map[string]program.Origin) (texts []string) {
+	for _, name := range c.unknown {
+		texts = append(texts, fmt.Sprintf("%s: setting %q has no effect", c.path, name))
+	}
+	for name := range c.values {
+		if origins[name] == program.OriginFlag {
+			texts = append(texts, fmt.Sprintf("--%s wins over the value in %s; in confd 0.16 the file won", name, c.path))
+		}
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+// overlooked says which settings were given that have no effect.
+func overlooked(origins map[string]program.Origin) (texts []string) {
+	for _, name := range ignored {
+		if origins[name] != program.OriginDefault {
+			texts = append(texts, fmt.Sprintf("--%s (%s) has no effect", name, origins[name]))
+		}
+	}
+	return texts
+}

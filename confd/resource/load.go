@@ -1,0 +1,102 @@
+package resource
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// fileBytesMax bounds a resource file.
+const fileBytesMax = 1 << 20
+
+// Loaded is what became of one resource file: a Resource, or the reason why not.
+type Loaded struct {
+	File     string
+	Resource Resource // valid if Err is nil
+	Warnings []string
+	Err      error
+}
+
+// Load reads every resource file of a configuration directory, in the order of their paths. A
+// file that cannot be used does not touch the others. err is about the directory: it has no
+// conf.d, or cannot be read. A directory that does not exist holds no files, which is no error.
+func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
+	if _, err := os.Stat(confDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	files, err := find(filepath.Join(confDir, "conf.d"))
+	if err != nil {
+		return nil, err
+	}
+	owners := map[string]string{} // dest -> the file that writes it
+	for _, file := range files {
+		entry := Loaded{File: file}
+		data, err := readFile(file)
+		if err == nil {
+			entry.Resource, entry.Warnings, err = Parse(file, data, filepath.Join(confDir, "templates"), globalPrefix)
+		}
+		if other, taken := owners[entry.Resource.Dest]; err == nil && taken {
+			err = fmt.Errorf("dest %s is already written by %s", entry.Resource.Dest, other)
+		}
+		if err != nil {
+			entry.Err = fmt.Errorf("resource file %s: %w", file, err)
+		} else {
+			owners[entry.Resource.Dest] = file
+		}
+		loaded = append(loaded, entry)
+	}
+	return loaded, nil
+}
+
+// find returns the files below dir whose names end in "toml". A link to a file counts, a link to
+// a directory is not entered. Names that begin with ".." are passed over: they are how Kubernetes
+// keeps the versions of a mounted ConfigMap, whose current files are links beside them.
+func find(dir string) ([]string, error) {
+	root, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing: put the resource files (*.toml) there, or name another directory with --confdir", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if path != root && strings.HasPrefix(entry.Name(), "..") {
+			if entry.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(entry.Name(), "toml") || entry.IsDir() {
+			return nil
+		}
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return nil
+		}
+		files = append(files, filepath.Join(dir, strings.TrimPrefix(path, root)))
+		return nil
+	})
+	slices.Sort(files)
+	return files, err
+}
+
+func readFile(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, fileBytesMax+1))
+	if err == nil && len(data) > fileBytesMax {
+		err = fmt.Errorf("larger than %d bytes", fileBytesMax)
+	}
+	return data, err
+}

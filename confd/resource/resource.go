@@ -1,0 +1,290 @@
+// Package resource reads confd's resource files: conf.d/*.toml, each with one [template] table
+// that says which template becomes which file from which keys, and what to run then.
+//
+// It knows TOML, confd's rules for finding files and turning prefixes and keys into absolute
+// keys, and the names of users. It reads no template and no store and runs nothing.
+package resource
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/user"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// Resource is one template and what belongs to it. It is not changed after Parse.
+type Resource struct {
+	File string // the resource file it was read from
+	Src  string // path of the template
+	Dest string // path of the file to write
+
+	// Prefix is stripped from keys before the template sees them; clean, "" is the root.
+	Prefix string
+	// Keys are absolute and clean, without repetition, in order, none below another. Empty: the
+	// template reads no keys.
+	Keys []string
+
+	Mode     *fs.FileMode // nil keeps the mode of an existing file
+	UID, GID int          // -1 is the process's own
+
+	CheckCmd      string // {{.src}} stands for the staged file, {{.dest}} for the destination
+	CheckTimeout  time.Duration
+	ReloadCmd     string // final: {{.dest}} is already replaced
+	ReloadTimeout time.Duration
+
+	// MinKeys holds the existing file while fewer keys than this are found; 0 never holds.
+	MinKeys int
+	// Rollback puts the version before back after a reload failed.
+	Rollback bool
+}
+
+// What a command may take when its resource file does not say.
+const (
+	DefaultCheckTimeout  = 30 * time.Second
+	DefaultReloadTimeout = time.Minute
+)
+
+// document is the file as it is written. Field names are matched without regard to case.
+type document struct {
+	Template *table `toml:"template"`
+}
+
+type table struct {
+	Src              string   `toml:"src"`
+	Dest             string   `toml:"dest"`
+	Keys             []string `toml:"keys"`
+	Prefix           string   `toml:"prefix"`
+	Mode             string   `toml:"mode"`
+	UID              *int     `toml:"uid"`
+	GID              *int     `toml:"gid"`
+	Owner            string   `toml:"owner"`
+	Group            string   `toml:"group"`
+	CheckCmd         string   `toml:"check_cmd"`
+	CheckCmdTimeout  duration `toml:"check_cmd_timeout"`
+	ReloadCmd        string   `toml:"reload_cmd"`
+	ReloadCmdTimeout duration `toml:"reload_cmd_timeout"`
+	MinKeys          int      `toml:"min_keys"`
+	OnReloadFailure  string   `toml:"on_reload_failure"`
+}
+
+// duration reads "30s", and a bare number as seconds.
+type duration time.Duration
+
+func (d *duration) UnmarshalTOML(value any) error {
+	switch value := value.(type) {
+	case int64:
+		*d = duration(time.Duration(value) * time.Second)
+	case string:
+		parsed, err := time.ParseDuration(value)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration such as \"30s\"", value)
+		}
+		*d = duration(parsed)
+	default:
+		return fmt.Errorf("%v is not a duration such as \"30s\"", value)
+	}
+	if *d <= 0 || *d > duration(24*time.Hour) {
+		return fmt.Errorf("%v is not between 0 and 24h", value)
+	}
+	return nil
+}
+
+// Parse reads one resource file. templateDir is where src is looked for; globalPrefix, unless
+// empty, replaces the resource's own. The warnings name settings that are not known and are
+// ignored, as confd ignores them.
+func Parse(file string, data []byte, templateDir, globalPrefix string) (r Resource, warnings []string, err error) {
+	var doc document
+	meta, err := toml.Decode(string(data), &doc)
+	if err != nil {
+		return Resource{}, nil, explain(err)
+	}
+	for _, key := range meta.Undecoded() {
+		warnings = append(warnings, fmt.Sprintf("unknown setting %q is ignored", key))
+	}
+	if doc.Template == nil {
+		return Resource{}, warnings, errors.New("there is no [template] table")
+	}
+	if mode := doc.Template.Mode; decimalMode(mode) {
+		warnings = append(warnings, fmt.Sprintf("mode %q is a decimal number, as in confd; octal is \"0%s\"", mode, mode))
+	}
+	r, err = doc.Template.resource(file, templateDir, globalPrefix)
+	return r, warnings, err
+}
+
+// explain adds the line to an error of the TOML reader.
+func explain(err error) error {
+	var parse toml.ParseError
+	if errors.As(err, &parse) {
+		return fmt.Errorf("not valid TOML: line %d: %s", parse.Position.Line, parse.Message)
+	}
+	return fmt.Errorf("not valid TOML: %w", err)
+}
+
+func (t *table) resource(file, templateDir, globalPrefix string) (Resource, error) {
+	dest, err := filepath.Abs(t.Dest) // confd takes a relative path from where it was started
+	if err != nil {
+		return Resource{}, err
+	}
+	r := Resource{
+		File: file, Src: filepath.Join(templateDir, t.Src), Dest: dest,
+		Prefix: kv.Clean(t.Prefix),
+		UID:    -1, GID: -1,
+		CheckCmd:      t.CheckCmd,
+		CheckTimeout:  DefaultCheckTimeout,
+		ReloadCmd:     ExpandCommand(t.ReloadCmd, "", dest),
+		ReloadTimeout: DefaultReloadTimeout,
+		MinKeys:       t.MinKeys,
+	}
+	switch {
+	case t.Src == "":
+		return Resource{}, errors.New("src is missing: it names a file below the templates directory")
+	case t.Dest == "":
+		return Resource{}, errors.New("dest is missing: it names the file to write")
+	case t.MinKeys < 0:
+		return Resource{}, fmt.Errorf("min_keys is %d; use 0 or more", t.MinKeys)
+	}
+	if globalPrefix != "" {
+		r.Prefix = kv.Clean(globalPrefix)
+	}
+	r.Keys = absoluteKeys(r.Prefix, t.Keys)
+	if t.CheckCmdTimeout > 0 {
+		r.CheckTimeout = time.Duration(t.CheckCmdTimeout)
+	}
+	if t.ReloadCmdTimeout > 0 {
+		r.ReloadTimeout = time.Duration(t.ReloadCmdTimeout)
+	}
+	switch t.OnReloadFailure {
+	case "", "keep":
+	case "rollback":
+		r.Rollback = true
+	default:
+		return Resource{}, fmt.Errorf("on_reload_failure is %q; use \"keep\" or \"rollback\"", t.OnReloadFailure)
+	}
+	if r.Mode, err = parseMode(t.Mode); err != nil {
+		return Resource{}, err
+	}
+	if r.UID, err = t.userID(); err != nil {
+		return Resource{}, err
+	}
+	if r.GID, err = t.groupID(); err != nil {
+		return Resource{}, err
+	}
+	return r, nil
+}
+
+// absoluteKeys puts prefix before each key and leaves out what another key already covers.
+func absoluteKeys(prefix string, keys []string) []string {
+	absolute := make([]string, 0, len(keys))
+	for _, key := range keys {
+		absolute = append(absolute, kv.Clean(path.Join("/", prefix, key)))
+	}
+	return Minimal(absolute)
+}
+
+// Minimal returns keys in order without those that are repeated or below another.
+func Minimal(keys []string) []string {
+	sorted := slices.Clone(keys)
+	slices.Sort(sorted)
+	sorted = slices.Compact(sorted)
+	given := make(map[string]bool, len(sorted))
+	for _, key := range sorted {
+		given[key] = true
+	}
+	return slices.DeleteFunc(sorted, func(key string) bool {
+		for key != "" {
+			if key = kv.Parent(key); given[key] {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// parseMode reads mode as confd does: "0644" is octal and "644" is decimal.
+func parseMode(text string) (*fs.FileMode, error) {
+	if text == "" {
+		return nil, nil
+	}
+	number, err := strconv.ParseUint(text, 0, 32)
+	if err != nil || number > 0o7777 {
+		return nil, fmt.Errorf("mode %q is not a file mode; write it as \"0644\"", text)
+	}
+	mode := fs.FileMode(number & 0o777)
+	for bit, flag := range map[uint64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if number&bit != 0 {
+			mode |= flag
+		}
+	}
+	return &mode, nil
+}
+
+// userID returns the owner's number. A name given in owner wins over uid.
+func (t *table) userID() (int, error) {
+	if t.Owner == "" {
+		return number(t.UID, "uid")
+	}
+	if id, err := strconv.Atoi(t.Owner); err == nil {
+		return number(&id, "owner")
+	}
+	found, err := user.Lookup(t.Owner)
+	if err != nil {
+		return 0, fmt.Errorf("owner %q is not a user of this machine", t.Owner)
+	}
+	return strconv.Atoi(found.Uid)
+}
+
+func (t *table) groupID() (int, error) {
+	if t.Group == "" {
+		return number(t.GID, "gid")
+	}
+	if id, err := strconv.Atoi(t.Group); err == nil {
+		return number(&id, "group")
+	}
+	found, err := user.LookupGroup(t.Group)
+	if err != nil {
+		return 0, fmt.Errorf("group %q is not a group of this machine", t.Group)
+	}
+	return strconv.Atoi(found.Gid)
+}
+
+func number(id *int, name string) (int, error) {
+	switch {
+	case id == nil:
+		return -1, nil
+	case *id < -1:
+		return 0, fmt.Errorf("%s %d is not a number of a user or group", name, *id)
+	}
+	return *id, nil
+}
+
+var placeholder = regexp.MustCompile(`\{\{-?\s*\.(src|dest)\s*-?\}\}`)
+
+// ExpandCommand replaces {{.src}} by src and {{.dest}} by dest, and leaves every other pair of
+// braces to the shell: docker's --format needs them. An empty src leaves {{.src}} as it is.
+func ExpandCommand(command, src, dest string) string {
+	return placeholder.ReplaceAllStringFunc(command, func(match string) string {
+		switch {
+		case strings.Contains(match, ".dest"):
+			return dest
+		case src != "":
+			return src
+		}
+		return match
+	})
+}
+
+// decimalMode reports whether text is a mode that was probably meant to be octal: "644".
+func decimalMode(text string) bool {
+	return len(text) == 3 && text[0] != '0' && strings.Trim(text, "01234567") == ""
+}

@@ -1,0 +1,190 @@
+package confd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/confd/render"
+	"github.com/kvd-io/kvd/confd/resource"
+)
+
+// templateBytesMax bounds a template file.
+const templateBytesMax = 16 << 20
+
+// errNotReady says that keys have not been read yet: nothing is wrong, and nothing can be done.
+var errNotReady = errors.New("the keys have not been read yet")
+
+// target is one resource at work. It belongs to its group's goroutine.
+type target struct {
+	resource.Resource
+	file  install.File
+	cfg   Config
+	world render.World
+	log   *slog.Logger
+
+	text     string           // of the parsed template
+	template *render.Template // the last version that could be parsed; nil if there was none
+	broken   string           // why the version on disk is not the parsed one, so that it is told once
+	skipped  string           // records left out by the last render, so that each is told once
+}
+
+func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
+	return &target{
+		Resource: r, cfg: cfg, world: deps.World,
+		file: install.File{Path: r.Dest, Mode: r.Mode, UID: r.UID, GID: r.GID},
+		log:  deps.Log.With("resource", filepath.Base(r.File), "dest", r.Dest),
+	}
+}
+
+// reloads reports whether this target has a reader to be told of changes.
+func (t *target) reloads() bool { return t.ReloadCmd != "" && !t.cfg.SyncOnly && !t.cfg.Noop }
+
+// apply makes the destination what the mirror and the template say. Whether the reload that
+// follows is still due is known by t.file.Owes. On error the destination is as it was.
+func (t *target) apply(ctx context.Context, m *mirror) error {
+	tree, ready := m.view(t.Prefix, t.Keys)
+	if !ready {
+		return errNotReady
+	}
+	if tree.Len() < t.MinKeys {
+		return fmt.Errorf("only %d keys found, min_keys is %d: the file is held as it is", tree.Len(), t.MinKeys)
+	}
+	content, err := t.render(tree)
+	if err != nil {
+		return err
+	}
+	differs, err := t.file.Differs(content)
+	if err != nil || !differs {
+		return err
+	}
+	return t.install(ctx, content)
+}
+
+// install stages content, checks it and puts it in place.
+func (t *target) install(ctx context.Context, content []byte) error {
+	if t.cfg.Noop && !t.cfg.KeepStageFile {
+		t.log.Warn("noop: the file would be changed")
+		return nil
+	}
+	staged, err := t.file.Stage(content)
+	if err != nil {
+		return err
+	}
+	if t.cfg.KeepStageFile {
+		t.log.Info("staged", "file", staged.Path)
+	} else {
+		defer staged.Discard() // finds nothing once it is installed
+	}
+	if t.cfg.Noop {
+		t.log.Warn("noop: the file would be changed")
+		return nil
+	}
+	if t.CheckCmd != "" && !t.cfg.SyncOnly {
+		output, err := install.Run(ctx, resource.ExpandCommand(t.CheckCmd, staged.Path, t.Dest), t.CheckTimeout)
+		if err != nil {
+			return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
+		}
+		t.log.Debug("checked", "output", output)
+	}
+	if t.reloads() {
+		if t.Rollback {
+			if err := t.file.KeepGood(); err != nil {
+				return fmt.Errorf("cannot keep the version to go back to: %w", err)
+			}
+		}
+		if err := t.file.Owe(); err != nil {
+			return fmt.Errorf("cannot note that a reload is due: %w", err)
+		}
+	}
+	if err := staged.Commit(); err != nil {
+		return err
+	}
+	t.log.Info("file updated", "bytes", len(content))
+	return nil
+}
+
+// rollBack puts the version before back, if it is wanted and there is one.
+func (t *target) rollBack() (done bool, err error) {
+	if !t.Rollback {
+		return false, nil
+	}
+	content, ok, err := t.file.Good()
+	if err != nil || !ok {
+		return false, err
+	}
+	if differs, err := t.file.Differs(content); err != nil || !differs {
+		return false, err
+	}
+	staged, err := t.file.Stage(content)
+	if err != nil {
+		return false, err
+	}
+	defer staged.Discard()
+	return true, staged.Commit()
+}
+
+func (t *target) render(tree render.Tree) ([]byte, error) {
+	if err := t.parse(); err != nil {
+		return nil, err
+	}
+	out, err := t.template.Render(tree)
+	if err != nil {
+		return nil, err
+	}
+	if skipped := strings.Join(out.Skipped, "; "); skipped != t.skipped {
+		if skipped != "" {
+			t.log.Warn("records left out", "records", skipped)
+		}
+		t.skipped = skipped
+	}
+	return out.Content, nil
+}
+
+// parse reads the template again. A version that cannot be parsed is reported once and leaves the
+// one before at work.
+func (t *target) parse() error {
+	text, err := readTemplate(t.Src)
+	if err == nil && t.template != nil && text == t.text {
+		t.broken = ""
+		return nil
+	}
+	var parsed *render.Template
+	if err == nil {
+		parsed, err = render.Parse(filepath.Base(t.Src), text, t.world)
+	}
+	switch {
+	case err == nil:
+		t.text, t.template, t.broken = text, parsed, ""
+		return nil
+	case t.template == nil:
+		return err
+	}
+	if problem := err.Error(); problem != t.broken {
+		t.log.Error("the new version of the template cannot be used; the one before stays", "src", t.Src, "reason", problem)
+		t.broken = problem
+	}
+	return nil
+}
+
+func readTemplate(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the template: %w", err)
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, templateBytesMax+1))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the template: %w", err)
+	}
+	if len(text) > templateBytesMax {
+		return "", fmt.Errorf("template %s is larger than %d MiB", path, templateBytesMax>>20)
+	}
+	return string(text), nil
+}
