@@ -156,7 +156,9 @@ func TestTheVerdictOfAHealthcheckIsFollowed(t *testing.T) {
 	parts.Docker(t)
 	f := follow(t, docker.Config{})
 	id := parts.RunContainer(t, []string{"--health-cmd", "test -e /tmp/well", "--health-interval", "200ms", "--health-retries", "1"})
-	f.untilOne(id, "it starts", func(w workload.Workload) bool { return w.Health == workload.HealthStarting || w.Health == workload.HealthUnhealthy })
+	f.untilOne(id, "it starts", func(w workload.Workload) bool {
+		return w.Health == workload.HealthStarting || w.Health == workload.HealthUnhealthy
+	})
 	parts.DockerCommand(t, "exec", id, "sh", "-c", ": >/tmp/well")
 	f.untilOne(id, "it is healthy", func(w workload.Workload) bool { return w.Health == workload.HealthHealthy })
 	parts.DockerCommand(t, "exec", id, "busybox", "rm", "/tmp/well")

@@ -10,8 +10,8 @@ import (
 	"github.com/docker/docker/client"
 )
 
-// errNoPermission is an engine's socket that this user may not open.
-var errNoPermission = errors.New("permission denied")
+// ErrPermission says that this user may not open the engine's socket.
+var ErrPermission = errors.New("permission denied")
 
 // explain says in a user's words why the engine at host could not be asked.
 func explain(err error, host string) error {
@@ -19,10 +19,10 @@ func explain(err error, host string) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errNoPermission):
+	case errors.Is(err, ErrPermission):
 		return err
 	case errors.Is(err, fs.ErrPermission) || client.IsErrConnectionFailed(err) && strings.Contains(err.Error(), "permission denied"):
-		return fmt.Errorf("cannot open the Docker engine's socket %s: %w; run as root or as a member of the socket's group (usermod -aG docker USER)", socket, errNoPermission)
+		return fmt.Errorf("cannot open the Docker engine's socket %s: %w; run as root or as a member of the socket's group (usermod -aG docker USER)", socket, ErrPermission)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the Docker engine at %s closed the connection: %w", host, err)
 	case client.IsErrConnectionFailed(err) && isSocket:
@@ -32,5 +32,3 @@ func explain(err error, host string) error {
 	}
 	return fmt.Errorf("the Docker engine at %s: %w", host, err)
 }
-
-func isPermission(err error) bool { return errors.Is(err, errNoPermission) }

@@ -3,6 +3,7 @@ package docker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -72,7 +73,7 @@ func (s *Source) ping(ctx context.Context) error {
 }
 
 // Run implements workload.Source. While the engine does not answer the last snapshot stays valid
-// for Config.Hold. The error is one that no waiting mends: no permission for the socket.
+// for Config.Hold. The only error is ErrPermission, which no waiting mends.
 func (s *Source) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 	defer s.client.Close()
 	f := &follower{Source: s, out: out, known: map[string]running{}, stopping: map[string]time.Time{}}
@@ -84,7 +85,7 @@ func (s *Source) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 			return nil
 		}
 		err = explain(err, s.cfg.Host)
-		if isPermission(err) {
+		if errors.Is(err, ErrPermission) {
 			return err
 		}
 		if synced {

@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
+	"github.com/kvd-io/kvd/pkg/program"
+	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/workload/docker"
+)
+
+// settings are those of the command; their defaults are the flags'.
+type settings struct {
+	store         kvclient.Config
+	prefix        string
+	ttl           time.Duration
+	host          string
+	ip            string
+	internal      bool
+	network       string
+	explicit      bool
+	tags          []string
+	dockerHost    string
+	engineTimeout time.Duration
+	dryRun        bool
+}
+
+// Program is kvagent.
+func Program() program.Program {
+	aliases := clientflags.EnvAliases()
+	aliases["docker-host"] = []string{"DOCKER_HOST"}
+	return program.Program{Name: "kvagent", Command: command, EnvAliases: aliases, ConfigFile: "/etc/kvd/kvagent.yaml"}
+}
+
+func command() *cobra.Command {
+	var s settings
+	cmd := &cobra.Command{
+		Use:   "kvagent",
+		Short: "Keep the containers of this host registered",
+		Long: `kvagent follows the containers of a Docker engine and keeps each published port
+that answers registered in the store, as PREFIX/SERVICE/INSTANCE with a TTL.
+Run one on each host. Containers name their service with the label SERVICE_NAME.`,
+		Example: `  kvagent                                      # the engine and the store of this machine
+  kvagent --dry-run                            # say what would be registered, and why not the rest
+  kvagent --endpoints http://10.0.0.1:2379 --ip 10.0.0.7
+  docker run -d -p 80 -l SERVICE_NAME=web IMAGE`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
+	}
+	flags := cmd.Flags()
+	clientflags.Add(flags, &s.store)
+	flags.StringVar(&s.prefix, "prefix", registry.DefaultPrefix, "`directory` of all services in the store")
+	flags.DurationVar(&s.ttl, "ttl", registry.DefaultTTL, "how long registrations outlive this agent when it ends without withdrawing them")
+	flags.StringVar(&s.host, "host", "", "`name` of this machine, part of every instance's name (default: its host name)")
+	flags.StringVar(&s.ip, "ip", "", "`address` to register for published ports (default: where the route to the store begins)")
+	flags.BoolVar(&s.internal, "internal", false, "register containers' own addresses and exposed ports instead of published ones")
+	flags.StringVar(&s.network, "network", "", "with --internal: `name` of the network whose addresses to register (default: the first by name)")
+	flags.BoolVar(&s.explicit, "explicit", false, "register only containers that set SERVICE_NAME")
+	flags.StringSliceVar(&s.tags, "tags", nil, "comma-separated `tags` to add to every registration")
+	flags.StringVar(&s.dockerHost, "docker-host", docker.DefaultHost, "`address` of the engine, unix:///PATH or tcp://HOST:PORT")
+	flags.DurationVar(&s.engineTimeout, "engine-timeout", time.Minute, "how long registrations outlive an engine that does not answer; 0: for ever")
+	flags.BoolVar(&s.dryRun, "dry-run", false, "print what would be registered and why the rest would not be, write nothing, and exit")
+	return cmd
+}
+
+func (s settings) run(ctx context.Context) error {
+	env := program.EnvFrom(ctx)
+	options, err := s.options(ctx)
+	if err != nil {
+		return usage(err)
+	}
+	source, err := docker.New(docker.Config{Host: s.dockerHost, Hold: s.engineTimeout, Log: env.Log})
+	if err != nil {
+		return usage(fmt.Errorf("--docker-host: %w", err))
+	}
+	client, err := kvclient.New(s.store)
+	if err != nil {
+		return usage(err)
+	}
+	defer client.Close()
+	if err := source.Ping(ctx); err != nil {
+		return &program.ExitError{Code: exitCode(err, exitNoEngine), Err: err}
+	}
+	if s.dryRun {
+		return dryRun(ctx, source, options, env.Stdout)
+	}
+	if options.Address.IsLoopback() && s.ip == "" {
+		env.Log.Warn("this machine has no address but loopback: only this machine can use what is registered; --ip names another one", "ip", options.Address)
+	}
+	env.Log.Info("starting", "host", options.Host, "ip", options.Address, "prefix", s.prefix, "ttl", s.ttl, "engine", s.dockerHost, "store", s.store.Endpoints)
+
+	publisher := registry.NewPublisher(registry.PublisherConfig{Store: client, Prefix: s.prefix, TTL: s.ttl, Log: env.Log})
+	a := Agent{Source: source, Publisher: publisher, Options: options, Log: env.Log, Ready: func() {
+		env.Log.Info("ready", "registered", publisher.Status().Registered)
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			env.Log.Warn("cannot tell systemd that the agent is ready", "err", err)
+		}
+	}}
+	if err := a.Run(ctx); err != nil {
+		return &program.ExitError{Code: exitCode(err, exitLeftover), Err: err}
+	}
+	return nil
+}
+
+// Exit codes of kvagent beyond those of every program.
+const (
+	exitNoEngine = 2 // no engine answered at the start
+	exitDenied   = 3 // this user may not ask the engine
+	exitLeftover = 5 // ended, but the store did not answer: registrations were left to their TTL
+)
+
+func exitCode(err error, otherwise int) int {
+	if errors.Is(err, docker.ErrPermission) {
+		return exitDenied
+	}
+	return otherwise
+}
+
+func usage(err error) error { return &program.ExitError{Code: program.ExitUsage, Err: err} }
+
+// options checks the settings and fills in what this machine knows itself.
+func (s settings) options(ctx context.Context) (Options, error) {
+	options := Options{Host: s.host, Internal: s.internal, Network: s.network, Explicit: s.explicit}
+	if err := registry.ValidatePrefix(s.prefix); err != nil {
+		return options, fmt.Errorf("--prefix: %w", err)
+	}
+	if err := registry.ValidateTTL(s.ttl); err != nil {
+		return options, fmt.Errorf("--ttl: %w", err)
+	}
+	if s.network != "" && !s.internal {
+		return options, fmt.Errorf("--network %q: has a meaning only with --internal", s.network)
+	}
+	if s.engineTimeout < 0 {
+		return options, fmt.Errorf("--engine-timeout %v: must not be negative", s.engineTimeout)
+	}
+	if options.Host == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return options, fmt.Errorf("cannot find out the name of this machine (%w); set --host", err)
+		}
+		// '_' parts the host from the container in an instance's name.
+		options.Host = strings.ReplaceAll(name, "_", "-")
+	}
+	if !isName(options.Host) || strings.Contains(options.Host, "_") {
+		return options, fmt.Errorf("--host %q: a host's name has at most %d letters, digits, '.' and '-'", options.Host, nameBytesMax)
+	}
+	for _, tag := range s.tags {
+		if tag = strings.TrimSpace(tag); tag == "" || len(tag) > tagBytesMax || !isPrintable(tag) {
+			return options, fmt.Errorf("--tags %q: a tag is printable text of at most %d bytes", tag, tagBytesMax)
+		}
+		options.Tags = append(options.Tags, tag)
+	}
+	if s.ip == "" {
+		options.Address = hostAddress(ctx, s.store.Endpoints)
+		return options, nil
+	}
+	ip, err := netip.ParseAddr(s.ip)
+	if err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+		return options, fmt.Errorf("--ip %q: must be one address of this machine, like 10.0.0.7 or fd00::7", s.ip)
+	}
+	options.Address = ip.Unmap()
+	return options, nil
+}

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// metadataPrefix begins every label and environment variable that is meant for the agent.
+const metadataPrefix = "SERVICE_"
+
+// Limits on what one container may say. Beyond them an entry is left out and the refusal says so.
+const (
+	tagBytesMax  = 256
+	metaBytesMax = 1024
+	entriesMax   = 64 // of tags, and of meta entries
+)
+
+// metadata is what a container says about itself: SERVICE_KEY=value by upper-case KEY. A KEY that
+// begins with a number and '_' is about that port alone.
+type metadata map[string]string
+
+// readMetadata joins environment and labels; a label wins.
+func readMetadata(env, labels map[string]string) metadata {
+	m := metadata{}
+	for _, source := range []map[string]string{env, labels} {
+		for _, name := range slices.Sorted(maps.Keys(source)) {
+			if key, found := strings.CutPrefix(name, metadataPrefix); found && key != "" {
+				m[strings.ToUpper(key)] = source[name]
+			}
+		}
+	}
+	return m
+}
+
+// forPort returns what holds for one port: what is said about all ports, and over it what is said
+// about this one.
+func (m metadata) forPort(port int) metadata {
+	own := metadata{}
+	scoped := metadata{}
+	for key, value := range m {
+		number, rest, found := strings.Cut(key, "_")
+		switch n, err := strconv.Atoi(number); {
+		case err != nil || !found || rest == "":
+			own[key] = value
+		case n == port:
+			scoped[rest] = value
+		}
+	}
+	maps.Copy(own, scoped)
+	return own
+}
+
+// isTrue reads a switch as people write it: anything but these words turns it on.
+func (m metadata) isTrue(key string) bool {
+	switch strings.ToLower(strings.TrimSpace(m[key])) {
+	case "", "0", "false", "no", "off":
+		return false
+	}
+	return true
+}
+
+// The keys with a meaning of their own; every other one is passed on as meta.
+const (
+	keyName   = "NAME"
+	keyID     = "ID"
+	keyTags   = "TAGS"
+	keyIgnore = "IGNORE"
+	keyWeight = "WEIGHT"
+	keyCheck  = "CHECK"
+)
+
+// meta returns all keys without a meaning of their own, in lower case.
+func (m metadata) meta() (map[string]string, []string) {
+	meta := map[string]string{}
+	var problems []string
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		switch key {
+		case keyName, keyID, keyTags, keyIgnore, keyWeight, keyCheck:
+			continue
+		}
+		value := m[key]
+		switch {
+		case !isName(key):
+			problems = append(problems, fmt.Sprintf("%s%.40q: letters, digits, '.', '-' and '_' are allowed in a name; left out", metadataPrefix, key))
+		case len(value) > metaBytesMax:
+			problems = append(problems, fmt.Sprintf("%s%s has %d bytes: at most %d are allowed; left out", metadataPrefix, key, len(value), metaBytesMax))
+		case !isPrintable(value):
+			problems = append(problems, fmt.Sprintf("%s%s contains control bytes or is not UTF-8; left out", metadataPrefix, key))
+		case len(meta) == entriesMax:
+			return meta, append(problems, fmt.Sprintf("more than %d %s* entries; the rest is left out", entriesMax, metadataPrefix))
+		default:
+			meta[strings.ToLower(key)] = value
+		}
+	}
+	return meta, problems
+}
+
+// tags returns the tags, without repetition and in their order. `\,` is a comma within a tag.
+func (m metadata) tags() ([]string, []string) {
+	var tags, problems []string
+	for _, tag := range splitEscaped(m[keyTags]) {
+		switch {
+		case tag == "" || slices.Contains(tags, tag):
+		case len(tag) > tagBytesMax:
+			problems = append(problems, fmt.Sprintf("a tag of %d bytes: at most %d are allowed; left out", len(tag), tagBytesMax))
+		case !isPrintable(tag):
+			problems = append(problems, fmt.Sprintf("tag %.40q contains control bytes or is not UTF-8; left out", tag))
+		case len(tags) == entriesMax:
+			return tags, append(problems, fmt.Sprintf("more than %d tags; the rest is left out", entriesMax))
+		default:
+			tags = append(tags, tag)
+		}
+	}
+	return tags, problems
+}
+
+// splitEscaped splits at commas that no backslash precedes, and trims space around each part.
+func splitEscaped(list string) []string {
+	var parts []string
+	var part strings.Builder
+	for i := 0; i < len(list); i++ {
+		switch {
+		case list[i] == '\\' && i+1 < len(list) && list[i+1] == ',':
+			part.WriteByte(',')
+			i++
+		case list[i] == ',':
+			parts = append(parts, strings.TrimSpace(part.String()))
+			part.Reset()
+		default:
+			part.WriteByte(list[i])
+		}
+	}
+	return append(parts, strings.TrimSpace(part.String()))
+}
