@@ -491,7 +491,7 @@ func (r *itemReader) node(required bool) *kv.Node {
 	if len(r.data) > 0 {
 		flags = r.data[0]
 	}
-	if len(r.data) == 0 || (required && flags == 0) || flags&^(nodePresent|nodeDir|nodeExpires) != 0 {
+	if len(r.data) == 0 || (required && flags&nodePresent == 0) || flags&^(nodePresent|nodeDir|nodeExpires) != 0 {
 		r.fail()
 		return &kv.Node{}
 	}

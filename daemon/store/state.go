@@ -135,7 +135,9 @@ func (s *state) allot() kv.Index {
 // putRecord is the one place where a record changes: the map, the sum, the leases, the child
 // count of its directory and the change set follow from it.
 func (s *state) putRecord(prev, next *record) {
-	s.changes.Records = append(s.changes.Records, RecordChange{prev, next})
+	if prev == nil || next == nil || prev.mod != next.mod { // a refresh is no change to v3
+		s.changes.Records = append(s.changes.Records, RecordChange{prev, next})
+	}
 	var key string
 	var before, after uint64
 	if prev != nil {

@@ -1,0 +1,318 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// hostileKeys are few, so that operations meet, and sort in ways that trees get wrong.
+var hostileKeys = []string{
+	"", "/a", "/a/b", "/a/b/c", "/ab", "/a-b", "/a.b", "/a/0", "/a0", "/_h", "/a/_h", "/a/_h/x", "/a/b/_", "/é", "/a/b/c/d", "/a-b/c", "/\xff", "/a/ ",
+}
+
+var hostileValues = []string{"", "1", "2", "\x00\xff", "long enough to be packed, long enough to be packed, long enough"}
+
+// trial runs one log on several machines and on the model.
+type trial struct {
+	model   *model
+	whole   *replica // gets the batches as drawn
+	single  *replica // gets every command as an entry of its own
+	renewed *replica // is replaced by one restored from its snapshot now and then
+	seen    int      // events of the model's history that the machines have told
+	stale   []command.Expire
+	mirror  mirror
+}
+
+const trialHistory = 7
+
+func newTrial(t *rapid.T) *trial {
+	start := func() *replica { return &replica{t: t, Machine: New(trialHistory)} }
+	return &trial{model: newModel(), whole: start(), single: start(), renewed: start(), mirror: mirror{}}
+}
+
+func (tr *trial) drawBody(t *rapid.T) command.Body {
+	due, _ := tr.whole.Due(int64(tr.whole.now), 10)
+	tr.stale = append(tr.stale, due...)
+	choice := rapid.IntRange(0, 19).Draw(t, "what")
+	switch {
+	case choice == 0:
+		return command.Tick{}
+	case choice < 4 && len(tr.stale) > 0:
+		return rapid.SampledFrom(tr.stale).Draw(t, "expire")
+	}
+	key := rapid.SampledFrom(hostileKeys).Draw(t, "key")
+	if rapid.IntRange(0, 9).Draw(t, "squat") == 0 {
+		key = fmt.Sprintf("%s/%020d", key, tr.model.index+rapid.Uint64Range(0, 4).Draw(t, "ahead"))
+	}
+	var prevIndex kv.Index
+	if n := tr.model.nodes[key]; n != nil && rapid.Bool().Draw(t, "right index") {
+		prevIndex = n.modified
+	} else if rapid.IntRange(0, 3).Draw(t, "wrong index") == 0 {
+		prevIndex = 1
+	}
+	prevValue := rapid.SampledFrom(hostileValues).Draw(t, "prevValue")
+	if n := tr.model.nodes[key]; n != nil && rapid.Bool().Draw(t, "right value") {
+		prevValue = n.value
+	}
+	seldom := func(name string) bool { return rapid.IntRange(0, 3).Draw(t, name) == 0 }
+	return kv.Write{
+		Op: kv.Op(rapid.Uint8Range(1, 7).Draw(t, "op")), Key: key,
+		Value: rapid.SampledFrom(hostileValues).Draw(t, "value"), PrevValue: prevValue, PrevIndex: prevIndex,
+		TTL: rapid.SampledFrom([]time.Duration{0, 0, kv.TTLDue, 1, time.Second, 1500 * time.Millisecond, time.Minute}).Draw(t, "ttl"),
+		Dir: seldom("dir"), Recursive: seldom("recursive"), Refresh: seldom("refresh"),
+	}
+}
+
+func (tr *trial) step(t *rapid.T) {
+	elapsed := rapid.SampledFrom([]time.Duration{0, 1, time.Second, 700 * time.Millisecond, time.Minute, -time.Second}).Draw(t, "elapsed")
+	for _, r := range []*replica{tr.whole, tr.single, tr.renewed} {
+		r.now = max(0, r.now+elapsed) // a new leader may be behind, but no clock began below 0
+	}
+	tr.model.clock = max(tr.model.clock, int64(tr.whole.now))
+
+	var bodies []command.Body
+	for range rapid.IntRange(1, 5).Draw(t, "commands") {
+		bodies = append(bodies, tr.drawBody(t))
+	}
+	results := tr.whole.apply(bodies...)
+	tr.renewed.apply(bodies...)
+	for i, body := range bodies {
+		before, index := maps.Collect(records(tr.single)), tr.single.Index()
+		alone := tr.single.apply(body)[0]
+		checkChanges(t, body, before, index, alone, tr.single.Machine)
+
+		want, err := tr.model.execute(body)
+		for _, got := range []command.Result{results[i], alone} {
+			got.RaftIndex, got.RaftTerm = 0, 0
+			if !reflect.DeepEqual(got, command.Result{Result: want, Err: err}) {
+				t.Fatalf("%+v\n got %s\nwant %s", body, render(got.Result, got.Err), render(want, err))
+			}
+		}
+	}
+	tr.check(t)
+}
+
+func records(r *replica) func(func(string, *record) bool) {
+	return func(yield func(string, *record) bool) { r.state.records.Scan(yield) }
+}
+
+// checkChanges compares a command's change set with the keys before and after it: each change of
+// what v3 would show is there once, in key order, and nothing else; a number is taken by success.
+func checkChanges(t *rapid.T, body command.Body, before map[string]*record, index kv.Index, result command.Result, m *Machine) {
+	changed := map[string]bool{}
+	last := ""
+	for _, c := range m.state.changes.Records {
+		key := ""
+		if c.prev != nil {
+			key = c.prev.key
+		}
+		if c.next != nil {
+			key = c.next.key
+		}
+		now, _ := m.state.records.Get(key)
+		if changed[key] || key < last || before[key] != c.prev || now != c.next {
+			t.Fatalf("%+v: the change of %q is double, out of order or wrong: %+v to %+v", body, key, c.prev, c.next)
+		}
+		changed[key], last = true, key
+	}
+	after := m.state.records
+	for key := range before {
+		now, ok := after.Get(key)
+		if moved := !ok || now.mod != before[key].mod; moved != changed[key] {
+			t.Fatalf("%+v: %q changed for v3: %v, in the change set: %v", body, key, moved, changed[key])
+		}
+	}
+	after.Scan(func(key string, r *record) bool {
+		prev := before[key]
+		switch {
+		case prev == nil && (!changed[key] || r.create != m.state.revision || r.mod != r.create || r.version != 1):
+			t.Fatalf("%+v: %q is new at %d: %+v, in the change set: %v", body, key, m.state.revision, r, changed[key])
+		case prev != nil && r.create != prev.create:
+			t.Fatalf("%+v: create of %q went from %d to %d", body, key, prev.create, r.create)
+		case prev != nil && changed[key] && (r.version != prev.version+1 || r.mod != m.state.revision):
+			t.Fatalf("%+v: %q went from %+v to %+v at %d", body, key, prev, r, m.state.revision)
+		case prev != nil && !changed[key] && (r.version != prev.version || r.value != prev.value || r.lease != prev.lease):
+			t.Fatalf("%+v: %q went from %+v to %+v without a change that v3 sees", body, key, prev, r)
+		}
+		return true
+	})
+	_, writes := body.(kv.Write)
+	switch taken := m.Index() - index; {
+	case taken > 1, result.Err != nil && taken != 0, writes && result.Err == nil && taken != 1, !writes && taken != uint64(len(m.state.changes.Events)):
+		t.Fatalf("%+v took %d numbers: %v", body, taken, result.Err)
+	}
+}
+
+func (tr *trial) check(t *rapid.T) {
+	fresh := tr.model.history[tr.seen:]
+	tr.seen = len(tr.model.history)
+	last := kv.Index(0)
+	if kept := len(tr.model.history) - len(fresh); kept > 0 {
+		last = tr.model.history[kept-1].Node.ModifiedIndex
+	}
+	wantKept := tr.model.history[max(0, tr.seen-trialHistory):]
+	wantDropped := kv.Index(0)
+	if n := tr.seen - trialHistory; n > 0 {
+		wantDropped = tr.model.history[n-1].Node.ModifiedIndex
+	}
+	for name, r := range map[string]*replica{"whole": tr.whole, "single": tr.single, "renewed": tr.renewed} {
+		events, index := r.TakeEvents()
+		if index != tr.model.index || len(events) != len(fresh) || len(fresh) > 0 && !reflect.DeepEqual(events, fresh) {
+			t.Fatalf("%s told %v at %d\nwant %v at %d", name, events, index, fresh, tr.model.index)
+		}
+		after := last
+		for _, e := range events {
+			if e.Node.ModifiedIndex <= after || e.Node.ModifiedIndex > index {
+				t.Fatalf("%s: event %s after index %d, store at %d", name, renderEvent(e), after, index)
+			}
+			after = e.Node.ModifiedIndex
+		}
+		kept, dropped, index := r.History()
+		if index != tr.model.index || dropped != wantDropped || len(kept) != len(wantKept) || len(kept) > 0 && !reflect.DeepEqual(kept, wantKept) {
+			t.Fatalf("%s keeps %v after %d at %d\nwant %v after %d at %d", name, kept, dropped, index, wantKept, wantDropped, tr.model.index)
+		}
+		if err := audit(r.Machine); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if !r.Sum().Equal(tr.whole.Sum()) {
+			t.Fatalf("%s has sum %v, whole has %v", name, r.Sum(), tr.whole.Sum())
+		}
+		tr.checkReads(t, r)
+	}
+	tr.checkMirror(t, fresh)
+}
+
+func (tr *trial) checkReads(t *rapid.T, r *replica) {
+	now := tr.model.clock + rapid.Int64Range(-1e9, 2e9).Draw(t, "reader's clock")
+	for _, key := range slices.Sorted(maps.Keys(tr.model.nodes)) {
+		tr.checkRead(t, r, kv.Read{Key: key}, now)
+	}
+	for _, key := range hostileKeys {
+		tr.checkRead(t, r, kv.Read{Key: key, Recursive: true}, now)
+		tr.checkRead(t, r, kv.Read{Key: key + "/absent/x"}, now)
+	}
+	wantDue, wantNext := tr.model.due(now)
+	due, next := r.Due(now, 1000)
+	if !slices.Equal(due, wantDue) || next != wantNext {
+		t.Fatalf("due at %d: %v, next %d; want %v, next %d", now, due, next, wantDue, wantNext)
+	}
+	if len(wantDue) > 1 {
+		if due, next := r.Due(now, 1); !slices.Equal(due, wantDue[:1]) || next != wantDue[1].Deadline {
+			t.Fatalf("due at %d: first %v, next %d; want of %v", now, due, next, wantDue)
+		}
+	}
+}
+
+func (tr *trial) checkRead(t *rapid.T, r *replica, read kv.Read, now int64) {
+	got, err := r.Read(read, now)
+	want, wantErr := tr.model.read(read, now)
+	if !reflect.DeepEqual(got, want) || !reflect.DeepEqual(err, wantErr) {
+		t.Fatalf("read %+v at %d:\n got %s\nwant %s", read, now, render(got, err), render(want, wantErr))
+	}
+}
+
+// mirror is what a client of the v2 API believes: paths with their values, "/" for directories.
+type mirror map[string]string
+
+func (c mirror) load(n *kv.Node) {
+	if n.Dir {
+		c[n.Key] = "/"
+	} else {
+		c[n.Key] = "=" + n.Value
+	}
+	for _, child := range n.Nodes {
+		c.load(child)
+	}
+}
+
+func (c mirror) follow(e kv.Event) {
+	key := e.Node.Key
+	if e.Removes() {
+		delete(c, key)
+		for path := range c {
+			if e.Node.Dir && strings.HasPrefix(path, key+"/") {
+				delete(c, path)
+			}
+		}
+		return
+	}
+	c[key] = "=" + e.Node.Value
+	if e.Node.Dir {
+		c[key] = "/"
+	}
+	for parent := kv.Parent(key); parent != ""; parent = kv.Parent(parent) {
+		c[parent] = "/"
+	}
+}
+
+// checkMirror follows the events on top of the last reading and compares with a reading now. What
+// is hidden was not read at first; its events bring only more of the hidden, and their parents.
+func (tr *trial) checkMirror(t *rapid.T, events []kv.Event) {
+	now := mirror{}
+	root, err := tr.whole.Read(kv.Read{Recursive: true}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now.load(root.Node)
+	for _, e := range events {
+		tr.mirror.follow(e)
+	}
+	shown := maps.Clone(tr.mirror)
+	maps.DeleteFunc(shown, func(path, _ string) bool { return kv.HiddenBelow(path, "") })
+	shown[""] = "/"
+	if !maps.Equal(shown, now) {
+		t.Fatalf("a client that follows the events believes in %q\nthe store has %q", shown, now)
+	}
+	if rapid.IntRange(0, 4).Draw(t, "read afresh") == 0 {
+		tr.mirror = now
+	}
+}
+
+// restore replaces one machine by another that gets its snapshot.
+func (tr *trial) restore(t *rapid.T) {
+	written := tr.renewed.snapshot()
+	fresh := &replica{t: t, Machine: New(trialHistory), index: tr.renewed.index, now: tr.renewed.now}
+	if rapid.Bool().Draw(t, "into a used one") {
+		fresh.Apply(1, 1, &command.Batch{Clock: 1 << 60, Commands: []command.Command{
+			{Body: lasting(5, set("/a/gone", "1"))}, {Body: asDir(set("/gone", ""))}, {Body: command.Member{ID: 99}},
+		}})
+	}
+	if err := fresh.Restore(bytes.NewReader(written)); err != nil {
+		t.Fatalf("restoring: %v", err)
+	}
+	if again := fresh.snapshot(); !bytes.Equal(again, written) {
+		t.Fatalf("the snapshot of what was restored differs: %d and %d bytes", len(written), len(again))
+	}
+	if !reflect.DeepEqual(fresh.Members(), tr.renewed.Members()) {
+		t.Fatalf("members %v became %v", tr.renewed.Members(), fresh.Members())
+	}
+	index, term := fresh.Applied()
+	clock, offset := fresh.LeaseClock()
+	if wantClock, wantOffset := tr.whole.LeaseClock(); index != tr.renewed.index || term != 7 && index > 0 || clock != wantClock || offset != wantOffset {
+		t.Fatalf("restored to entry %d of term %d, clock %d+%d", index, term, clock, offset)
+	}
+	tr.renewed = fresh
+}
+
+func TestMachineBehavesLikeThePlainModelOnAnyLog(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tr := newTrial(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"apply":   tr.step,
+			"apply 2": tr.step,
+			"apply 3": tr.step,
+			"restore": tr.restore,
+		})
+	})
+}

@@ -1,0 +1,272 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// model is the store again, as slow and as plain as can be: one map of nodes by path, searched
+// from end to end for every question. It follows the text of the API, not the code beside it.
+type model struct {
+	nodes   map[string]*modelNode
+	index   kv.Index
+	clock   int64
+	history []kv.Event // all of it
+}
+
+// modelNode is a value or a directory.
+type modelNode struct {
+	value             string
+	dir               bool
+	created, modified kv.Index
+	expires           bool
+	deadline          int64
+	lease             kv.Index // when its lease began
+}
+
+func newModel() *model {
+	return &model{index: 1, nodes: map[string]*modelNode{"": {dir: true}}}
+}
+
+// walk goes down from the root, step by step.
+func (m *model) walk(key string) (*modelNode, *kv.Error) {
+	for i := 1; i <= len(key); i++ {
+		if i < len(key) && key[i] != '/' {
+			continue
+		}
+		n := m.nodes[key[:i]]
+		if n == nil {
+			return nil, m.failure(kv.NotFound, key[:i])
+		}
+		if i < len(key) && !n.dir {
+			return nil, m.failure(kv.NotDir, key[:i])
+		}
+	}
+	return m.nodes[key], nil
+}
+
+func (m *model) failure(kind kv.Kind, cause string) *kv.Error {
+	return &kv.Error{Kind: kind, Cause: cause, Index: m.index}
+}
+
+func (m *model) show(key string, now int64) *kv.Node {
+	n := m.nodes[key]
+	shown := &kv.Node{Key: key, Value: n.value, Dir: n.dir, ModifiedIndex: n.modified, CreatedIndex: n.created}
+	if n.expires {
+		shown.Expiration = time.Unix(0, n.deadline).Add(time.Duration(wallOffset)).UTC()
+		for left := n.deadline - now; left > 0; left -= int64(time.Second) {
+			shown.TTL++
+		}
+	}
+	return shown
+}
+
+// list is a node with its children, one level or all.
+func (m *model) list(key string, recursive bool, now int64) *kv.Node {
+	shown := m.show(key, now)
+	var children []string
+	for path := range m.nodes {
+		if path != "" && path[:strings.LastIndex(path, "/")] == key && path[len(key)+1] != '_' {
+			children = append(children, path)
+		}
+	}
+	slices.Sort(children)
+	for _, path := range children {
+		if recursive {
+			shown.Nodes = append(shown.Nodes, m.list(path, true, now))
+		} else {
+			shown.Nodes = append(shown.Nodes, m.show(path, now))
+		}
+	}
+	return shown
+}
+
+func (m *model) read(r kv.Read, now int64) (kv.Result, error) {
+	n, missing := m.walk(r.Key)
+	if missing != nil {
+		missing.Op, missing.Key = "get", r.Key
+		return kv.Result{}, missing
+	}
+	event := kv.Event{Action: kv.ActionGet}
+	if n.dir {
+		event.Node = m.list(r.Key, r.Recursive, max(now, m.clock))
+	} else {
+		event.Node = m.show(r.Key, max(now, m.clock))
+	}
+	return kv.Result{Event: event, Index: m.index}, nil
+}
+
+func (m *model) execute(body command.Body) (kv.Result, error) {
+	var event kv.Event
+	switch c := body.(type) {
+	case kv.Write:
+		key := c.Key
+		if c.Op == kv.OpCreateInOrder {
+			key = fmt.Sprintf("%s/%020d", c.Key, m.index+1)
+		}
+		var err *kv.Error
+		if event, err = m.write(c, key); err != nil {
+			err.Op, err.Key = c.Op.String(), key
+			if c.Op == kv.OpCreateInOrder && err.Kind == kv.NotDir {
+				err.Key = c.Key
+			}
+			return kv.Result{}, err
+		}
+	case command.Expire:
+		m.expire(c)
+	}
+	return kv.Result{Event: event, Created: event.Action != "" && event.PrevNode == nil, Index: m.index}, nil
+}
+
+func (m *model) write(w kv.Write, key string) (kv.Event, *kv.Error) {
+	none := kv.Event{}
+	if key == "" {
+		if w.Op == kv.OpCompareAndDelete {
+			return none, m.failure(kv.NotFile, "")
+		}
+		return none, m.failure(kv.RootReadOnly, "/")
+	}
+	n, missing := m.walk(key)
+	if missing != nil && missing.Kind == kv.NotDir {
+		return none, missing
+	}
+	compares := w.Op == kv.OpCompareAndSwap || w.Op == kv.OpCompareAndDelete
+	refreshes := w.Refresh && (w.Op == kv.OpSet || w.Op == kv.OpUpdate || w.Op == kv.OpCompareAndSwap)
+	mustExist := compares || refreshes || w.Op == kv.OpUpdate || w.Op == kv.OpDelete
+	mustNotExist := w.Op == kv.OpCreate || w.Op == kv.OpCreateInOrder
+
+	if mustExist && n == nil {
+		return none, missing
+	}
+	if mustNotExist && n != nil {
+		return none, m.failure(kv.Exists, key)
+	}
+	if n != nil && n.dir {
+		allowed := w.Op == kv.OpUpdate && w.Value == "" && !refreshes || w.Op == kv.OpDelete && (w.Dir || w.Recursive)
+		if !allowed {
+			return none, m.failure(kv.NotFile, key)
+		}
+		if w.Op == kv.OpDelete && !w.Recursive && len(m.below(key)) > 0 {
+			return none, m.failure(kv.DirNotEmpty, key)
+		}
+	}
+	if compares {
+		cause := ""
+		if w.PrevValue != "" && w.PrevValue != n.value {
+			cause += " [" + w.PrevValue + " != " + n.value + "]"
+		}
+		if w.PrevIndex > 0 && w.PrevIndex != n.modified {
+			cause += fmt.Sprintf(" [%d != %d]", w.PrevIndex, n.modified)
+		}
+		if cause != "" {
+			return none, m.failure(kv.CompareFailed, cause[1:])
+		}
+	}
+
+	action := map[kv.Op]kv.Action{
+		kv.OpSet: kv.ActionSet, kv.OpCreate: kv.ActionCreate, kv.OpCreateInOrder: kv.ActionCreate, kv.OpUpdate: kv.ActionUpdate,
+		kv.OpCompareAndSwap: kv.ActionCompareAndSwap, kv.OpDelete: kv.ActionDelete, kv.OpCompareAndDelete: kv.ActionCompareAndDelete,
+	}[w.Op]
+	if w.Op == kv.OpDelete || w.Op == kv.OpCompareAndDelete {
+		return m.remove(key, action), nil
+	}
+	m.index++
+	event := kv.Event{Action: action}
+	next := &modelNode{value: w.Value, created: m.index, modified: m.index}
+	makesDir := w.Dir && !refreshes && (w.Op == kv.OpSet || mustNotExist)
+	if makesDir {
+		next.dir, next.value = true, ""
+	}
+	if n != nil {
+		event.PrevNode = m.show(key, m.clock)
+		if refreshes {
+			next.value = n.value
+		}
+		if w.Op == kv.OpUpdate || w.Op == kv.OpCompareAndSwap {
+			next.created, next.dir = n.created, n.dir
+		}
+	}
+	if w.TTL != 0 {
+		next.expires, next.lease = true, m.index
+		if n != nil && n.expires && !makesDir {
+			next.lease = n.lease
+		}
+		next.deadline = m.clock + int64(w.TTL)
+		if w.TTL < 0 {
+			next.deadline = m.clock
+		}
+	}
+	for parent := kv.Parent(key); m.nodes[parent] == nil; parent = kv.Parent(parent) {
+		m.nodes[parent] = &modelNode{dir: true, created: m.index, modified: m.index}
+	}
+	m.nodes[key] = next
+	event.Node = m.show(key, m.clock)
+	if n != nil && n.dir {
+		next.modified = n.modified
+	}
+	if !refreshes {
+		m.history = append(m.history, event)
+	}
+	return event, nil
+}
+
+func (m *model) below(dir string) []string {
+	var paths []string
+	for path := range m.nodes {
+		if strings.HasPrefix(path, dir+"/") {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+func (m *model) remove(key string, action kv.Action) kv.Event {
+	m.index++
+	n := m.nodes[key]
+	event := kv.Event{
+		Action:   action,
+		Node:     &kv.Node{Key: key, Dir: n.dir, ModifiedIndex: m.index, CreatedIndex: n.created},
+		PrevNode: m.show(key, m.clock),
+	}
+	for _, path := range m.below(key) {
+		delete(m.nodes, path)
+	}
+	delete(m.nodes, key)
+	m.history = append(m.history, event)
+	return event
+}
+
+func (m *model) expire(e command.Expire) {
+	for path, n := range m.nodes {
+		if n.expires && e.Lease == 0x7E76<<48|n.lease && n.deadline == e.Deadline && n.deadline <= m.clock {
+			m.remove(path, kv.ActionExpire)
+			return
+		}
+	}
+}
+
+// due lists the leases that have ended by now, the earliest first, and when the next one ends.
+func (m *model) due(now int64) (due []command.Expire, next int64) {
+	next = int64(^uint64(0) >> 1)
+	for _, n := range m.nodes {
+		switch {
+		case !n.expires:
+		case n.deadline <= now:
+			due = append(due, command.Expire{Lease: 0x7E76<<48 | n.lease, Deadline: n.deadline})
+		default:
+			next = min(next, n.deadline)
+		}
+	}
+	slices.SortFunc(due, func(a, b command.Expire) int {
+		if a.Deadline != b.Deadline {
+			return order(a.Deadline < b.Deadline)
+		}
+		return order(a.Lease < b.Lease)
+	})
+	return due, next
+}
