@@ -1,0 +1,242 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// service is the name under which all backends of the demo register.
+const service = "web"
+
+// backend is one service instance and the sidekick that started it.
+type backend struct {
+	name     string
+	port     int
+	sidekick *process
+}
+
+// steps plays everything, in order. It returns an error if the demo cannot go on.
+func (s *stage) steps(ctx context.Context) error {
+	ports, err := freePorts(7)
+	if err != nil {
+		return err
+	}
+	client, peer, front, backendPorts := ports[0], ports[1], ports[2], ports[3:]
+	s.store = "http://" + loopback(client)
+	s.report.Store = s.store
+	if s.proxy, err = s.chooseProxy(front); err != nil {
+		return err
+	}
+	s.report.Proxy = s.proxy.about
+	var docker *engine
+	docker, s.report.Docker = s.chooseEngine(ctx)
+	s.show.line("kvd demo: loopback only; every process and file is removed at the end")
+	s.show.line("  proxy   %s", s.report.Proxy)
+	s.show.line("  docker  %s", s.report.Docker)
+	s.show.line("  store   %s", s.store)
+	s.show.line("  files   %s", s.folder)
+	s.show.header()
+
+	backends := make([]*backend, len(backendPorts))
+	for i, port := range backendPorts {
+		backends[i] = &backend{name: fmt.Sprintf("%s-%d", service, i+1), port: port}
+	}
+	for _, st := range []func() error{
+		func() error { return s.startStore(ctx, client, peer) },
+		func() error { return s.startService(ctx, backends[:3]) },
+		func() error { return s.addBackend(ctx, backends[3]) },
+		func() error { return s.killBackend(ctx, backends[1]) },
+		func() error { return s.stopBackend(ctx, backends[2]) },
+		func() error { return s.containers(ctx, docker) },
+	} {
+		if err := st(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stage) chooseEngine(ctx context.Context) (*engine, string) {
+	if s.cfg.docker == dockerOff {
+		return nil, "not used (--docker off)"
+	}
+	e, reason := findEngine(ctx, s.folder, &s.crew)
+	if e == nil {
+		return nil, "not used: " + reason
+	}
+	return e, e.name
+}
+
+func (s *stage) startStore(ctx context.Context, client, peer int) error {
+	return s.perform(ctx, step{
+		name: "start kvd", expected: "healthy within 10 s", bound: 10 * time.Second,
+		act: func(context.Context) (time.Time, error) {
+			peerURL := "http://" + loopback(peer)
+			p, err := start(s.folder, "kvd", nil, s.programs.kvd, "--name", "demo", "--data-dir", s.file("kvd"),
+				"--listen-client-urls", s.store, "--advertise-client-urls", s.store,
+				"--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL, "--initial-cluster", "demo="+peerURL)
+			if err != nil {
+				return time.Time{}, err
+			}
+			s.crew.joinEssential(p)
+			return time.Time{}, nil
+		},
+		held: func() (time.Time, bool) { return time.Now(), healthy(s.store + "/health") },
+	})
+}
+
+// startService brings up the first backends, the template agent and the proxy.
+func (s *stage) startService(ctx context.Context, backends []*backend) error {
+	var probe *load
+	probing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	close(done)
+	err := s.perform(ctx, step{
+		name: "start 3 backends and the proxy", expected: "all 3 answer through it within 15 s", bound: 15 * time.Second,
+		act: func(ctx context.Context) (time.Time, error) {
+			for _, b := range backends {
+				if err := s.startBackend(b); err != nil {
+					return time.Time{}, err
+				}
+			}
+			if err := s.startProxy(ctx); err != nil {
+				return time.Time{}, err
+			}
+			probe, done = newLoad(s.proxy.url), make(chan struct{})
+			go func() {
+				defer close(done)
+				probe.run(probing)
+			}()
+			return time.Time{}, nil
+		},
+		held: func() (at time.Time, ok bool) {
+			for _, b := range backends {
+				answered := probe.answeredAt(b.name)
+				if answered.IsZero() {
+					return at, false
+				}
+				if answered.After(at) {
+					at = answered
+				}
+			}
+			return at, true
+		},
+	})
+	cancel()
+	<-done
+	if err == nil {
+		s.startLoad(ctx)
+	}
+	return err
+}
+
+func (s *stage) addBackend(ctx context.Context, b *backend) error {
+	return s.perform(ctx, step{
+		name: "add a backend", expected: "answers within 2 s, no failures", bound: 2 * time.Second,
+		act:  func(context.Context) (time.Time, error) { return time.Time{}, s.startBackend(b) },
+		held: func() (time.Time, bool) { at := s.load.answeredAt(b.name); return at, !at.IsZero() },
+	})
+}
+
+func (s *stage) killBackend(ctx context.Context, b *backend) error {
+	bound := s.cfg.ttl + 2*time.Second
+	return s.perform(ctx, step{
+		name: "kill -9 a backend and its sidekick", expected: fmt.Sprintf("expired within %v, at most 1 failure", bound), bound: bound,
+		failures: 1, // the request that the backend was answering when it died
+		act: func(context.Context) (time.Time, error) {
+			s.crew.release(b.sidekick)
+			b.sidekick.kill()
+			return time.Time{}, nil
+		},
+		held: func() (time.Time, bool) { return time.Now(), !s.configHas(b.port) },
+	})
+}
+
+func (s *stage) stopBackend(ctx context.Context, b *backend) error {
+	return s.perform(ctx, step{
+		name: "stop a backend", expected: "withdrawn within 2 s, no failures", bound: 2 * time.Second,
+		act: func(context.Context) (time.Time, error) {
+			s.crew.release(b.sidekick)
+			return time.Time{}, b.sidekick.signal(syscall.SIGTERM)
+		},
+		held: func() (time.Time, bool) { return time.Now(), !s.configHas(b.port) },
+	})
+}
+
+// containers does with a container what the other steps did with a process. No engine, no step.
+func (s *stage) containers(ctx context.Context, docker *engine) error {
+	if docker == nil {
+		return nil
+	}
+	image := fmt.Sprintf("kvd-demo-%d", os.Getpid())
+	name := image + "-1"
+	var port int
+	err := s.perform(ctx, step{
+		name: "docker run", expected: "answers within 1 s of its start", bound: time.Second,
+		act: func(ctx context.Context) (time.Time, error) {
+			if err := s.startAgent(docker); err != nil {
+				return time.Time{}, err
+			}
+			if err := docker.makeImage(ctx, &s.crew, image, s.programs.kvctl); err != nil {
+				return time.Time{}, err
+			}
+			if err := docker.runContainer(ctx, &s.crew, name, "--publish", "127.0.0.1::8080", "--label", "SERVICE_NAME="+service,
+				image, "demo", "backend", "--name", name, "--listen", ":8080"); err != nil {
+				return time.Time{}, err
+			}
+			published, err := docker.run(ctx, nil, "port", name, "8080/tcp")
+			if err != nil {
+				return time.Time{}, err
+			}
+			if _, err := fmt.Sscanf(published[strings.LastIndex(published, ":")+1:], "%d", &port); err != nil {
+				return time.Time{}, fmt.Errorf("docker port: %q: %w", published, err)
+			}
+			return docker.moment(ctx, name, started)
+		},
+		held: func() (time.Time, bool) { at := s.load.answeredAt(name); return at, !at.IsZero() },
+	})
+	if err != nil {
+		return err
+	}
+	return s.perform(ctx, step{
+		name: "docker stop", expected: "withdrawn within 1 s of its end", bound: time.Second,
+		act: func(ctx context.Context) (time.Time, error) {
+			if _, err := docker.run(ctx, nil, "stop", name); err != nil {
+				return time.Time{}, err
+			}
+			return docker.moment(ctx, name, finished)
+		},
+		held: func() (time.Time, bool) { return time.Now(), !s.configHas(port) },
+	})
+}
+
+// startBackend starts b below a sidekick that registers it once it answers.
+func (s *stage) startBackend(b *backend) error {
+	p, err := start(s.folder, b.name, nil, s.programs.kvsidekick, "--endpoints", s.store, "--service", service, "--instance", b.name,
+		"--address", "127.0.0.1", "--port", fmt.Sprint(b.port), "--ttl", s.cfg.ttl.String(), "--check", "http:/",
+		"--", s.programs.kvctl, "demo", "backend", "--name", b.name, "--listen", loopback(b.port))
+	if err != nil {
+		return err
+	}
+	b.sidekick = p
+	s.crew.joinEssential(p)
+	return nil
+}
+
+func (s *stage) startAgent(docker *engine) error {
+	arguments := []string{s.programs.kvagent, "--endpoints", s.store, "--ip", "127.0.0.1", "--ttl", "10s"}
+	if docker.host != "" {
+		arguments = append(arguments, "--docker-host", docker.host)
+	}
+	p, err := start(s.folder, "kvagent", nil, arguments...)
+	if err != nil {
+		return err
+	}
+	s.crew.joinEssential(p)
+	return nil
+}
