@@ -1,0 +1,129 @@
+package raftnode
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/daemon/command"
+)
+
+// Machine is the replicated state that the log drives. Apply, Flush, Snapshot, Restore and
+// LeaseClock are called from one goroutine at a time.
+type Machine interface {
+	// Apply executes a batch in log order and returns one result for each command. It depends on
+	// nothing but its arguments and what it has executed before. It panics on a command that
+	// it does not know: skipping one would make this member differ from the others.
+	Apply(index, term uint64, batch *command.Batch) []command.Result
+	// Flush publishes what was applied since the last Flush and wakes who waits for it.
+	Flush()
+	// Snapshot returns the state as it is now, at once.
+	Snapshot() Snapshot
+	// Restore replaces the state with one that WriteTo has written.
+	Restore(r io.Reader) error
+	// LeaseClock returns the clock and wall offset of the newest batch: see command.Batch.
+	LeaseClock() (clock, wallOffset int64)
+}
+
+// Snapshot is a state at rest, which is written while Apply goes on.
+type Snapshot interface {
+	WriteTo(w io.Writer) (int64, error)
+	Release()
+}
+
+// fsm drives the Machine with what raft commits. An entry without data is the mark that a
+// leader has opened its term; it is not for the machine.
+type fsm struct {
+	machine Machine
+	stop    *failStop
+	applied watermark // index of the last entry applied
+
+	clock      atomic.Int64 // as the machine has it
+	wallOffset atomic.Int64
+
+	logBytes *byteTrigger // what a restart would have to read again
+}
+
+var _ raft.BatchingFSM = (*fsm)(nil)
+
+// Apply is never called: raft prefers ApplyBatch.
+func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry})[0] }
+
+// ApplyBatch applies committed entries. The answer of each is a []command.Result.
+func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
+	answers := make([]any, len(entries))
+	for i, entry := range entries {
+		results, err := f.apply(entry)
+		if err != nil {
+			// To go on would be to skip an entry, and to differ from the others ever after.
+			f.stop.Trip(err)
+			panic(err)
+		}
+		answers[i] = results
+	}
+	f.machine.Flush()
+	f.readClock()
+	f.applied.Advance(entries[len(entries)-1].Index)
+	return answers
+}
+
+func (f *fsm) apply(entry *raft.Log) (results []command.Result, err error) {
+	if err := verifyEntry(entry); err != nil {
+		return nil, err
+	}
+	f.logBytes.Add(len(entry.Data))
+	if entry.Type != raft.LogCommand || len(entry.Data) == 0 {
+		return nil, nil
+	}
+	batch, err := command.Decode(entry.Data)
+	if err != nil {
+		return nil, fmt.Errorf("entry %d: %w; if a newer kvd wrote it, start that version", entry.Index, err)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("log entry %d cannot be applied: %v\n%s", entry.Index, p, debug.Stack())
+		}
+	}()
+	results = f.machine.Apply(entry.Index, entry.Term, batch)
+	if len(results) != len(batch.Commands) {
+		return nil, fmt.Errorf("log entry %d: %d commands, %d results", entry.Index, len(batch.Commands), len(results))
+	}
+	return results, nil
+}
+
+func (f *fsm) readClock() {
+	clock, wallOffset := f.machine.LeaseClock()
+	f.clock.Store(clock)
+	f.wallOffset.Store(wallOffset)
+}
+
+// Snapshot captures the state for raft to persist.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.logBytes.Reset()
+	return fsmSnapshot{f.machine.Snapshot()}, nil
+}
+
+// Restore replaces the state with a persisted one.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	if err := errors.Join(f.machine.Restore(r), r.Close()); err != nil {
+		return err
+	}
+	f.machine.Flush()
+	f.readClock()
+	f.logBytes.Reset()
+	return nil
+}
+
+type fsmSnapshot struct{ Snapshot }
+
+// Persist writes the state and makes it durable with the sink's Close.
+func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.WriteTo(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}

@@ -1,0 +1,138 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// byteTrigger counts bytes and tells when there are too many.
+type byteTrigger struct {
+	limit atomic.Int64
+	count atomic.Int64
+	due   chan struct{} // holds one signal
+}
+
+func newByteTrigger(limit int64) *byteTrigger {
+	t := &byteTrigger{due: make(chan struct{}, 1)}
+	t.limit.Store(limit)
+	return t
+}
+
+// Add counts n bytes and signals due while the limit is passed.
+func (t *byteTrigger) Add(n int) {
+	if t.count.Add(int64(n)) >= t.limit.Load() {
+		select {
+		case t.due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Reset begins to count anew.
+func (t *byteTrigger) Reset() {
+	t.count.Store(0)
+	select {
+	case <-t.due:
+	default:
+	}
+}
+
+// snapshotLoop writes a snapshot when so much log has grown that a restart would become slow, and
+// now and then when there is anything worth it. It returns when ctx ends.
+func (n *Node) snapshotLoop(ctx context.Context) {
+	idle := time.NewTicker(snapshotIdleInterval)
+	defer idle.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-idle.C:
+			if n.fsm.logBytes.count.Load() < snapshotIdleBytes {
+				continue
+			}
+		case <-n.fsm.logBytes.due:
+		}
+		if err := n.snapshot(); err != nil && ctx.Err() == nil {
+			n.log.Error("cannot write a snapshot: the log keeps growing", "err", err, "retry", snapshotRetry)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(snapshotRetry):
+				n.fsm.logBytes.Add(int(n.fsm.logBytes.limit.Load()))
+			}
+		}
+	}
+}
+
+// snapshot writes a snapshot and drops the log entries that it makes needless.
+func (n *Node) snapshot() error {
+	start := time.Now()
+	err := n.raft.Snapshot().Error()
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	newest, err := n.snapshots.List()
+	if err != nil || len(newest) == 0 {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	// To write the state once for each time its own size has gone through the log is enough.
+	n.fsm.logBytes.limit.Store(max(n.config.SnapshotLogBytes, newest[0].Size))
+	n.log.Info("snapshot written", "index", newest[0].Index, "bytes", newest[0].Size, "took", time.Since(start))
+	return nil
+}
+
+// snapshotStore is raft's file store, which leaves one thing to the file system's mercy: it syncs
+// the files of a snapshot and the directory above, but not the directory that names the files.
+type snapshotStore struct {
+	*raft.FileSnapshotStore
+	dir string
+}
+
+func newSnapshotStore(dir string, log hclog.Logger) (*snapshotStore, error) {
+	path := filepath.Join(dir, "snapshots") // the name that the file store uses
+	if err := makeDirs(path); err != nil {
+		return nil, err
+	}
+	files, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, log)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshotStore{FileSnapshotStore: files, dir: path}, nil
+}
+
+// Create begins a snapshot. It is durable once Close of the sink has returned without an error.
+func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := s.FileSnapshotStore.Create(version, index, term, configuration, configurationIndex, trans)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshotSink{SnapshotSink: sink, dir: filepath.Join(s.dir, sink.ID())}, nil
+}
+
+type snapshotSink struct {
+	raft.SnapshotSink
+	dir    string
+	closed bool
+	err    error
+}
+
+// Close finishes the snapshot. Raft truncates the log after it. It may be called twice.
+func (s *snapshotSink) Close() error {
+	if !s.closed {
+		s.closed = true
+		if s.err = s.SnapshotSink.Close(); s.err == nil {
+			s.err = syncDir(s.dir)
+		}
+	}
+	return s.err
+}
