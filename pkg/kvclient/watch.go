@@ -155,13 +155,16 @@ func (w *watch) run(p *poll) {
 func (w *watch) resume(reason error, wait *backoff.Backoff) (*poll, error) {
 	log := w.client.log.With("key", w.from.Key, "index", w.from.Index)
 	for first := true; !final(reason); first = false {
+		if w.lifetime.Err() != nil {
+			return nil, &kv.Error{Kind: kv.Closed}
+		}
 		if first {
 			log.Warn("watch interrupted, resuming", "reason", reason)
 		} else {
 			log.Debug("watch not resumed yet", "reason", reason)
 		}
 		if wait.Wait(w.lifetime) != nil {
-			return nil, &kv.Error{Kind: kv.Closed}
+			continue
 		}
 		p, err := w.open(w.lifetime)
 		if err == nil {

@@ -1,0 +1,188 @@
+// Package ctl is kvctl as a library: commands for people and shell scripts that take etcdctl's
+// words, print what it prints, and end with the codes that it documents.
+//
+// It knows flags, output formats and exit codes. It knows the store only as kvclient shows it,
+// and decides nothing that the store has to decide.
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/kvd-io/kvd/ctl/demo"
+	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
+	"github.com/kvd-io/kvd/pkg/program"
+)
+
+const defaultTotalTimeout = 5 * time.Second
+
+// settings are what the flags of every command set.
+type settings struct {
+	client       kvclient.Config
+	output       format
+	totalTimeout time.Duration
+	debug        bool
+}
+
+// Program returns kvctl.
+func Program() program.Program {
+	var execWatch *cobra.Command
+	return program.Program{
+		Name: "kvctl",
+		Command: func() *cobra.Command {
+			s := &settings{output: simple, totalTimeout: defaultTotalTimeout}
+			execWatch = execWatchCommand(s)
+			return rootCommand(s, execWatch)
+		},
+		EnvAliases: clientflags.EnvAliases(),
+		Args: func(args []string) []string {
+			// Without a "--" the command to run begins at the first word that is no flag, and its
+			// flags are its own.
+			execWatch.Flags().SetInterspersed(slices.Contains(args, "--"))
+			return args
+		},
+	}
+}
+
+func rootCommand(s *settings, execWatch *cobra.Command) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kvctl",
+		Short: "read, write and watch keys",
+		Long: `kvctl reads, writes and watches the keys of a kvd, or of an etcd that serves the v2 API.
+It takes the words of etcdctl v2, prints what it prints and ends with the codes it documents.`,
+		Example: `  kvctl set /message hello
+  kvctl get /message
+  kvctl ls --recursive /
+  kvctl watch --forever --recursive /services
+  kvctl exec-watch --recursive /services -- sh -c 'echo "$KV_WATCH_KEY changed"'`,
+	}
+	flags := root.PersistentFlags()
+	clientflags.Add(flags, &s.client)
+	flags.Lookup("endpoints").Shorthand = "C"
+	flags.VarP(&s.output, "output", "o", "how to print: simple, extended or json")
+	flags.DurationVar(&s.totalTimeout, "total-timeout", s.totalTimeout, "longest time for a command, except those that watch")
+	flags.BoolVar(&s.debug, "debug", false, "show each request as a curl command on stderr")
+	flags.Bool("no-sync", false, "accepted for etcdctl's sake: the endpoints are always used as given")
+	flags.Lookup("no-sync").Hidden = true
+
+	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"})
+	root.AddCommand(
+		getCommand(s), setCommand(s), mkCommand(s), updateCommand(s), rmCommand(s),
+		lsCommand(s), mkdirCommand(s), setdirCommand(s), updatedirCommand(s), rmdirCommand(s),
+		watchCommand(s), execWatch,
+		demo.Command(), exitCodesTopic(),
+	)
+	root.SetGlobalNormalizationFunc(acceptOldNames)
+	return root
+}
+
+// The groups of commands in the help.
+const (
+	groupKeys  = "keys"
+	groupDirs  = "dirs"
+	groupWatch = "watch"
+)
+
+// acceptOldNames lets flags of etcdctl v2 stand for ours.
+func acceptOldNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	switch name {
+	case "endpoint", "peers":
+		name = "endpoints"
+	case "timeout":
+		name = "dial-timeout"
+	}
+	return pflag.NormalizedName(name)
+}
+
+// session is one command at work.
+type session struct {
+	*settings
+	*printer
+	env    *program.Env
+	client *kvclient.Client
+}
+
+// action is what a command does once there is a client.
+type action func(ctx context.Context, c *session, args []string) error
+
+// run returns the RunE of a command: it opens the client, bounds act by the total timeout, and
+// turns its error into a message and an exit code.
+func (s *settings) run(act action) func(*cobra.Command, []string) error {
+	return s.runUnbounded(func(ctx context.Context, c *session, args []string) error {
+		ctx, cancel := context.WithTimeout(ctx, s.totalTimeout)
+		defer cancel()
+		return act(ctx, c, args)
+	})
+}
+
+// runUnbounded is run for commands that wait for changes.
+func (s *settings) runUnbounded(act action) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		env := program.EnvFrom(cmd.Context())
+		err := s.open(env, func(c *session) error { return act(cmd.Context(), c, args) })
+		if err == nil {
+			return nil
+		}
+		trouble := diagnose(err)
+		trouble.print(env.Stderr, s.output)
+		return &program.ExitError{Code: trouble.Exit}
+	}
+}
+
+// open calls act with a session, and closes it.
+func (s *settings) open(env *program.Env, act func(*session) error) error {
+	cfg := s.client
+	cfg.Log = env.Log
+	if s.debug {
+		cfg.OnRequest = func(method, url, form string) { printCurl(env.Stderr, method, url, form) }
+	}
+	if err := askPassword(env, &cfg); err != nil {
+		return err
+	}
+	client, err := kvclient.New(cfg)
+	if err != nil {
+		return &usageError{text: err.Error()}
+	}
+	defer client.Close()
+	c := &session{settings: s, printer: newPrinter(env.Stdout, s.output), env: env, client: client}
+	if err := act(c); err != nil {
+		return err
+	}
+	return c.flush()
+}
+
+// askPassword asks for the password of a user who was named without one.
+func askPassword(env *program.Env, cfg *kvclient.Config) error {
+	if cfg.Username == "" || cfg.PasswordFile != "" || strings.Contains(cfg.Username, ":") {
+		return nil
+	}
+	terminal, ok := env.Stdin.(*os.File)
+	if !ok || !program.IsTerminal(terminal) {
+		return &usageError{text: fmt.Sprintf("password of user %s required", cfg.Username), hint: "use --password-file, or --username user:password"}
+	}
+	fmt.Fprintf(env.Stderr, "password of %s: ", cfg.Username)
+	password, err := term.ReadPassword(int(terminal.Fd()))
+	fmt.Fprintln(env.Stderr)
+	cfg.Password = string(password)
+	return err
+}
+
+// printCurl shows a request in the form of etcdctl's --debug. Neither part can hold a quote: both
+// are URL-encoded.
+func printCurl(w io.Writer, method, url, form string) {
+	data := ""
+	if form != "" {
+		data = " -d '" + form + "'"
+	}
+	fmt.Fprintf(w, "cURL Command: curl -X %s '%s'%s\n", method, url, data)
+}

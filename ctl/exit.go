@@ -1,0 +1,139 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kvd-io/kvd/pkg/etcdv2"
+	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/program"
+)
+
+// The exit codes: those that etcdctl v2 documents, and one for an interruption.
+const (
+	exitUsage       = program.ExitUsage
+	exitUnreachable = 2
+	exitDenied      = 3
+	exitRefused     = 4
+	exitServer      = 5
+	exitInterrupted = program.ExitSignal + 2
+)
+
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "what the exit code of kvctl says",
+		Long: `What the exit code of kvctl says:
+
+  0    done; or a watch that a signal has ended
+  1    bad arguments or configuration, get of a directory, a command of
+       exec-watch that cannot be started, output that cannot be written
+  2    no endpoint could be reached
+  3    TLS, user or permission
+  4    the store refused: not found, exists, compare failed, not a directory,
+       history cleared, ...
+  5    trouble in the store: no leader, timeout, outcome unknown
+  7    kvctl demo: something did not happen as it should
+  130  interrupted`,
+	}
+}
+
+// exitCode returns the code of a kind of error.
+func exitCode(kind kv.Kind) int {
+	switch kind {
+	case kv.Unavailable:
+		return exitUnreachable
+	case kv.Denied:
+		return exitDenied
+	case kv.NotFound, kv.CompareFailed, kv.NotFile, kv.NotDir, kv.Exists, kv.RootReadOnly,
+		kv.DirNotEmpty, kv.Invalid, kv.HistoryGone, kv.TooLarge:
+		return exitRefused
+	}
+	return exitServer
+}
+
+// trouble is an error as it is told. Its JSON form is part of the interface.
+type trouble struct {
+	Exit    int         `json:"exit"`
+	Code    etcdv2.Code `json:"code,omitempty"` // of the v2 API; absent when no server has answered
+	Message string      `json:"message"`
+	Cause   string      `json:"cause,omitempty"`
+	Index   kv.Index    `json:"index,omitempty"`
+	Hint    string      `json:"hint,omitempty"`
+
+	text string // the line for people
+}
+
+// isDirectory is what get says of a directory, in etcdctl's words.
+type isDirectory struct{ key string }
+
+func (e *isDirectory) Error() string { return e.key + ": is a directory" }
+
+// diagnose says what err means to the user.
+func diagnose(err error) trouble {
+	var usage *usageError
+	var directory *isDirectory
+	var wire *etcdv2.Error
+	var e *kv.Error
+	switch {
+	case errors.As(err, &directory):
+		return trouble{Exit: exitUsage, Message: err.Error(), Hint: "kvctl ls shows what is in it", text: err.Error()}
+	case errors.As(err, &usage):
+		return trouble{Exit: exitUsage, Message: usage.text, Hint: usage.hint, text: prefix + usage.text}
+	case errors.Is(err, context.Canceled):
+		return trouble{Exit: exitInterrupted, Message: "interrupted", text: prefix + "interrupted"}
+	case errors.As(err, &e) && errors.As(err, &wire):
+		return trouble{Exit: exitCode(e.Kind), Code: wire.Code, Message: wire.Message, Cause: wire.Cause, Index: wire.Index, Hint: hint(e), text: prefix + wire.Error()}
+	case errors.As(err, &e) && e.Kind == kv.Unavailable && e.Err != nil:
+		return trouble{Exit: exitUnreachable, Message: e.Err.Error(), text: prefix + e.Err.Error()}
+	case errors.As(err, &e):
+		return trouble{Exit: exitCode(e.Kind), Message: e.Error(), Index: e.Index, Hint: hint(e), text: prefix + e.Error()}
+	}
+	return trouble{Exit: exitUsage, Message: err.Error(), text: prefix + err.Error()}
+}
+
+// prefix begins an error as etcdctl does, with two spaces.
+const prefix = "Error:  "
+
+// hint says what to try next, "" if the error says enough.
+func hint(e *kv.Error) string {
+	switch e.Kind {
+	case kv.NotFound:
+		if e.Op == kv.OpUpdate.String() {
+			return "kvctl set creates a key, kvctl mkdir a directory"
+		}
+	case kv.NotFile:
+		if e.Op == kv.OpDelete.String() {
+			return fmt.Sprintf("kvctl rmdir %s removes an empty directory, kvctl rm -r %[1]s one with all below it", e.Cause)
+		}
+		return fmt.Sprintf("%s is a directory: kvctl ls %[1]s shows what is in it", e.Cause)
+	case kv.NotDir:
+		return fmt.Sprintf("%s holds a value, so that nothing can be below it", e.Cause)
+	case kv.DirNotEmpty:
+		return fmt.Sprintf("kvctl rm -r %s removes it with all below it", e.Cause)
+	case kv.Denied:
+		return "name a user who may with --username"
+	case kv.HistoryGone:
+		return fmt.Sprintf("read the current state with kvctl get or ls, then watch with --after-index %d", e.Index)
+	case kv.NoLeader, kv.Timeout, kv.Unknown:
+		return "look at the store's own log; with several members, most of them must be up"
+	}
+	return ""
+}
+
+// print writes t for a person, or as one line of JSON.
+func (t trouble) print(w io.Writer, f format) {
+	if f == asJSON {
+		_ = json.NewEncoder(w).Encode(t) // nobody is left to tell
+		return
+	}
+	fmt.Fprintln(w, t.text)
+	if t.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", t.Hint)
+	}
+}
