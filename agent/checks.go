@@ -16,7 +16,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
-// checkTimeout bounds one attempt. A connection to an address on this host takes no time at all,
+// These bound one attempt. A connection to an address on this host takes no time at all,
 // so that one which takes longer is behind a packet filter.
 const (
 	connectTimeout = 250 * time.Millisecond

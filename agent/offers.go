@@ -98,7 +98,7 @@ func offersOf(w workload.Workload, opts Options) (offers []Offer, refusals []Ref
 		published bool
 	}
 	var ports []eligible
-	for bindings := range slices.Values(byPort(w.Ports)) {
+	for _, bindings := range byPort(w.Ports) {
 		port := bindings[0]
 		said := all.forPort(port.Number)
 		if said.isTrue(keyIgnore) {
@@ -167,8 +167,12 @@ func offersOf(w workload.Workload, opts Options) (offers []Offer, refusals []Ref
 	return offers, refusals
 }
 
-// byPort groups the entries of each port, in the order of ports.
+// byPort groups the entries of each port, by number and protocol.
 func byPort(ports []workload.Port) [][]workload.Port {
+	ports = slices.SortedFunc(slices.Values(ports), func(a, b workload.Port) int {
+		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol),
+			cmp.Compare(a.HostIP, b.HostIP), cmp.Compare(a.HostNumber, b.HostNumber))
+	})
 	var groups [][]workload.Port
 	for _, port := range ports {
 		last := len(groups) - 1
