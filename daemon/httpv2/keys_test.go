@@ -1,6 +1,7 @@
 package httpv2
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"net/http"
@@ -207,6 +208,9 @@ func TestResultsAreRenderedWithTheirHeaders(t *testing.T) {
 		{"PUT /v2/keys/foo", kv.Result{Event: kv.Event{Action: kv.ActionSet, Node: file}, Created: true}, 201, `{"action":"set","node":{"key":"/foo","value":"bar2","modifiedIndex":5,"createdIndex":5}}`},
 		{"PUT /v2/keys/foo", kv.Result{Event: kv.Event{Action: kv.ActionSet, Node: file, PrevNode: prev}}, 200, `{"action":"set","node":{"key":"/foo","value":"bar2","modifiedIndex":5,"createdIndex":5},"prevNode":{"key":"/foo","value":"bar","modifiedIndex":4,"createdIndex":4}}`},
 		{"PUT /v2/keys/foo", kv.Result{Event: kv.Event{Action: kv.ActionSet}, Created: true}, 201, `{"action":"set"}`},
+		{"PUT /v2/keys/foo?noValueOnSuccess=true", kv.Result{Event: kv.Event{Action: kv.ActionSet, Node: file, PrevNode: prev}}, 200, `{"action":"set"}`},
+		{"GET /v2/keys/foo?noValueOnSuccess=true", kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: prev}}, 200, `{"action":"get","node":{"key":"/foo","value":"bar","modifiedIndex":4,"createdIndex":4}}`},
+		{"DELETE /v2/keys/foo?noValueOnSuccess=true&prevIndex=5", kv.Result{Event: kv.Event{Action: kv.ActionCompareAndDelete, Node: &kv.Node{Key: "/foo", ModifiedIndex: 7, CreatedIndex: 5}, PrevNode: file}}, 200, `{"action":"compareAndDelete","node":{"key":"/foo","modifiedIndex":7,"createdIndex":5},"prevNode":{"key":"/foo","value":"bar2","modifiedIndex":5,"createdIndex":5}}`},
 		{"GET /v2/keys/t", kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: expiring}}, 200, `{"action":"get","node":{"key":"/t","value":"\u003c\u0026\u003e","expiration":"2030-01-02T03:04:05.12Z","ttl":5,"modifiedIndex":6,"createdIndex":6}}`},
 		{"DELETE /v2/keys/foo", kv.Result{Event: kv.Event{Action: kv.ActionDelete, Node: &kv.Node{Key: "/foo", ModifiedIndex: 7, CreatedIndex: 5}, PrevNode: file}}, 200, `{"action":"delete","node":{"key":"/foo","modifiedIndex":7,"createdIndex":5},"prevNode":{"key":"/foo","value":"bar2","modifiedIndex":5,"createdIndex":5}}`},
 		{"GET /v2/keys/d?recursive=true", kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: &kv.Node{Key: "/d", Dir: true, ModifiedIndex: 2, CreatedIndex: 2, Nodes: []*kv.Node{{Key: "/d/e", Dir: true, ModifiedIndex: 3, CreatedIndex: 3}, file}}}}, 200, `{"action":"get","node":{"key":"/d","dir":true,"nodes":[{"key":"/d/e","dir":true,"modifiedIndex":3,"createdIndex":3},{"key":"/foo","value":"bar2","modifiedIndex":5,"createdIndex":5}],"modifiedIndex":2,"createdIndex":2}}`},
@@ -249,6 +253,8 @@ func TestStoreErrorsAreRendered(t *testing.T) {
 		{&kv.Error{Kind: kv.Denied, Cause: "Insufficient credentials"}, 401, `{"errorCode":110,"message":"The request requires user authentication","cause":"Insufficient credentials","index":0}`},
 		{&kv.Error{Kind: kv.HistoryGone, Cause: "the requested history has been cleared [152/3]", Index: 1151}, 400, `{"errorCode":401,"message":"The event in requested index is outdated and cleared","cause":"the requested history has been cleared [152/3]","index":1151}`},
 		{&kv.Error{Kind: kv.Timeout, Cause: "etcdserver: request timed out"}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`},
+		{&kv.Error{Kind: kv.Timeout, Err: context.DeadlineExceeded}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`},
+		{&kv.Error{Kind: kv.NoLeader, Cause: "this member does not lead now"}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"this member does not lead now","index":0}`},
 		{fmt.Errorf("apply: %w", &kv.Error{Kind: kv.Exists, Cause: "/a", Index: 9}), 412, `{"errorCode":105,"message":"Key already exists","cause":"/a","index":9}`},
 		{&kv.Error{Kind: kv.TooLarge, Cause: "key longer than 4096 bytes"}, 413, `{"errorCode":210,"message":"Invalid POST form","cause":"key longer than 4096 bytes","index":0}`},
 		{fmt.Errorf("disk <gone>"), 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"disk \u003cgone\u003e","index":0}`},
@@ -305,5 +311,21 @@ func TestAFormAboveTheLimitIsRefusedWith413(t *testing.T) {
 	}
 	if asked := store.takeAsked(); asked != nil {
 		t.Errorf("101 bytes reached the store: %#v", asked)
+	}
+}
+
+// stuckStore never answers a write before its context ends.
+type stuckStore struct{ recorder }
+
+func (s *stuckStore) Write(ctx context.Context, _ kv.Write) (kv.Result, error) {
+	<-ctx.Done()
+	return kv.Result{}, &kv.Error{Kind: kv.Timeout, Err: ctx.Err()}
+}
+
+func TestAWriteThatIsNotAnsweredInTimeIsA500(t *testing.T) {
+	url := serve(t, Config{Store: &stuckStore{}, RequestTimeout: 10 * time.Millisecond})
+	got := ask(t, url, "PUT /v2/keys/a", "value=1")
+	if got.status != http.StatusInternalServerError || got.body != `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`+"\n" {
+		t.Errorf("%d %s", got.status, got.body)
 	}
 }

@@ -81,6 +81,9 @@ func NewError(code Code, cause string) *Error {
 	return &Error{Code: code, Message: codes[code].message, Cause: cause}
 }
 
+// timeoutCause is etcd's text for a request that was not answered in time; clients look for it.
+const timeoutCause = "etcdserver: request timed out"
+
 // EncodeError returns the wire form of err. Errors without a code of their own become 300 with
 // their text as cause and index 0, as etcd renders whatever its consensus layer reports.
 func EncodeError(err error) *Error {
@@ -95,6 +98,9 @@ func EncodeError(err error) *Error {
 		}
 		if e.Cause != "" {
 			return NewError(CodeRaftInternal, e.Cause)
+		}
+		if e.Kind == kv.Timeout {
+			return NewError(CodeRaftInternal, timeoutCause)
 		}
 	}
 	return NewError(CodeRaftInternal, err.Error())
