@@ -99,6 +99,7 @@ func (p *Publisher) adopt() {
 func (p *Publisher) pass(ctx context.Context) time.Duration {
 	now := time.Now()
 	if wait := p.notBefore.Sub(now); wait > 0 {
+		p.report() // what needs no store is settled all the same
 		return wait
 	}
 	var visits errgroup.Group
