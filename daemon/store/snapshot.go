@@ -207,6 +207,14 @@ func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrSnapshot, fmt.Sprintf(format, args...))
 }
 
+// cut says why there was no more to read: r's own error, or a snapshot that is too short.
+func cut(where string, err error) error {
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return err
+	}
+	return damaged("it ends %s", where)
+}
+
 func readSnapshot(r io.Reader, s *state) error {
 	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(blockSizeMax))
 	if err != nil {
@@ -218,7 +226,7 @@ func readSnapshot(r io.Reader, s *state) error {
 
 	head := make([]byte, len(snapshotMagic)+4)
 	if _, err := io.ReadFull(in, head); err != nil {
-		return damaged("it ends before its header does: %v", err)
+		return cut("before its header does", err)
 	}
 	if string(head[:len(snapshotMagic)]) != snapshotMagic {
 		return damaged("it does not begin as a snapshot does")
@@ -241,7 +249,7 @@ func readSnapshot(r io.Reader, s *state) error {
 	want := digest.Sum(nil)
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(in, got); err != nil {
-		return damaged("it ends before its digest does: %v", err)
+		return cut("before its digest does", err)
 	}
 	if !bytes.Equal(got, want) {
 		return damaged("its digest does not match its content")
@@ -252,7 +260,7 @@ func readSnapshot(r io.Reader, s *state) error {
 func readBlock(in io.Reader, decoder *zstd.Decoder) (section byte, items uint32, block []byte, err error) {
 	header := make([]byte, blockHeaderSize)
 	if _, err := io.ReadFull(in, header); err != nil {
-		return 0, 0, nil, damaged("it ends in the middle: %v", err)
+		return 0, 0, nil, cut("in the middle", err)
 	}
 	items = binary.LittleEndian.Uint32(header[4:])
 	rawLength, length := binary.LittleEndian.Uint32(header[8:]), binary.LittleEndian.Uint32(header[12:])
@@ -261,7 +269,7 @@ func readBlock(in io.Reader, decoder *zstd.Decoder) (section byte, items uint32,
 	}
 	data, err := io.ReadAll(io.LimitReader(in, int64(length)))
 	if err != nil || len(data) != int(length) {
-		return 0, 0, nil, damaged("it ends in the middle of a block")
+		return 0, 0, nil, cut("in the middle of a block", err)
 	}
 	if crc32.Checksum(data, castagnoli) != binary.LittleEndian.Uint32(header[16:]) {
 		return 0, 0, nil, damaged("the checksum of a block does not match")
@@ -378,6 +386,9 @@ func (l *loader) check(item *itemReader) error {
 		if want := item.uint(); want != uint64(n) {
 			return damaged("a section has %d items instead of %d", n, want)
 		}
+	}
+	if _, ok := s.dirs.Get(""); !ok {
+		return damaged("it has no root directory")
 	}
 	var sum Sum
 	sum.hi, sum.lo = item.fixed(), item.fixed()

@@ -1,0 +1,364 @@
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// furnished returns a replica with something in every section of a snapshot.
+func furnished(t *testing.T) *replica {
+	r := newReplica(t)
+	r.now = 5 * time.Second
+	r.apply(set("/a/b", "value"), lasting(time.Minute, set("/a/ttl", "")), lasting(kv.TTLDue, asDir(set("/d", ""))), set("/_h/é\xff", "\x00"))
+	r.apply(update("/a/b", strings.Repeat("packed well ", 20)), remove("/_h/é\xff"), refresh(time.Hour, set("/a/ttl", "")))
+	r.apply(command.Member{ID: 1 << 63, Name: "m", PeerURLs: []string{"http://p:1", "http://q:2"}, ClientURLs: []string{"http://c"}, Voter: true})
+	return r
+}
+
+// evidence is all that can be seen of a machine.
+func evidence(r *replica) string {
+	events, dropped, index := r.History()
+	var history []string
+	for _, e := range events {
+		history = append(history, renderEvent(e))
+	}
+	applied, term := r.Applied()
+	clock, offset := r.LeaseClock()
+	due, next := r.Due(1<<62, 1000)
+	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, due, next, r.Members(), r.Sum(), r.Leases())
+}
+
+func TestRestoreMakesTheSameMachine(t *testing.T) {
+	r := furnished(t)
+	written := r.snapshot()
+	for name, reader := range map[string]io.Reader{
+		"whole": bytes.NewReader(written), "byte by byte": iotest.OneByteReader(bytes.NewReader(written)), "data with EOF": iotest.DataErrReader(bytes.NewReader(written)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := newReplica(t)
+			got.apply(set("/before", ""))
+			got.now = r.now
+			if err := got.Restore(reader); err != nil {
+				t.Fatal(err)
+			}
+			if evidence(got) != evidence(r) {
+				t.Errorf("got %s\nwant %s", evidence(got), evidence(r))
+			}
+			if events, index := got.TakeEvents(); len(events) != 0 || index != r.Index() {
+				t.Errorf("events of before are left: %v at %d", events, index)
+			}
+			if err := audit(got.Machine); err != nil {
+				t.Error(err)
+			}
+			if again := got.snapshot(); !bytes.Equal(again, written) {
+				t.Error("it writes another snapshot")
+			}
+		})
+	}
+}
+
+func TestSnapshotIsOfTheMomentItWasTaken(t *testing.T) {
+	r := furnished(t)
+	want := r.snapshot()
+	taken := r.Snapshot()
+	r.apply(set("/a/b", "later"), rmr("/a"), set("/new", ""), command.Member{ID: 5})
+	r.apply(refresh(time.Second, update("/new", "")))
+	var got bytes.Buffer
+	if _, err := taken.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("%v: the snapshot changed with the machine", err)
+	}
+}
+
+func TestSnapshotOfManyBlocksAndLargeItemsIsRestored(t *testing.T) {
+	r := newReplica(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	noise := make([]byte, 2<<20)
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	r.apply(set("/m/noise", string(noise)), set("/m/text", strings.Repeat("all the same ", 1<<18)))
+	for i := range 3000 {
+		r.apply(set(fmt.Sprintf("/k/%d/x", i), strings.Repeat("v", i%500)), lasting(time.Duration(i+1), create(fmt.Sprintf("/k/%d/y", i), string(noise[i:2*i]))))
+	}
+	got := newReplica(t)
+	if err := got.Restore(bytes.NewReader(r.snapshot())); err != nil {
+		t.Fatal(err)
+	}
+	if got.Sum() != r.Sum() || !bytes.Equal(got.snapshot(), r.snapshot()) {
+		t.Error("it is not the same")
+	}
+	if err := audit(got.Machine); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHistoryIsCutToTheLengthOfTheMachineThatRestores(t *testing.T) {
+	r := furnished(t)
+	all, _, index := r.History()
+	for _, length := range []int{1, 3, len(all), 100} {
+		m := New(length)
+		if err := m.Restore(bytes.NewReader(r.snapshot())); err != nil {
+			t.Fatal(err)
+		}
+		kept, dropped, at := m.History()
+		want, wantDropped := all, kv.Index(0)
+		if excess := len(all) - length; excess > 0 {
+			want, wantDropped = all[excess:], all[excess-1].Node.ModifiedIndex
+		}
+		if !reflect.DeepEqual(kept, want) || dropped != wantDropped || at != index {
+			t.Errorf("length %d: kept %d events, dropped %d; want %d, %d", length, len(kept), dropped, len(want), wantDropped)
+		}
+	}
+}
+
+func TestEveryDamageToASnapshotIsRefusedAndChangesNothing(t *testing.T) {
+	written := furnished(t).snapshot()
+	target := newReplica(t)
+	target.apply(lasting(time.Hour, set("/mine", "1")))
+	want, wantSnapshot := evidence(target), target.snapshot()
+	refuse := func(what string, damagedSnapshot []byte) {
+		if err := target.Restore(bytes.NewReader(damagedSnapshot)); !errors.Is(err, ErrSnapshot) {
+			t.Fatalf("%s: got %v, want ErrSnapshot", what, err)
+		}
+		if got := evidence(target); got != want {
+			t.Fatalf("%s: the machine became %s\nit was %s", what, got, want)
+		}
+	}
+	for i := range written {
+		for _, flip := range []byte{0xff, 1 << (i % 8), 0x80} {
+			b := bytes.Clone(written)
+			b[i] ^= flip
+			refuse(fmt.Sprintf("byte %d flipped by %#x", i, flip), b)
+		}
+		refuse(fmt.Sprintf("cut to %d bytes", i), written[:i])
+	}
+	if !bytes.Equal(target.snapshot(), wantSnapshot) {
+		t.Error("the machine writes another snapshot")
+	}
+}
+
+func TestRestoreReturnsTheErrorOfItsReader(t *testing.T) {
+	written := furnished(t).snapshot()
+	broken := errors.New("disk on fire")
+	r := newReplica(t)
+	want := evidence(r)
+	for i := range written {
+		err := r.Restore(io.MultiReader(bytes.NewReader(written[:i]), iotest.ErrReader(broken)))
+		if !errors.Is(err, broken) || errors.Is(err, ErrSnapshot) {
+			t.Fatalf("after %d bytes: got %v, want the reader's error", i, err)
+		}
+	}
+	if evidence(r) != want {
+		t.Error("the machine changed")
+	}
+}
+
+func TestWriteToReturnsTheErrorOfItsWriter(t *testing.T) {
+	r := furnished(t)
+	size := len(r.snapshot())
+	for room := 0; room < size; room++ {
+		w := &narrow{room: room}
+		n, err := r.Snapshot().WriteTo(w)
+		if !errors.Is(err, io.ErrShortWrite) || n != int64(room) {
+			t.Fatalf("room for %d bytes: wrote %d, %v", room, n, err)
+		}
+	}
+}
+
+// narrow is a writer that is full after room bytes.
+type narrow struct{ room int }
+
+func (w *narrow) Write(b []byte) (int, error) {
+	n := min(len(b), w.room)
+	w.room -= n
+	if n < len(b) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
+// part is one block of a snapshot, taken apart.
+type part struct {
+	section, codec byte
+	items          uint32
+	raw            uint32
+	data           []byte
+}
+
+// dismantle takes a snapshot apart without a look at its sums.
+func dismantle(snapshot []byte) (head []byte, parts []part) {
+	head, rest := snapshot[:len(snapshotMagic)+4], snapshot[len(snapshotMagic)+4:]
+	for len(rest) >= blockHeaderSize {
+		p := part{section: rest[0], codec: rest[1], items: binary.LittleEndian.Uint32(rest[4:]), raw: binary.LittleEndian.Uint32(rest[8:])}
+		length := min(int(binary.LittleEndian.Uint32(rest[12:])), len(rest)-blockHeaderSize)
+		p.data, rest = rest[blockHeaderSize:blockHeaderSize+length], rest[blockHeaderSize+length:]
+		parts = append(parts, p)
+		if p.section == sectionEnd {
+			break
+		}
+	}
+	return head, parts
+}
+
+// assemble is the reverse: the sums are right, whatever the parts are.
+func assemble(head []byte, parts []part) []byte {
+	b := bytes.Clone(head)
+	for _, p := range parts {
+		b = append(b, p.section, p.codec, 0, 0)
+		for _, n := range []uint32{p.items, p.raw, uint32(len(p.data)), crc32.Checksum(p.data, castagnoli)} {
+			b = binary.LittleEndian.AppendUint32(b, n)
+		}
+		b = append(b, p.data...)
+	}
+	sum := sha256.Sum256(b)
+	return append(b, sum[:]...)
+}
+
+// unpacked returns the same snapshot with no block compressed.
+func unpacked(t testing.TB, snapshot []byte) []byte {
+	decoder, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer decoder.Close()
+	head, parts := dismantle(snapshot)
+	for i := range parts {
+		if parts[i].codec == codecZstd {
+			if parts[i].data, err = decoder.DecodeAll(parts[i].data, nil); err != nil {
+				t.Fatal(err)
+			}
+			parts[i].codec = codecNone
+		}
+	}
+	return assemble(head, parts)
+}
+
+func items(section byte, items ...string) part {
+	p := part{section: section, items: uint32(len(items))}
+	for _, item := range items {
+		p.data = append(binary.LittleEndian.AppendUint32(p.data, uint32(len(item))), item...)
+	}
+	p.raw = uint32(len(p.data))
+	return p
+}
+
+func TestSectionsOfLaterVersionsAreSkippedUnlessCritical(t *testing.T) {
+	r := furnished(t)
+	want := evidence(r)
+	head, parts := dismantle(r.snapshot())
+	end := len(parts) - 1
+	with := func(p part) []byte {
+		return assemble(head, append(append(append([]part{}, parts[:end]...), p), parts[end]))
+	}
+	got := newReplica(t)
+	got.now = r.now
+	if err := got.Restore(bytes.NewReader(with(items(0x20, "what is this?")))); err != nil {
+		t.Errorf("an optional section: %v", err)
+	}
+	if evidence(got) != want {
+		t.Error("an optional section changed what was restored")
+	}
+	err := got.Restore(bytes.NewReader(with(items(critical|0x20, "what is this?"))))
+	if !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "32") {
+		t.Errorf("a critical section: %v", err)
+	}
+}
+
+func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
+	r := furnished(t)
+	for name, change := range map[string]func(head []byte, parts *[]part){
+		"another format":      func(head []byte, _ *[]part) { head[len(snapshotMagic)]++ },
+		"another magic":       func(head []byte, _ *[]part) { head[0]++ },
+		"an unknown codec":    func(_ []byte, p *[]part) { (*p)[1].codec = 9 },
+		"not what is packed":  func(_ []byte, p *[]part) { (*p)[1].codec = codecZstd },
+		"another raw length":  func(_ []byte, p *[]part) { (*p)[1].raw++ },
+		"an enormous block":   func(_ []byte, p *[]part) { (*p)[1].raw = blockSizeMax + 1 },
+		"an item too many":    func(_ []byte, p *[]part) { (*p)[1].items++ },
+		"an item too few":     func(_ []byte, p *[]part) { (*p)[1].items-- },
+		"a block twice":       func(_ []byte, p *[]part) { (*p)[2] = (*p)[1] },
+		"a block is missing":  func(_ []byte, p *[]part) { *p = append((*p)[:1], (*p)[2:]...) },
+		"no header":           func(_ []byte, p *[]part) { *p = (*p)[1:] },
+		"a longer item":       func(_ []byte, p *[]part) { (*p)[1].data[0]++ },
+		"a shorter item":      func(_ []byte, p *[]part) { (*p)[1].data[0]-- },
+		"a changed value":     func(_ []byte, p *[]part) { (*p)[1].data[12]++ },
+		"a newer level":       func(_ []byte, p *[]part) { (*p)[0].data[4] = command.Level + 1 },
+		"a record as a dir":   func(_ []byte, p *[]part) { (*p)[1].section = sectionDirs },
+		"no root directory":   func(_ []byte, p *[]part) { *p = []part{(*p)[0], items(sectionEnd, string(make([]byte, 5+16)))} },
+		"a member of letters": func(_ []byte, p *[]part) { (*p)[4] = items(sectionMembers, "member") },
+		"a write as a member": func(_ []byte, p *[]part) {
+			b := command.Batch{Commands: []command.Command{{Body: set("/a", "")}}}
+			(*p)[4] = items(sectionMembers, string(b.Append(nil)))
+		},
+		"an event without node":   func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x00\x00") },
+		"an event of a directory": func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x02\x00") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			head, parts := dismantle(unpacked(t, r.snapshot()))
+			for i, section := range []byte{sectionHeader, sectionRecords, sectionDirs, sectionLeases, sectionMembers, sectionHistory, sectionEnd} {
+				if parts[i].section != section {
+					t.Fatalf("part %d is of section %d", i, parts[i].section&^critical)
+				}
+			}
+			target := newReplica(t)
+			if err := target.Restore(bytes.NewReader(assemble(head, parts))); err != nil {
+				t.Fatalf("before the change: %v", err)
+			}
+			before := evidence(target)
+			change(head, &parts)
+			if err := target.Restore(bytes.NewReader(assemble(head, parts))); !errors.Is(err, ErrSnapshot) {
+				t.Errorf("got %v, want ErrSnapshot", err)
+			}
+			if evidence(target) != before {
+				t.Error("the machine changed")
+			}
+		})
+	}
+}
+
+// FuzzRestore seals what it is given, so that the sums do not hide what comes after them.
+func FuzzRestore(f *testing.F) {
+	r := &replica{t: f, Machine: New(0)}
+	f.Add(unpacked(f, r.snapshot()))
+	r.apply(set("/a/b", "1"), lasting(time.Second, set("/c", "2")), lasting(time.Second, asDir(set("/d", ""))), remove("/a/b"), command.Member{ID: 1, Name: "m"})
+	f.Add(unpacked(f, r.snapshot()))
+	f.Add(r.snapshot())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) < len(snapshotMagic)+4 {
+			return
+		}
+		target := newReplica(t)
+		target.apply(set("/mine", ""))
+		before := evidence(target)
+		err := target.Restore(bytes.NewReader(assemble(dismantle(data))))
+		switch {
+		case err == nil:
+			first := target.snapshot()
+			if err := target.Restore(bytes.NewReader(first)); err != nil {
+				t.Fatalf("it does not restore its own snapshot: %v", err)
+			}
+			if !bytes.Equal(target.snapshot(), first) {
+				t.Fatal("it writes another snapshot")
+			}
+		case !errors.Is(err, ErrSnapshot):
+			t.Fatalf("got %v, want ErrSnapshot", err)
+		case evidence(target) != before:
+			t.Fatal("a refused snapshot changed the machine")
+		}
+	})
+}
