@@ -142,7 +142,7 @@ func (a *agent) forever(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				continue
-			case <-a.deps.Reload:
+			case <-a.deps.Hangup:
 				a.deps.Log.Info("reading the configuration directory again")
 			case <-changes.changed:
 			case <-tick.C:

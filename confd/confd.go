@@ -18,6 +18,7 @@ package confd
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -56,7 +57,7 @@ type Deps struct {
 	Log    *slog.Logger                          // nil: silent
 	Store  kv.Store                              // nil: a client made of Config.Client
 	World  render.World                          // what templates may ask of the machine
-	Reload <-chan struct{}                       // asks to read the configuration directory again; may be nil
+	Hangup <-chan os.Signal                      // asks to read the configuration directory again; may be nil
 	Lookup func(record string) ([]string, error) // host:port of an SRV record; nil: DNS
 }
 

@@ -88,14 +88,10 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 			for _, warning := range append(file.warnings(env.Origins), overlooked(env.Origins)...) {
 				env.Log.Warn(warning)
 			}
-			if cfg.Watch && !cfg.Onetime && (cfg.Backend == backendEnv) {
+			if cfg.Watch && !cfg.Onetime && cfg.Backend == backendEnv {
 				env.Log.Info("the environment cannot be watched; it is read at every interval", "backend", cfg.Backend)
 			}
-			reload := make(chan struct{}, 1)
-			ended := make(chan struct{})
-			defer close(ended)
-			go relay(env.Hangup, reload, ended)
-			if err := Run(cmd.Context(), cfg, Deps{Log: env.Log, Reload: reload}); err != nil {
+			if err := Run(cmd.Context(), cfg, Deps{Log: env.Log, Hangup: env.Hangup}); err != nil {
 				return &program.ExitError{Code: program.ExitUsage, Err: err}
 			}
 			return nil
@@ -149,21 +145,6 @@ func (o options) config() Config {
 		cfg.SRV = fmt.Sprintf("_%s._tcp.%s.", o.Backend, strings.TrimSuffix(o.srvDomain, "."))
 	}
 	return cfg
-}
-
-// relay turns signals into requests to reload until ended is closed.
-func relay(hangup <-chan os.Signal, reload chan<- struct{}, ended <-chan struct{}) {
-	for {
-		select {
-		case <-ended:
-			return
-		case <-hangup:
-		}
-		select {
-		case reload <- struct{}{}:
-		default:
-		}
-	}
 }
 
 // canonical returns the name of the flag that confd, on the command line or in confd.toml, calls name.

@@ -157,7 +157,7 @@ func (f *followed) list(ctx context.Context, m *mirror, root string) (kv.Index, 
 	case kv.Is(err, kv.NotFound):
 		result.Index = indexOf(err)
 	default:
-		return 0, fmt.Errorf("cannot read %s: %w", keyName(root), err)
+		return 0, err
 	}
 	if result.Index == 0 {
 		return 0, fmt.Errorf("cannot read %s: the answer does not say at which index the store is", keyName(root))

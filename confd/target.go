@@ -33,6 +33,7 @@ type target struct {
 	template *render.Template // the last version that could be parsed; nil if there was none
 	broken   string           // why the version on disk is not the parsed one, so that it is told once
 	skipped  string           // records left out by the last render, so that each is told once
+	kept     *install.Staged  // by --keep-stage-file: only the last one, however often it is tried
 }
 
 func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
@@ -78,6 +79,10 @@ func (t *target) install(ctx context.Context, content []byte) error {
 		return err
 	}
 	if t.cfg.KeepStageFile {
+		if t.kept != nil {
+			t.kept.Discard()
+		}
+		t.kept = staged
 		t.log.Info("staged", "file", staged.Path)
 	} else {
 		defer staged.Discard() // finds nothing once it is installed

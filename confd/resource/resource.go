@@ -211,7 +211,8 @@ func Minimal(keys []string) []string {
 	})
 }
 
-// parseMode reads mode as confd does: "0644" is octal and "644" is decimal.
+// parseMode reads mode as confd does: "0644" is octal, "644" is decimal, and what is above the
+// nine permission bits is dropped.
 func parseMode(text string) (*fs.FileMode, error) {
 	if text == "" {
 		return nil, nil
@@ -221,11 +222,6 @@ func parseMode(text string) (*fs.FileMode, error) {
 		return nil, fmt.Errorf("mode %q is not a file mode; write it as \"0644\"", text)
 	}
 	mode := fs.FileMode(number & 0o777)
-	for bit, flag := range map[uint64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if number&bit != 0 {
-			mode |= flag
-		}
-	}
 	return &mode, nil
 }
 

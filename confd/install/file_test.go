@@ -1,0 +1,281 @@
+package install_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/e2e/parts"
+)
+
+func destination(t *testing.T) install.File {
+	t.Helper()
+	return install.File{Path: filepath.Join(t.TempDir(), "proxy.cfg"), UID: -1, GID: -1}
+}
+
+func put(t *testing.T, f install.File, content string) {
+	t.Helper()
+	staged, err := f.Stage([]byte(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := staged.Commit(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func differs(t *testing.T, f install.File, content string) bool {
+	t.Helper()
+	d, err := f.Differs([]byte(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func content(t *testing.T, f install.File) string {
+	t.Helper()
+	data, err := os.ReadFile(f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// names lists the destination's directory.
+func names(t *testing.T, f install.File) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Dir(f.Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func ref[T any](value T) *T { return &value }
+
+func TestAFileIsReplacedAndNothingElseIsLeft(t *testing.T) {
+	f := destination(t)
+	if !differs(t, f, "one") {
+		t.Error("a missing file does not differ")
+	}
+	put(t, f, "one")
+	before, err := os.Stat(f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.Mode() != 0o644 {
+		t.Errorf("a new file has mode %v, want 0644", before.Mode())
+	}
+	if differs(t, f, "one") || !differs(t, f, "two") || !differs(t, f, "on") {
+		t.Error("Differs does not see exactly the content")
+	}
+	put(t, f, "two")
+	after, err := os.Stat(f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.SameFile(before, after) {
+		t.Error("the file was written in place; a reader could have seen half of it")
+	}
+	if got := names(t, f); !slices.Equal(got, []string{"proxy.cfg"}) || content(t, f) != "two" {
+		t.Errorf("directory has %q, content %q", got, content(t, f))
+	}
+}
+
+func TestTheModeOfAnExistingFileIsKeptUnlessOneIsGiven(t *testing.T) {
+	f := destination(t)
+	put(t, f, "one")
+	if err := os.Chmod(f.Path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if differs(t, f, "one") {
+		t.Error("a mode that nobody asked for counts as a difference")
+	}
+	put(t, f, "two")
+	if info, _ := os.Stat(f.Path); info.Mode() != 0o600 {
+		t.Errorf("mode %v, want 0600 as before", info.Mode())
+	}
+	f.Mode = ref(fs.FileMode(0o640))
+	if !differs(t, f, "two") {
+		t.Error("the wrong mode does not count as a difference")
+	}
+	put(t, f, "two")
+	if info, _ := os.Stat(f.Path); info.Mode() != 0o640 {
+		t.Errorf("mode %v, want 0640", info.Mode())
+	}
+}
+
+func TestTheStagedFileAlreadyHasItsModeAndOwner(t *testing.T) {
+	parts.Need(t, "root")
+	f := destination(t)
+	f.Mode, f.UID, f.GID = ref(fs.FileMode(0o400)), 1234, 2345
+	staged, err := f.Stage([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(staged.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	if info.Mode() != 0o400 || owner.Uid != 1234 || owner.Gid != 2345 {
+		t.Errorf("staged as %v %d:%d", info.Mode(), owner.Uid, owner.Gid)
+	}
+	if err := staged.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if differs(t, f, "secret") {
+		t.Error("differs right after Commit")
+	}
+	if err := os.Chown(f.Path, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !differs(t, f, "secret") {
+		t.Error("the wrong owner does not count as a difference")
+	}
+}
+
+func TestAFailureLeavesTheOldFileAndNoStagedOne(t *testing.T) {
+	f := destination(t)
+	put(t, f, "old")
+	f.Path = filepath.Join(filepath.Dir(f.Path), "missing", "proxy.cfg")
+	if _, err := f.Stage([]byte("new")); err == nil || !strings.Contains(err.Error(), "cannot stage") {
+		t.Errorf("staging in a missing directory: %v", err)
+	}
+
+	directory := destination(t)
+	if err := os.MkdirAll(filepath.Join(directory.Path, "full"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := directory.Differs(nil); err == nil || !strings.Contains(err.Error(), "is a directory") {
+		t.Errorf("a directory as destination: %v", err)
+	}
+	staged, err := directory.Stage([]byte("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := staged.Commit(); err == nil {
+		t.Error("a directory was replaced")
+	}
+	staged.Discard()
+	if got := names(t, directory); !slices.Equal(got, []string{"proxy.cfg"}) {
+		t.Errorf("left behind: %q", got)
+	}
+}
+
+func TestALinkAtTheDestinationIsReplacedNotFollowed(t *testing.T) {
+	f := destination(t)
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, []byte("precious"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, f.Path); err != nil {
+		t.Fatal(err)
+	}
+	if !differs(t, f, "precious") {
+		t.Error("a link counts as the file")
+	}
+	put(t, f, "new")
+	if data, _ := os.ReadFile(victim); string(data) != "precious" || content(t, f) != "new" {
+		t.Errorf("the link's target has %q, the destination %q", data, content(t, f))
+	}
+}
+
+func TestABindMountedFileIsWrittenInPlace(t *testing.T) {
+	parts.Need(t, "root")
+	f := destination(t)
+	outside := filepath.Join(t.TempDir(), "outside.cfg")
+	for _, path := range []string{f.Path, outside} {
+		if err := os.WriteFile(path, []byte("a longer old text"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount(outside, f.Path, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("part missing: mount: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(f.Path, unix.MNT_DETACH) })
+	f.Mode = ref(fs.FileMode(0o600))
+	put(t, f, "new")
+	if data, _ := os.ReadFile(outside); string(data) != "new" {
+		t.Errorf("the mounted file has %q", data)
+	}
+	if differs(t, f, "new") {
+		t.Error("differs right after Commit")
+	}
+	if got := names(t, f); !slices.Equal(got, []string{"proxy.cfg"}) {
+		t.Errorf("left behind: %q", got)
+	}
+}
+
+func TestSweepRemovesOnlyOldStagedFilesOfItsOwn(t *testing.T) {
+	f := destination(t)
+	dir := filepath.Dir(f.Path)
+	old := time.Now().Add(-2 * time.Hour)
+	for _, name := range []string{".proxy.cfg.123", ".proxy.cfg.reload-pending", ".proxy.cfg.12x", ".other.cfg.123", "proxy.cfg.123", ".proxy.cfg.456"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if name != ".proxy.cfg.456" {
+			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := f.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{".other.cfg.123", ".proxy.cfg.12x", ".proxy.cfg.456", ".proxy.cfg.reload-pending", "proxy.cfg.123"}
+	if got := names(t, f); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestADebtIsRememberedUntilItIsPaid(t *testing.T) {
+	f := destination(t)
+	owes := func() bool {
+		t.Helper()
+		owes, err := f.Owes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return owes
+	}
+	if owes() {
+		t.Error("owes before anything happened")
+	}
+	put(t, f, "good")
+	for range 2 { // a second failure must not take the bad version for good
+		if err := f.KeepGood(); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Owe(); err != nil {
+			t.Fatal(err)
+		}
+		put(t, f, "bad")
+	}
+	if good, ok, err := f.Good(); err != nil || !ok || string(good) != "good" || !owes() {
+		t.Errorf("kept %q %v %v, owes %v", good, ok, err, owes())
+	}
+	if err := f.Paid(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, _ := f.Good(); ok || owes() {
+		t.Error("still owing, or something to go back to, after Paid")
+	}
+	if got := names(t, f); !slices.Equal(got, []string{"proxy.cfg"}) {
+		t.Errorf("left behind: %q", got)
+	}
+}
