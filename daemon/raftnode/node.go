@@ -380,6 +380,14 @@ func (n *Node) Status() Status {
 	return s
 }
 
+// Alive returns when raft's main loop has answered. While the loop waits for the disk it does not.
+func (n *Node) Alive() error {
+	if err := n.raft.VerifyLeader().Error(); err != nil {
+		return proposalError(err)
+	}
+	return nil
+}
+
 // Close stops the member cleanly: the work of LeadWhile ends, leases keep exactly the time they
 // have left, and a log that has grown long is folded into a snapshot. It waits for everything that
 // Open started and may be called twice.

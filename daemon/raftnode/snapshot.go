@@ -87,7 +87,7 @@ func (n *Node) snapshot() error {
 	}
 	// To write the state once for each time its own size has gone through the log is enough.
 	n.fsm.logBytes.limit.Store(max(n.config.SnapshotLogBytes, newest[0].Size))
-	n.log.Info("snapshot written", "index", newest[0].Index, "bytes", newest[0].Size, "took", time.Since(start))
+	n.log.Info("snapshot written", "index", newest[0].Index, "bytes", newest[0].Size, "took", time.Since(start).String())
 	return nil
 }
 

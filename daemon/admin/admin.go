@@ -1,0 +1,97 @@
+// Package admin answers what operators and their probes ask a member: which version it speaks and
+// whether it can serve.
+//
+// It knows what the service tells about itself through Member. It knows no keys.
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// The paths that New serves.
+const (
+	VersionPath = "/version"
+	HealthPath  = "/health"
+)
+
+// serverVersion is the release of etcd whose v2 API this is, to the byte. Clients take it apart
+// into three numbers and choose what to ask by them.
+const (
+	serverVersion  = "3.5.33"
+	clusterVersion = "3.5.0"
+)
+
+// healthTimeout bounds the read that decides whether a member is healthy.
+const healthTimeout = time.Second
+
+// Member is the member as admin needs it.
+type Member interface {
+	// HasLeader reports whether the member knows a leader.
+	HasLeader() bool
+	// ReadBarrier returns nil if the member can answer a linearizable read now.
+	ReadBarrier(ctx context.Context) error
+}
+
+// New returns the handler of VersionPath and HealthPath; other paths are answered 404.
+func New(member Member) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case VersionPath:
+			serveVersion(w, r)
+		case HealthPath:
+			serveHealth(w, r, member)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+func serveVersion(w http.ResponseWriter, r *http.Request) {
+	if !onlyGet(w, r) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"etcdserver":%q,"etcdcluster":%q}`, serverVersion, clusterVersion)
+}
+
+// serveHealth does what a client would do and tells how it went.
+func serveHealth(w http.ResponseWriter, r *http.Request, member Member) {
+	if !onlyGet(w, r) {
+		return
+	}
+	if reason := unhealthy(r, member); reason != "" {
+		http.Error(w, fmt.Sprintf(`{"health":"false","reason":%q}`, reason), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprint(w, `{"health":"true","reason":""}`)
+}
+
+// unhealthy returns why the member cannot serve, "" if it can. With serializable=true it is enough
+// that it answers at all, as a serializable read would.
+func unhealthy(r *http.Request, member Member) string {
+	if r.URL.Query().Get("serializable") == "true" {
+		return ""
+	}
+	if !member.HasLeader() {
+		return "RAFT NO LEADER"
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
+	defer cancel()
+	if err := member.ReadBarrier(ctx); err != nil {
+		return "QGET ERROR:" + err.Error()
+	}
+	return ""
+}
+
+func onlyGet(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet {
+		return true
+	}
+	w.Header().Set("Allow", http.MethodGet)
+	http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+	return false
+}

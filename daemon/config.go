@@ -1,0 +1,229 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/kvd-io/kvd/daemon/raftnode"
+)
+
+// Config is every setting of the daemon. The flags bound to it by AddFlags have etcd's names and
+// units; DefaultConfig holds the defaults.
+type Config struct {
+	Name    string
+	DataDir string // "" means NAME.kvd in the working directory
+
+	ListenClientURLs         []string
+	AdvertiseClientURLs      []string // nil: derived from where it listens
+	ListenPeerURLs           []string
+	InitialAdvertisePeerURLs []string // nil: derived from where it listens
+
+	InitialCluster      string // "" means this member alone
+	InitialClusterState string
+	InitialClusterToken string
+	Discovery           string // refused: there is no discovery service
+	DiscoverySRV        string
+
+	HeartbeatInterval uint // ms
+	ElectionTimeout   uint // ms
+
+	MaxRequestBytes int64
+	LogStore        string
+}
+
+// The addresses that etcd uses as well.
+const (
+	defaultClientURL = "http://127.0.0.1:2379"
+	defaultPeerURL   = "http://127.0.0.1:2380"
+)
+
+const (
+	stateNew      = "new"
+	stateExisting = "existing"
+)
+
+// DefaultConfig returns the configuration of a single member on this machine.
+func DefaultConfig() Config {
+	return Config{
+		Name:                "default",
+		ListenClientURLs:    []string{defaultClientURL},
+		ListenPeerURLs:      []string{defaultPeerURL},
+		InitialClusterState: stateNew,
+		InitialClusterToken: "kvd-cluster",
+		HeartbeatInterval:   100,
+		ElectionTimeout:     1000,
+		MaxRequestBytes:     3 << 19,
+		LogStore:            raftnode.LogStoreWAL,
+	}
+}
+
+// AddFlags defines the flags of all settings on flags, bound to c, with c's values as defaults.
+func (c *Config) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&c.Name, "name", c.Name, "name of this member, for people; it is kept in the data directory")
+	flags.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` with the data of this member alone (default NAME.kvd in the working directory)")
+	flags.StringSliceVar(&c.ListenClientURLs, "listen-client-urls", c.ListenClientURLs, "`urls` to serve clients on")
+	flags.StringSliceVar(&c.AdvertiseClientURLs, "advertise-client-urls", c.AdvertiseClientURLs, "client `urls` to tell others (default: those it listens on)")
+	flags.StringSliceVar(&c.ListenPeerURLs, "listen-peer-urls", c.ListenPeerURLs, "`url` to hold for other members")
+	flags.StringSliceVar(&c.InitialAdvertisePeerURLs, "initial-advertise-peer-urls", c.InitialAdvertisePeerURLs, "peer `urls` to tell others (default: those it listens on)")
+	flags.StringVar(&c.InitialCluster, "initial-cluster", c.InitialCluster, "the members of a new cluster, `name=url`; this version runs clusters of one member (default NAME=its peer url)")
+	flags.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new: the only state that a cluster of one member can begin in")
+	flags.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "tells this cluster from others; it is kept in the data directory")
+	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, of no effect in a cluster of one member")
+	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader before a member stands for election; a sole member stands at once")
+	flags.Int64Var(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "largest body of a request, in `bytes`")
+	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
+	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
+	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "refused")
+	for _, name := range []string{"discovery", "discovery-srv"} {
+		flags.Lookup(name).Hidden = true
+	}
+}
+
+// envAliases are etcd's environment variables for the flags that etcd has as well.
+func envAliases() map[string][]string {
+	aliases := map[string][]string{}
+	for _, flag := range []string{
+		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
+		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token",
+		"heartbeat-interval", "election-timeout", "max-request-bytes", "discovery", "discovery-srv",
+	} {
+		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
+	}
+	return aliases
+}
+
+// ConfigError is a setting that cannot be used.
+type ConfigError struct {
+	Flag   string // without dashes
+	Reason string
+}
+
+func (e *ConfigError) Error() string { return "--" + e.Flag + ": " + e.Reason }
+
+func configErrorf(flag, format string, args ...any) error {
+	return &ConfigError{Flag: flag, Reason: fmt.Sprintf(format, args...)}
+}
+
+// Validate returns all that is wrong with c, each a *ConfigError, joined.
+func (c *Config) Validate() error {
+	problems := []error{
+		checkURLs("listen-client-urls", c.ListenClientURLs, true),
+		checkURLs("advertise-client-urls", c.AdvertiseClientURLs, false),
+		checkURLs("listen-peer-urls", c.ListenPeerURLs, true),
+		checkURLs("initial-advertise-peer-urls", c.InitialAdvertisePeerURLs, false),
+		c.checkCluster(),
+	}
+	refuse := func(wrong bool, flag, format string, args ...any) {
+		if wrong {
+			problems = append(problems, configErrorf(flag, format, args...))
+		}
+	}
+	refuse(c.Name == "" || strings.ContainsAny(c.Name, "=,/\x00\n"), "name", "%q cannot be a name: it must not be empty nor contain any of = , /", c.Name)
+	refuse(c.InitialClusterToken == "", "initial-cluster-token", "it must not be empty")
+	refuse(len(c.ListenPeerURLs) > 1, "listen-peer-urls", "one address is enough for a cluster of one member; got %d", len(c.ListenPeerURLs))
+	refuse(c.HeartbeatInterval == 0, "heartbeat-interval", "it must be at least 1 ms")
+	refuse(c.ElectionTimeout < 5*c.HeartbeatInterval, "election-timeout", "%d ms is less than five times the heartbeat interval of %d ms", c.ElectionTimeout, c.HeartbeatInterval)
+	refuse(c.ElectionTimeout > 50_000, "election-timeout", "%d ms is more than 50000 ms: the cluster would be without a leader for that long", c.ElectionTimeout)
+	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 64<<20, "max-request-bytes", "%d is not between 1024 and 67108864 bytes", c.MaxRequestBytes)
+	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",
+		"%q is unknown: use %s or %s", c.LogStore, raftnode.LogStoreWAL, raftnode.LogStoreBoltDB)
+	return errors.Join(problems...)
+}
+
+// checkCluster refuses what needs more than one member.
+func (c *Config) checkCluster() error {
+	const alone = "clusters of several members are not available in this version of kvd"
+	switch {
+	case c.Discovery != "":
+		return configErrorf("discovery", "%s, so there is nothing to discover; leave it out", alone)
+	case c.DiscoverySRV != "":
+		return configErrorf("discovery-srv", "%s, so there is nothing to discover; leave it out", alone)
+	case c.InitialClusterState == stateExisting:
+		return configErrorf("initial-cluster-state", "%s, so there is no existing cluster to join; use %s, which also restarts a member from its data directory", alone, stateNew)
+	case c.InitialClusterState != stateNew:
+		return configErrorf("initial-cluster-state", "%q is unknown: use %s", c.InitialClusterState, stateNew)
+	case c.InitialCluster == "":
+		return nil
+	}
+	for member := range strings.SplitSeq(c.InitialCluster, ",") {
+		name, address, ok := strings.Cut(member, "=")
+		if !ok {
+			return configErrorf("initial-cluster", "%q is not of the form name=url", member)
+		}
+		if name != c.Name {
+			return configErrorf("initial-cluster", "it names %q, but this member is %q, and %s", name, c.Name, alone)
+		}
+		if err := checkURLs("initial-cluster", []string{address}, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkURLs(flag string, urls []string, required bool) error {
+	if required && len(urls) == 0 {
+		return configErrorf(flag, "at least one url is needed, such as %s", defaultClientURL)
+	}
+	var problems []error
+	for _, text := range urls {
+		if reason := urlProblem(text); reason != "" {
+			problems = append(problems, configErrorf(flag, "cannot use %q: %s", text, reason))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// urlProblem says why text is not the URL of a listener, "" if it is.
+func urlProblem(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return errors.Unwrap(err).Error()
+	case u.Scheme == "https":
+		return "TLS is not available in this version of kvd; use http on a network that you trust"
+	case u.Scheme == "unix" || u.Scheme == "unixs":
+		return "unix sockets are not available; use http://HOST:PORT"
+	case u.Scheme != "http":
+		return "it must begin with http://, as in " + defaultClientURL
+	case u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
+		return "only a host and a port may follow http://"
+	}
+	host, port, err := net.SplitHostPort(u.Host)
+	if err != nil {
+		return "it needs a host and a port, as in " + defaultClientURL
+	}
+	if host == "" {
+		return "it needs a host; use 0.0.0.0 for every address of this machine"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+		return fmt.Sprintf("the port %q is not a number from 0 to 65535", port)
+	}
+	return ""
+}
+
+// address returns HOST:PORT of a URL that was validated.
+func address(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	return u.Host
+}
+
+func (c *Config) dataDir() string {
+	if c.DataDir != "" {
+		return c.DataDir
+	}
+	return c.Name + ".kvd"
+}
+
+func (c *Config) electionTimeout() time.Duration {
+	return time.Duration(c.ElectionTimeout) * time.Millisecond
+}

@@ -1,0 +1,140 @@
+// Package daemon is kvd as a library: one member of a cluster with its API, in this process. It
+// only composes its rooms (raftnode, store, watch, service, httpv2, admin) and holds what they
+// share with the outside world: settings, addresses and the HTTP server.
+//
+//	d, err := daemon.Open(ctx, daemon.DefaultConfig(), daemon.Deps{Log: log})
+//	...
+//	err = d.Close()
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/admin"
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/httpv2"
+	"github.com/kvd-io/kvd/daemon/raftnode"
+	"github.com/kvd-io/kvd/daemon/service"
+)
+
+// Deps is what the daemon takes from the outside world. The zero value means the real one.
+type Deps struct {
+	Log    *slog.Logger // nil discards
+	Now    func() time.Time
+	Listen func(network, address string) (net.Listener, error)
+	Fatal  func(error) // see raftnode.Deps
+}
+
+func (d Deps) withDefaults() Deps {
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Listen == nil {
+		d.Listen = net.Listen
+	}
+	return d
+}
+
+// Daemon is a running member that serves clients. It is safe for concurrent use.
+type Daemon struct {
+	config  Config
+	node    *raftnode.Node
+	service *service.Service
+	server  *server
+
+	clientURLs []string // advertised
+	listening  []string // where it listens
+	close      sync.Once
+}
+
+// Open starts the member described by cfg, new or from its data directory, and serves clients when
+// it returns. Errors in cfg are *ConfigError, possibly several joined. If ctx ends first, nothing
+// is left running.
+func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	deps = deps.withDefaults()
+
+	taken := map[int]bool{}
+	clients, clientErr := listenAll(deps.Listen, "listen-client-urls", cfg.ListenClientURLs, taken)
+	peers, peerErr := listenAll(deps.Listen, "listen-peer-urls", cfg.ListenPeerURLs, taken)
+	if err := errors.Join(clientErr, peerErr); err != nil {
+		closeAll(slices.Concat(clients, peers))
+		return nil, err
+	}
+	d := &Daemon{config: cfg, listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
+	if d.clientURLs == nil {
+		d.clientURLs = d.listening
+	}
+	peerURLs := cfg.InitialAdvertisePeerURLs
+	if peerURLs == nil {
+		peerURLs = reachable(peers)
+	}
+	if err := d.openMember(ctx, deps, peers[0], peerURLs); err != nil {
+		closeAll(clients)
+		return nil, err
+	}
+	member := memberView{d}
+	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
+	d.server = serve(clients, route(
+		admin.New(member),
+		httpv2.New(httpv2.Config{Store: store, Cluster: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
+	), deps.Log)
+	return d, nil
+}
+
+// openMember starts the replicated state and the service over it.
+func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, peerURLs []string) error {
+	state := service.NewState()
+	node, err := raftnode.Open(ctx, raftnode.Config{
+		Name: d.config.Name, DataDir: d.config.dataDir(), ClusterToken: d.config.InitialClusterToken,
+		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(),
+	}, raftnode.Deps{Peers: peers, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal}, state)
+	if err != nil {
+		return err
+	}
+	d.node, d.service = node, service.New(state, node)
+	node.LeadWhile(d.service.Lead)
+	status := node.Status()
+	self := command.Member{ID: uint64(status.MemberID), Name: status.Name, PeerURLs: peerURLs, ClientURLs: d.clientURLs, Voter: true}
+	if err := d.service.Publish(ctx, self); err != nil {
+		d.service.Close()
+		return errors.Join(fmt.Errorf("tell the cluster about member %s: %w", d.config.Name, err), node.Close())
+	}
+	return nil
+}
+
+// ClientURLs returns the URLs that clients reach this member under.
+func (d *Daemon) ClientURLs() []string { return slices.Clone(d.clientURLs) }
+
+// DataDir returns the absolute path of the data directory.
+func (d *Daemon) DataDir() string {
+	path, err := filepath.Abs(d.config.dataDir())
+	if err != nil {
+		return d.config.dataDir()
+	}
+	return path
+}
+
+// Alive returns when raft's main loop has answered: a member whose disk hangs does not return.
+func (d *Daemon) Alive() error { return d.node.Alive() }
+
+// Close stops serving, ends all watches, and stops the member cleanly. It may be called twice.
+func (d *Daemon) Close() error {
+	var err error
+	d.close.Do(func() {
+		d.server.drain()
+		d.service.Close() // watches end, so that their requests do
+		err = errors.Join(d.server.Close(), d.node.Close())
+	})
+	return err
+}

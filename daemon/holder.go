@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// portHolder says which process listens on a TCP port, "nginx (pid 41)", as far as the process
+// table under proc lets this user see it.
+func portHolder(proc string, port int) (string, bool) {
+	inodes := listeningInodes(proc, port)
+	if len(inodes) == 0 {
+		return "", false
+	}
+	links, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
+	if err != nil {
+		return "", false
+	}
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		if err != nil || !inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] {
+			continue
+		}
+		dir := filepath.Dir(filepath.Dir(link))
+		return fmt.Sprintf("%s (pid %s)", commandName(dir), filepath.Base(dir)), true
+	}
+	return "", false
+}
+
+// listeningInodes returns the inodes of the sockets that listen on port.
+func listeningInodes(proc string, port int) map[string]bool {
+	const stateListen = "0A"
+	inodes := map[string]bool{}
+	for _, table := range []string{"tcp", "tcp6"} {
+		data, err := os.ReadFile(filepath.Join(proc, "net", table))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			// sl local_address rem_address st queues timer retransmits uid timeout inode
+			fields := strings.Fields(line)
+			if len(fields) < 10 || fields[3] != stateListen {
+				continue
+			}
+			_, hex, _ := strings.Cut(fields[1], ":")
+			if n, err := strconv.ParseUint(hex, 16, 16); err == nil && int(n) == port {
+				inodes[fields[9]] = true
+			}
+		}
+	}
+	return inodes
+}
+
+// commandName returns the name of the program that the process in dir runs, without its
+// arguments: they may hold secrets.
+func commandName(dir string) string {
+	if line, err := os.ReadFile(filepath.Join(dir, "cmdline")); err == nil {
+		if program, _, _ := bytes.Cut(line, []byte{0}); len(program) > 0 {
+			return filepath.Base(string(program))
+		}
+	}
+	name, err := os.ReadFile(filepath.Join(dir, "comm"))
+	if err != nil {
+		return "a process"
+	}
+	return strings.TrimSpace(string(name))
+}

@@ -1,0 +1,109 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"syscall"
+)
+
+// portsTried is how many ports behind an occupied one are tried for one to offer.
+const portsTried = 100
+
+type listenFunc func(network, address string) (net.Listener, error)
+
+// listenAll opens a listener for each URL, or none. taken holds the ports that are spoken for.
+func listenAll(listen listenFunc, flag string, urls []string, taken map[int]bool) ([]net.Listener, error) {
+	var listeners []net.Listener
+	var problems []error
+	for _, text := range urls {
+		l, err := listen("tcp", address(text))
+		if err != nil {
+			problems = append(problems, listenError(listen, flag, text, err, taken))
+			continue
+		}
+		listeners = append(listeners, l)
+	}
+	if len(problems) > 0 {
+		closeAll(listeners)
+		return nil, errors.Join(problems...)
+	}
+	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+// listenError says why an address cannot be listened on and what would work instead.
+func listenError(listen listenFunc, flag, text string, err error, taken map[int]bool) error {
+	host, port, _ := net.SplitHostPort(address(text))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		holder := "another process; run kvd as its user or as root to learn which"
+		number, _ := strconv.Atoi(port)
+		if p, ok := portHolder("/proc", number); ok {
+			holder = p
+		}
+		offer := "stop it, or choose another port"
+		if free, ok := freePort(listen, host, number, taken); ok {
+			offer = fmt.Sprintf("stop it, or use a free port: --%s http://%s", flag, net.JoinHostPort(host, strconv.Itoa(free)))
+		}
+		return fmt.Errorf("cannot listen on %s: it is in use by %s; %s", text, holder, offer)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("cannot listen on %s: this machine does not have the address %s; use one that it has, or 0.0.0.0 for all (--%s)", text, host, flag)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("cannot listen on %s: ports below 1024 are reserved on this machine; use a higher one (--%s)", text, flag)
+	}
+	return fmt.Errorf("cannot listen on %s (--%s): %w", text, flag, err)
+}
+
+// freePort finds a port behind the occupied one that can be listened on, and marks it as taken.
+func freePort(listen listenFunc, host string, occupied int, taken map[int]bool) (int, bool) {
+	for port := occupied + 1; port <= min(occupied+portsTried, 65535); port++ {
+		if taken[port] {
+			continue
+		}
+		if l, err := listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); err == nil {
+			l.Close()
+			taken[port] = true
+			return port, true
+		}
+	}
+	return 0, false
+}
+
+// reachable returns the URLs that others can reach listeners under, for those that are not
+// configured: the port that was opened, and for "every address" one that the machine has.
+func reachable(listeners []net.Listener) []string {
+	urls := make([]string, len(listeners))
+	for i, l := range listeners {
+		host, port, _ := net.SplitHostPort(l.Addr().String())
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			host = ownAddress()
+		}
+		urls[i] = (&url.URL{Scheme: "http", Host: net.JoinHostPort(host, port)}).String()
+	}
+	return urls
+}
+
+// ownAddress returns an address of this machine that others can use, or the loopback address.
+func ownAddress() string {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return "127.0.0.1"
+	}
+	for _, want4 := range []bool{true, false} {
+		for _, a := range addresses {
+			n, ok := a.(*net.IPNet)
+			if ok && n.IP.IsGlobalUnicast() && (n.IP.To4() != nil) == want4 {
+				return n.IP.String()
+			}
+		}
+	}
+	return "127.0.0.1"
+}

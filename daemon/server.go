@@ -1,0 +1,98 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/admin"
+)
+
+// Limits on what a client may make the server wait for or keep. There is no limit on the time of an
+// answer: a watch lasts as long as it is wanted.
+const (
+	readHeaderTimeout = 10 * time.Second
+	bodyTimeout       = time.Minute // to send the body of a request
+	idleTimeout       = 2 * time.Minute
+	headerBytesMax    = 64 << 10
+	closeGrace        = 5 * time.Second // for requests that are under way when the server closes
+)
+
+// route gives each request to the room that it is for. It goes by the path as sent: the v2 API has
+// its own rules for what a path means, and a ServeMux would apply others first.
+func route(admins, v2 http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != http.NoBody {
+			// Not the server's ReadTimeout: that one would end watches, which have no body, as well.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
+		switch r.URL.Path {
+		case admin.VersionPath, admin.HealthPath:
+			admins.ServeHTTP(w, r)
+		default:
+			v2.ServeHTTP(w, r)
+		}
+	})
+}
+
+// server serves HTTP on several listeners.
+type server struct {
+	http    http.Server
+	serving sync.WaitGroup
+
+	mu     sync.Mutex
+	silent map[net.Conn]struct{} // connected, and have not sent anything yet
+}
+
+// serve starts to serve handler on listeners, which it takes over.
+func serve(listeners []net.Listener, handler http.Handler, log *slog.Logger) *server {
+	s := &server{silent: map[net.Conn]struct{}{}}
+	s.http = http.Server{
+		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: headerBytesMax, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), ConnState: s.note,
+	}
+	for _, l := range listeners {
+		s.serving.Go(func() {
+			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				log.Error("cannot serve clients any more", "address", l.Addr(), "err", err)
+			}
+		})
+	}
+	return s
+}
+
+func (s *server) note(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == http.StateNew {
+		s.silent[conn] = struct{}{}
+	} else {
+		delete(s.silent, conn)
+	}
+}
+
+// drain makes every answer from now on the last one of its connection.
+func (s *server) drain() { s.http.SetKeepAlivesEnabled(false) }
+
+// Close stops accepting, waits a while for requests under way, and cuts the rest off.
+func (s *server) Close() error {
+	// Shutdown would give a connection that has sent nothing five seconds to do so. Clients open
+	// such connections in reserve.
+	s.mu.Lock()
+	for conn := range s.silent {
+		conn.Close()
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.http.Close()
+	}
+	s.serving.Wait()
+	return err
+}

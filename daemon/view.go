@@ -1,0 +1,55 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/httpv2"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// memberView shows the daemon to its API rooms, in their words.
+type memberView struct{ d *Daemon }
+
+func (v memberView) ClusterID() uint64 { return uint64(v.d.node.Status().ClusterID) }
+
+func (v memberView) LeaderID() (uint64, bool) {
+	leader := v.d.node.Status().Leader
+	return uint64(leader), leader != 0
+}
+
+func (v memberView) HasLeader() bool { return v.d.node.Status().Leader != 0 }
+
+func (v memberView) Position() (index, term uint64) { return v.d.service.Position() }
+
+func (v memberView) ReadBarrier(ctx context.Context) error { return v.d.service.ReadBarrier(ctx) }
+
+func (v memberView) Members() []httpv2.Member {
+	known := v.d.service.Members()
+	members := make([]httpv2.Member, len(known))
+	for i, m := range known {
+		members[i] = httpv2.Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs}
+	}
+	return members
+}
+
+// bounded is a store whose reads and writes end in time.
+type bounded struct {
+	kv.Store
+	timeout time.Duration
+}
+
+// requestTimeout leaves a request time for a slow disk and for one election, as etcd does.
+func requestTimeout(election time.Duration) time.Duration { return 5*time.Second + 2*election }
+
+func (b bounded) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	return b.Store.Read(ctx, r)
+}
+
+func (b bounded) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	return b.Store.Write(ctx, w)
+}
