@@ -61,8 +61,12 @@ func WatchRequest(from kv.WatchFrom, stream bool) Request {
 	return Request{Method: http.MethodGet, Path: EscapeKey(from.Key), Query: query}
 }
 
-// WriteRequest returns the request for w.
+// WriteRequest returns the request for w. Errors by Kind: Invalid for an unknown operation, and for
+// a comparison without a condition, which on the wire would be a write without any.
 func WriteRequest(w kv.Write) (Request, error) {
+	if (w.Op == kv.OpCompareAndSwap || w.Op == kv.OpCompareAndDelete) && w.PrevValue == "" && w.PrevIndex == 0 {
+		return Request{}, &kv.Error{Op: w.Op.String(), Key: w.Key, Kind: kv.Invalid, Cause: "neither a previous value nor a previous index to compare with; an empty value can be compared only by its index"}
+	}
 	r := Request{Method: http.MethodPut, Path: EscapeKey(w.Key), Query: url.Values{}}
 	switch w.Op {
 	case kv.OpSet:
@@ -74,11 +78,14 @@ func WriteRequest(w kv.Write) (Request, error) {
 		r.Method = http.MethodPost
 	case kv.OpCompareAndSwap:
 		setCompare(r.Query, w)
-	case kv.OpDelete, kv.OpCompareAndDelete:
+	case kv.OpDelete:
 		r.Method = http.MethodDelete
-		setCompare(r.Query, w)
 		setTrue(r.Query, "dir", w.Dir)
 		setTrue(r.Query, "recursive", w.Recursive)
+		return r, nil
+	case kv.OpCompareAndDelete:
+		r.Method = http.MethodDelete
+		setCompare(r.Query, w)
 		return r, nil
 	default:
 		return Request{}, &kv.Error{Op: w.Op.String(), Key: w.Key, Kind: kv.Invalid, Cause: fmt.Sprintf("unknown operation %d", w.Op)}
