@@ -67,15 +67,19 @@ func startChild(args []string, stopTimeout time.Duration, env *program.Env) (*ch
 	return c, nil
 }
 
-// cannotRun says why a command does not start, with what is most often behind it.
+// cannotRun says why a command does not start, with what is most often behind it and with the code
+// that a shell would exit with.
 func cannotRun(name string, err error) error {
+	code, hint := exitNotExecutable, ""
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("cannot run %q: %w: there is no such program in $PATH; give its path", name, exec.ErrNotFound)
+		code, err = exitNotFound, fmt.Errorf("there is no such program in $PATH; give its path, as in ./%s", name)
+	case errors.Is(err, fs.ErrNotExist):
+		code, hint = exitNotFound, "; if the file is there, the interpreter that its first line names is not"
 	case errors.Is(err, syscall.ENOEXEC):
-		return fmt.Errorf("cannot run %q: %w: it is neither a binary for this machine nor a script that begins with #!", name, syscall.ENOEXEC)
+		hint = ": it is neither a binary for this machine nor a script that begins with #!"
 	}
-	return fmt.Errorf("cannot run %q: %w", name, err)
+	return &program.ExitError{Code: code, Err: fmt.Errorf("cannot run %q: %w%s", name, err, hint)}
 }
 
 // childEnvironment leaves out what is meant for kvsidekick: its settings, among them passwords, and
@@ -92,10 +96,6 @@ func childEnvironment(environment []string) []string {
 		}
 	}
 	return kept
-}
-
-func isNotFound(err error) bool {
-	return errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
 }
 
 // Run passes signals on until the child ends, and returns then. When ctx ends it tells the child

@@ -117,7 +117,8 @@ func run(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// source returns what to follow; a command is started. child is nil for a unit.
+// source returns what to follow; a command is started. child is nil for a unit. The error is a
+// program.ExitError.
 func (cfg Config) source(env *program.Env) (workload.Source, *child, error) {
 	if cfg.Unit != "" {
 		source, err := systemd.New(systemd.Config{Units: []string{cfg.Unit}, Log: env.Log})
@@ -128,11 +129,7 @@ func (cfg Config) source(env *program.Env) (workload.Source, *child, error) {
 	}
 	c, err := startChild(cfg.Command, cfg.StopTimeout, env)
 	if err != nil {
-		code := exitNotExecutable
-		if isNotFound(err) {
-			code = exitNotFound
-		}
-		return nil, nil, &program.ExitError{Code: code, Err: err}
+		return nil, nil, err
 	}
 	return c, c, nil
 }
