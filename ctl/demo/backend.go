@@ -16,6 +16,7 @@ import (
 // backendCommand is the service of the demo: it says who it is.
 func backendCommand() *cobra.Command {
 	var name, listen string
+	var linger time.Duration
 	cmd := &cobra.Command{
 		Use:    "backend",
 		Short:  "serve HTTP as one backend of the demo",
@@ -29,12 +30,24 @@ func backendCommand() *cobra.Command {
 				w.Header().Set(headerBackend, name)
 				fmt.Fprintln(w, name)
 			}
-			return serve(cmd.Context(), listen, http.HandlerFunc(answer))
+			return serve(lingering(cmd.Context(), linger), listen, http.HandlerFunc(answer))
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "what to answer")
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "`address` to serve on")
+	cmd.Flags().DurationVar(&linger, "linger", 0, "go on serving for so long after the signal to stop")
 	return cmd
+}
+
+// lingering returns a context that ends a while after ctx, with its process at the latest: who
+// sends requests here must first hear that this backend is going.
+func lingering(ctx context.Context, while time.Duration) context.Context {
+	if while <= 0 {
+		return ctx
+	}
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(while, cancel) })
+	return later
 }
 
 // serve answers on address until ctx ends, then lets the requests under way finish.

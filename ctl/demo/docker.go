@@ -16,7 +16,7 @@ import (
 
 // engine is a Docker engine, spoken to through its command line.
 type engine struct {
-	host string // for DOCKER_HOST; "" is the default socket
+	host string // DOCKER_HOST; "" is the default socket
 	name string // "engine 20.10.24", for people
 }
 
@@ -26,10 +26,10 @@ func findEngine(ctx context.Context, folder string, c *crew) (e *engine, reason 
 	if _, err := exec.LookPath("docker"); err != nil {
 		return nil, "no docker command"
 	}
-	if host := os.Getenv("DOCKER_HOST"); host != "" && !strings.HasPrefix(host, "unix://") {
-		return nil, fmt.Sprintf("DOCKER_HOST=%s is not on this machine", host)
+	e = &engine{host: os.Getenv("DOCKER_HOST")}
+	if e.host != "" && !strings.HasPrefix(e.host, "unix://") {
+		return nil, fmt.Sprintf("DOCKER_HOST=%s is not on this machine", e.host)
 	}
-	e = &engine{}
 	version, err := e.version(ctx)
 	if err == nil {
 		e.name = "engine " + version
@@ -78,9 +78,7 @@ func (e *engine) run(ctx context.Context, stdin io.Reader, args ...string) (stri
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", args...)
-	if e.host != "" {
-		cmd.Env = append(os.Environ(), "DOCKER_HOST="+e.host)
-	}
+	cmd.Env = append(os.Environ(), e.settings()...)
 	var problem bytes.Buffer
 	cmd.Stdin, cmd.Stderr = stdin, &problem
 	output, err := cmd.Output()
@@ -88,6 +86,18 @@ func (e *engine) run(ctx context.Context, stdin io.Reader, args ...string) (stri
 		return "", fmt.Errorf("docker %s: %w: %s", args[0], err, strings.TrimSpace(problem.String()))
 	}
 	return strings.TrimSpace(string(output)), nil
+}
+
+// start executes one docker command in the background.
+func (e *engine) start(folder, name string, args ...string) (*process, error) {
+	return start(folder, name, e.settings(), append([]string{"docker"}, args...)...)
+}
+
+func (e *engine) settings() []string {
+	if e.host == "" {
+		return nil
+	}
+	return []string{"DOCKER_HOST=" + e.host}
 }
 
 // makeImage imports an image that holds one static binary as /kvctl, and removes it at the end.
@@ -144,14 +154,9 @@ func (e *engine) runContainer(ctx context.Context, c *crew, name string, args ..
 	return err
 }
 
-// Moments in the life of a container, by the engine's clock, which is this machine's.
-const (
-	started  = "{{.State.StartedAt}}"
-	finished = "{{.State.FinishedAt}}"
-)
-
-func (e *engine) moment(ctx context.Context, container, which string) (time.Time, error) {
-	text, err := e.run(ctx, nil, "inspect", "--format", which, container)
+// startedAt returns when a container began to run, by the engine's clock, which is this machine's.
+func (e *engine) startedAt(ctx context.Context, container string) (time.Time, error) {
+	text, err := e.run(ctx, nil, "inspect", "--format", "{{.State.StartedAt}}", container)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -59,14 +59,22 @@ func plainEnvironment() (variables []string) {
 	return variables
 }
 
+// over reports whether the child has ended.
+func (p *process) over() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // signal reaches the child, not the rest of its group.
 func (p *process) signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
 // kill ends the child and everything in its group at once, and waits for the child.
 func (p *process) kill() {
-	select {
-	case <-p.ended:
-	default:
+	if !p.over() {
 		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 		<-p.ended
 	}
@@ -106,9 +114,7 @@ func (p *process) wait(ctx context.Context, bound time.Duration) error {
 
 // alive returns an error that shows the end of the log if the child has ended.
 func (p *process) alive() error {
-	select {
-	case <-p.ended:
-	default:
+	if !p.over() {
 		return nil
 	}
 	reason := "exit code 0"

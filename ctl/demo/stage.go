@@ -90,7 +90,8 @@ func (s *stage) holdUntil(ctx context.Context) {
 type step struct {
 	name     string
 	expected string
-	bound    time.Duration // the expectation must hold by then
+	within   time.Duration // the expectation must hold by then
+	patience time.Duration // how much longer held may take to see everything that belongs to the step
 	failures int           // requests that may fail meanwhile
 
 	// act starts it. The step's time runs from then, unless act returns another moment.
@@ -115,14 +116,17 @@ func (s *stage) perform(ctx context.Context, st step) error {
 	}
 	var at time.Time
 	if actErr == nil {
-		actErr = s.crew.await(ctx, time.Until(since.Add(st.bound)), func() (ok bool) {
+		actErr = s.crew.await(ctx, time.Until(since.Add(st.within+st.patience)), func() (ok bool) {
 			at, ok = st.held()
 			return ok
 		})
 	}
-	if actErr != nil {
+	switch {
+	case actErr != nil:
 		at = time.Now()
 		result.Problem = actErr.Error()
+	case at.Sub(since) > st.within:
+		result.Problem = "too late"
 	}
 	result.ObservedMS = max(0, float64(at.Sub(since).Microseconds())/1000)
 	if s.load != nil {

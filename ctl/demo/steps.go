@@ -73,7 +73,7 @@ func (s *stage) chooseEngine(ctx context.Context) (*engine, string) {
 
 func (s *stage) startStore(ctx context.Context, client, peer int) error {
 	return s.perform(ctx, step{
-		name: "start kvd", expected: "healthy within 10 s", bound: 10 * time.Second,
+		name: "start kvd", expected: "healthy within 10 s", within: 10 * time.Second,
 		act: func(context.Context) (time.Time, error) {
 			peerURL := "http://" + loopback(peer)
 			p, err := start(s.folder, "kvd", nil, s.programs.kvd, "--name", "demo", "--data-dir", s.file("kvd"),
@@ -97,7 +97,7 @@ func (s *stage) startService(ctx context.Context, backends []*backend) error {
 	done := make(chan struct{})
 	close(done)
 	err := s.perform(ctx, step{
-		name: "start 3 backends and the proxy", expected: "all 3 answer through it within 15 s", bound: 15 * time.Second,
+		name: "start 3 backends and the proxy", expected: "all 3 answer through it within 15 s", within: 15 * time.Second,
 		act: func(ctx context.Context) (time.Time, error) {
 			for _, b := range backends {
 				if err := s.startBackend(b); err != nil {
@@ -137,35 +137,47 @@ func (s *stage) startService(ctx context.Context, backends []*backend) error {
 
 func (s *stage) addBackend(ctx context.Context, b *backend) error {
 	return s.perform(ctx, step{
-		name: "add a backend", expected: "answers within 2 s, no failures", bound: 2 * time.Second,
+		name: "add a backend", expected: "answers within 2 s, no failures", within: 2 * time.Second,
 		act:  func(context.Context) (time.Time, error) { return time.Time{}, s.startBackend(b) },
 		held: func() (time.Time, bool) { at := s.load.answeredAt(b.name); return at, !at.IsZero() },
 	})
 }
 
 func (s *stage) killBackend(ctx context.Context, b *backend) error {
-	bound := s.cfg.ttl + 2*time.Second
+	within := s.cfg.ttl + 2*time.Second
 	return s.perform(ctx, step{
-		name: "kill -9 a backend and its sidekick", expected: fmt.Sprintf("expired within %v, at most 1 failure", bound), bound: bound,
+		name: "kill -9 a backend and its sidekick", expected: fmt.Sprintf("expired within %v, at most 1 failure", within), within: within,
 		failures: 1, // the request that the backend was answering when it died
 		act: func(context.Context) (time.Time, error) {
 			s.crew.release(b.sidekick)
 			b.sidekick.kill()
 			return time.Time{}, nil
 		},
-		held: func() (time.Time, bool) { return time.Now(), !s.configHas(b.port) },
+		held: s.gone(b.port, b.sidekick.over),
 	})
 }
 
 func (s *stage) stopBackend(ctx context.Context, b *backend) error {
 	return s.perform(ctx, step{
-		name: "stop a backend", expected: "withdrawn within 2 s, no failures", bound: 2 * time.Second,
+		name: "stop a backend", expected: "withdrawn within 1 s, no failures", within: time.Second, patience: 15 * time.Second,
 		act: func(context.Context) (time.Time, error) {
 			s.crew.release(b.sidekick)
 			return time.Time{}, b.sidekick.signal(syscall.SIGTERM)
 		},
-		held: func() (time.Time, bool) { return time.Now(), !s.configHas(b.port) },
+		held: s.gone(b.port, b.sidekick.over),
 	})
+}
+
+// gone holds since the rendered configuration lost the server at port, but not before the server
+// has ended: requests that fail only then must be counted too.
+func (s *stage) gone(port int, ended func() bool) func() (time.Time, bool) {
+	var at time.Time
+	return func() (time.Time, bool) {
+		if at.IsZero() && !s.configHas(port) {
+			at = time.Now()
+		}
+		return at, !at.IsZero() && ended()
+	}
 }
 
 // containers does with a container what the other steps did with a process. No engine, no step.
@@ -177,7 +189,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 	name := image + "-1"
 	var port int
 	err := s.perform(ctx, step{
-		name: "docker run", expected: "answers within 1 s of its start", bound: time.Second,
+		name: "docker run", expected: "answers within 1 s of its start", within: time.Second,
 		act: func(ctx context.Context) (time.Time, error) {
 			if err := s.startAgent(docker); err != nil {
 				return time.Time{}, err
@@ -186,7 +198,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 				return time.Time{}, err
 			}
 			if err := docker.runContainer(ctx, &s.crew, name, "--publish", "127.0.0.1::8080", "--label", "SERVICE_NAME="+service,
-				image, "demo", "backend", "--name", name, "--listen", ":8080"); err != nil {
+				image, "demo", "backend", "--name", name, "--listen", ":8080", "--linger", "1s"); err != nil {
 				return time.Time{}, err
 			}
 			published, err := docker.run(ctx, nil, "port", name, "8080/tcp")
@@ -196,22 +208,23 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 			if _, err := fmt.Sscanf(published[strings.LastIndex(published, ":")+1:], "%d", &port); err != nil {
 				return time.Time{}, fmt.Errorf("docker port: %q: %w", published, err)
 			}
-			return docker.moment(ctx, name, started)
+			return docker.startedAt(ctx, name)
 		},
 		held: func() (time.Time, bool) { at := s.load.answeredAt(name); return at, !at.IsZero() },
 	})
 	if err != nil {
 		return err
 	}
+	var stop *process
 	return s.perform(ctx, step{
-		name: "docker stop", expected: "withdrawn within 1 s of its end", bound: time.Second,
-		act: func(ctx context.Context) (time.Time, error) {
-			if _, err := docker.run(ctx, nil, "stop", name); err != nil {
-				return time.Time{}, err
+		name: "docker stop", expected: "withdrawn within 1 s, no failures", within: time.Second, patience: 15 * time.Second,
+		act: func(context.Context) (_ time.Time, err error) {
+			if stop, err = docker.start(s.folder, "docker-stop", "stop", name); err == nil {
+				s.crew.join(stop)
 			}
-			return docker.moment(ctx, name, finished)
+			return time.Time{}, err
 		},
-		held: func() (time.Time, bool) { return time.Now(), !s.configHas(port) },
+		held: s.gone(port, func() bool { return stop.over() }),
 	})
 }
 
