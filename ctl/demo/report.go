@@ -15,7 +15,7 @@ type Step struct {
 	Name       string  `json:"step"`
 	Expected   string  `json:"expected"`
 	ObservedMS float64 `json:"observed_ms"` // how long it took until the expectation held
-	Requests   int     `json:"requests"`    // that ended during the step
+	Requests   int     `json:"requests"`    // that ended during the step; 0 while nothing is served yet
 	Failed     int     `json:"failed"`      // of these
 	Held       bool    `json:"held"`
 	Problem    string  `json:"problem,omitempty"` // why it did not hold
@@ -65,8 +65,12 @@ func (p printer) step(s Step) {
 		mark = p.paint(red, "FAIL")
 	}
 	observed := time.Duration(s.ObservedMS * float64(time.Millisecond)).Round(time.Millisecond)
+	requests, failed := "-", "-"
+	if s.Requests > 0 {
+		requests, failed = fmt.Sprint(s.Requests), fmt.Sprint(s.Failed)
+	}
 	// The mark may hold colour codes, which must not count as its width.
-	row := fmt.Sprintf(rowFormat, "", s.Name, s.Expected, fmt.Sprintf("%d ms", observed.Milliseconds()), number(s.Requests), number(s.Failed))
+	row := fmt.Sprintf(rowFormat, "", s.Name, s.Expected, fmt.Sprintf("%d ms", observed.Milliseconds()), requests, failed)
 	p.line("%s%s", mark, strings.TrimPrefix(row, "    "))
 	if s.Problem != "" {
 		p.line("      %s", strings.ReplaceAll(s.Problem, "\n", "\n      "))
@@ -87,13 +91,6 @@ func (p printer) result(r Report) {
 	if r.Kept != "" {
 		p.line("logs and files are kept in %s", r.Kept)
 	}
-}
-
-func number(n int) string {
-	if n < 0 {
-		return "-"
-	}
-	return fmt.Sprint(n)
 }
 
 const (

@@ -107,7 +107,7 @@ func (s *stage) perform(ctx context.Context, st step) error {
 	if s.load != nil {
 		before = s.load.mark()
 	}
-	result := Step{Name: st.name, Expected: st.expected, Requests: -1, Failed: -1}
+	result := Step{Name: st.name, Expected: st.expected}
 	since, actErr := time.Now(), error(nil)
 	if moment, err := st.act(ctx); err != nil {
 		actErr = err
