@@ -100,7 +100,7 @@ func (a *agent) tell(l resource.Loaded, told map[string]string) {
 	switch {
 	case text == "" || text == a.told[l.File]:
 	case l.Err != nil:
-		a.deps.Log.Error("a resource file cannot be used; the others go on, and so does its version before if there was one", "reason", l.Err)
+		a.deps.Log.Error("resource file not used; others, and an earlier version of it, go on", "reason", l.Err)
 	default:
 		a.deps.Log.Warn("resource file", "file", l.File, "warnings", text)
 	}

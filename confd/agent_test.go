@@ -1,0 +1,284 @@
+package confd
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/daemontest"
+	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/kvclient"
+)
+
+// fileRig is a rig whose keys come from keys.yaml.
+func fileRig(t *testing.T, keys string) *rig {
+	t.Helper()
+	r := newRig(t, nil)
+	r.cfg.Backend, r.cfg.Files = backendFile, []string{r.path("keys.yaml")}
+	r.write("keys.yaml", keys)
+	return r
+}
+
+func TestOnetimeDoesTheGoodOnesAndFailsForTheBadOnes(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/none"}}`, `keys = ["/"]`)
+	r.resource("b", `b {{getv "/x"}}`, `keys = ["/"]`)
+	r.resource("c", `c {{getv "/x"}}`, "keys = [\"/\"]\ncheck_cmd = \"grep -q nothing {{.src}}\"")
+	r.resource("d", `d {{getv "/x"}}`, "keys = [\"/\"]\nreload_cmd = \"echo reload output; false\"")
+	r.write("conf/conf.d/e.toml", "[template\n")
+	r.write("c.out", "old c")
+	if err := r.once(); err == nil {
+		t.Error("no error")
+	}
+	for name, want := range map[string]string{"a.out": "", "b.out": "b 1", "c.out": "old c", "d.out": "d 1"} {
+		if got := r.read(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	for _, want := range []string{"key does not exist: /none", "check_cmd refused", "reload output", "e.toml: not valid TOML: line 2"} {
+		if !strings.Contains(r.log.String(), want) {
+			t.Errorf("the log does not say %q", want)
+		}
+	}
+	if matches, _ := filepath.Glob(r.path(".*.out.[0-9]*")); len(matches) > 0 {
+		t.Errorf("staged files left: %q", matches)
+	}
+	for _, name := range []string{"a", "c", "e"} {
+		if err := os.Remove(r.path("conf/conf.d/" + name + ".toml")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.resource("d", `d {{getv "/x"}}`, "keys = [\"/\"]\nreload_cmd = \"true\"")
+	if err := r.once(); err != nil {
+		t.Errorf("with the bad ones gone: %v", err)
+	}
+	if r.exists(".d.out.reload-pending") {
+		t.Error("the reload that failed in the first run is still owed after the second")
+	}
+}
+
+func TestARefusingStoreIsReportedByOnetimeAndWaitedForByTheAgent(t *testing.T) {
+	address := freeAddress(t)
+	r := newRig(t, nil)
+	r.cfg.Client = kvclient.Config{Endpoints: []string{address}}
+	r.resource("a", "text", `keys = ["/x"]`)
+	err := r.once()
+	if !kv.Is(err, kv.Unavailable) || !strings.Contains(err.Error(), address) {
+		t.Errorf("got %v, want one that names %s", err, address)
+	}
+	r.start()
+	r.until("the outage is reported", func() bool { return strings.Contains(r.log.String(), "cannot follow the store") })
+	if r.exists("a.out") {
+		t.Error("a file was rendered without keys")
+	}
+}
+
+func TestAnAgentWaitsForAStoreThatComesLater(t *testing.T) {
+	url := daemontest.Start(t, 1).URL()
+	direct, g := newClient(t, url), newGate(t, strings.TrimPrefix(url, "http://"))
+	g.set(true)
+	r := newRig(t, direct)
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	r.set("/x", "1")
+	r.deps.Store = newClient(t, g.listener.Addr().String())
+	r.start()
+	r.until("the outage is reported", func() bool { return strings.Contains(r.log.String(), "cannot follow the store") })
+	g.set(false)
+	r.eventually("a.out", "1")
+}
+
+func TestNoopChangesNothing(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"touch $DIR/reloaded\"")
+	r.write("a.out", "old")
+	r.cfg.Noop = true
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	matches, _ := filepath.Glob(r.path(".a.out*"))
+	if r.read("a.out") != "old" || r.exists("reloaded") || len(matches) > 0 {
+		t.Errorf("file %q, reloaded %v, hidden files %q", r.read("a.out"), r.exists("reloaded"), matches)
+	}
+	if !strings.Contains(r.log.String(), "would be changed") {
+		t.Error("nobody is told what would change")
+	}
+	r.cfg.KeepStageFile = true
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	if matches, _ := filepath.Glob(r.path(".a.out.*")); len(matches) != 1 {
+		t.Errorf("staged files %q, want one", matches)
+	}
+}
+
+func TestSyncOnlyRunsNoCommand(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\ncheck_cmd = \"touch $DIR/checked; false\"\nreload_cmd = \"touch $DIR/reloaded\"")
+	r.cfg.SyncOnly = true
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	if r.read("a.out") != "1" || r.exists("checked") || r.exists("reloaded") || r.exists(".a.out.reload-pending") {
+		t.Errorf("file %q, checked %v, reloaded %v", r.read("a.out"), r.exists("checked"), r.exists("reloaded"))
+	}
+}
+
+func TestTheCheckSeesTheStagedFileWithItsMode(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nmode = \"0600\"\ncheck_cmd = \"stat -c %a {{.src}} >$DIR/checked; cat {{.src}} >>$DIR/checked; test ! -e {{.dest}}\"")
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.read("checked"); got != "600\n1" {
+		t.Errorf("the check saw %q", got)
+	}
+}
+
+func TestAReloadHappensOnlyWhenTheFileChanges(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"echo x >>$DIR/reloads\"")
+	for range 3 {
+		if err := r.once(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := strings.Count(r.read("reloads"), "x"); got != 1 {
+		t.Errorf("%d reloads, want 1", got)
+	}
+}
+
+func TestRollbackGivesTheReaderBackWhatItCouldRead(t *testing.T) {
+	r := fileRig(t, "x: good")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]
+on_reload_failure = "rollback"
+reload_cmd = "cp $DIR/a.out $DIR/tried; if grep -q bad $DIR/a.out; then exit 1; fi; cp $DIR/a.out $DIR/live"`)
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	r.write("keys.yaml", "x: bad")
+	for range 2 {
+		if err := r.once(); err == nil {
+			t.Error("a failed reload is no error")
+		}
+		if r.read("a.out") != "good" || r.read("tried") != "good" {
+			t.Errorf("file %q, last reloaded %q, want both good", r.read("a.out"), r.read("tried"))
+		}
+	}
+	r.write("keys.yaml", "x: better")
+	if err := r.once(); err != nil || r.read("live") != "better" {
+		t.Errorf("live is %q: %v", r.read("live"), err)
+	}
+	if matches, _ := filepath.Glob(r.path(".a.out*")); len(matches) > 0 {
+		t.Errorf("left behind: %q", matches)
+	}
+}
+
+func TestPrefixesAreStrippedFromWhatTemplatesSee(t *testing.T) {
+	r := fileRig(t, "prod: {app: {x: 1}, app2: {x: 2}}\ntest: {app: {x: 3}}")
+	dump := `{{range gets "/*"}}{{.Key}} {{end}}{{range gets "/*/*"}}{{.Key}}={{.Value}} {{end}}{{range gets "/*/*/*"}}{{.Key}}={{.Value}} {{end}}`
+	r.resource("own", dump, "prefix = \"/prod\"\nkeys = [\"/app\", \"/app\"]")
+	r.resource("none", dump, `keys = ["/prod/app", "/test"]`)
+	r.resource("all", dump, "prefix = \"prod/\"\nkeys = [\"/\"]")
+	r.resource("leaf", dump, "prefix = \"/prod/app\"\nkeys = [\"x\"]")
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"own": "/app/x=1 ", "none": "/prod/app/x=1 /test/app/x=3 ", "all": "/app/x=1 /app2/x=2 ", "leaf": "/x ",
+	} {
+		if got := r.read(name + ".out"); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+	r.cfg.Prefix = "/test"
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.read("own.out"); got != "/app/x=3 " {
+		t.Errorf("with a global prefix: %q", got)
+	}
+}
+
+func TestTheEnvironmentIsATree(t *testing.T) {
+	t.Setenv("KVTEST_APP_HOST", "h")
+	t.Setenv("KVTEST_APP_2_PORT", "80")
+	r := newRig(t, nil)
+	r.cfg.Backend = backendEnv
+	r.resource("a", `{{getv "/kvtest/app/host"}} {{getv "/kvtest/app/2/port"}}`, `keys = ["/kvtest_app"]`)
+	r.start() // with Watch: renders once and then looks at every interval
+	r.eventually("a.out", "h 80")
+}
+
+func TestKeyFilesAreFollowed(t *testing.T) {
+	r := fileRig(t, "list: [a, {b: c}]\nnumber: 1.5\nbig: 1000000\nyes: true\nnothing:\n")
+	r.write("keys.json", `{"more": {"x": "y"}}`)
+	r.cfg.Files = append(r.cfg.Files, r.path("keys.json"))
+	r.resource("a", `{{range gets "/*"}}{{.Key}}={{.Value}} {{end}}{{range gets "/*/*"}}{{.Key}}={{.Value}} {{end}}{{getv "/list/1/b"}}`, `keys = ["/"]`)
+	r.start()
+	r.eventually("a.out", "/big=1000000 /number=1.5 /yes=true /list/0=a /more/x=y c")
+	r.write("keys.yaml", "list: [z, {b: d}]")
+	r.eventually("a.out", "/list/0=z /more/x=y d")
+	r.write("keys.yaml", "not: [valid")
+	r.until("the bad file is reported", func() bool { return strings.Contains(r.log.String(), "cannot read the keys") })
+	if got := r.read("a.out"); got != "/list/0=z /more/x=y d" {
+		t.Errorf("a bad key file changed the output to %q", got)
+	}
+}
+
+func TestWithoutWatchChangesAreSeenAtTheInterval(t *testing.T) {
+	r := newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
+	r.cfg.Watch, r.cfg.Interval = false, 50*time.Millisecond
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	r.set("/x", "1")
+	r.start()
+	r.eventually("a.out", "1")
+	r.set("/x", "2")
+	r.eventually("a.out", "2")
+}
+
+func TestHangupReadsTheConfigurationDirectoryAgain(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	hangup := make(chan os.Signal, 1)
+	r.deps.Hangup = hangup
+	r.cfg.ConfDir = r.path("later") // does not exist yet, so it cannot be watched
+	r.start()
+	r.until("the empty start is reported", func() bool { return strings.Contains(r.log.String(), "there are no resource files") })
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/"]`)
+	if err := os.Rename(r.path("conf"), r.path("later")); err != nil {
+		t.Fatal(err)
+	}
+	hangup <- os.Interrupt // any signal on this channel
+	r.eventually("a.out", "1")
+}
+
+func TestBadSettingsAreRefused(t *testing.T) {
+	good := Config{Backend: backendEtcd, Interval: time.Second}
+	for want, spoil := range map[string]func(*Config){
+		"use --backend etcd":        func(c *Config) { c.Backend = "etcdv3" },
+		"does not have":             func(c *Config) { c.Backend = "consul" },
+		`"x" is not known`:          func(c *Config) { c.Backend = "x" },
+		"needs at least one --file": func(c *Config) { c.Backend = backendFile },
+		"must be positive":          func(c *Config) { c.Interval = 0 },
+		"not the shorter":           func(c *Config) { c.Quiet = time.Second },
+	} {
+		c := good
+		spoil(&c)
+		if err := Run(t.Context(), c, Deps{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	missing := good
+	missing.ConfDir = t.TempDir()
+	if err := Run(t.Context(), missing, Deps{Store: kv.Store(nil)}); err == nil || !strings.Contains(err.Error(), "conf.d is missing") {
+		t.Errorf("a directory without conf.d: %v", err)
+	}
+	failing := good
+	failing.SRV = "_etcd._tcp.example."
+	lookup := func(string) ([]string, error) { return nil, errors.New("no such record") }
+	if err := Run(t.Context(), failing, Deps{Lookup: lookup}); err == nil || !strings.Contains(err.Error(), "no such record") {
+		t.Errorf("a failing SRV lookup: %v", err)
+	}
+}
