@@ -47,7 +47,7 @@ func (h *Hub) Reset(events []kv.Event, dropped, index kv.Index) {
 	h.paths.Scan(func(_ string, group watchers) bool {
 		for w := range group {
 			if w.next == 0 {
-				w.next = before + 1
+				w.next = max(before+1, w.from)
 			}
 			if w.next > dropped {
 				w.next = h.firstMatch(w, w.next)
