@@ -123,7 +123,7 @@ func TestTheDemoHoldsAndLeavesNothingBehind(t *testing.T) {
 			if err := json.Unmarshal(d.stdout.Bytes(), &report); err != nil {
 				t.Fatalf("%v in %q\n%s", err, d.stdout.String(), d.progress())
 			}
-			if code != 0 || !report.Pass || len(report.Steps) != 5 {
+			if code != 0 || !report.Pass || len(report.Steps) != 6 {
 				t.Errorf("exit code %d, %+v\n%s", code, report, d.progress())
 			}
 			for _, backend := range []string{"web-1", "web-2", "web-3", "web-4"} {

@@ -150,16 +150,20 @@ type crew struct {
 	essential []*process
 }
 
+// stopGrace is how long a child may take to end at the end of the demo.
+const stopGrace = 5 * time.Second
+
 // join adds a child that the end of the demo stops.
-func (c *crew) join(p *process) {
-	c.undo = append(c.undo, func() error { return p.stop(5 * time.Second) })
-}
+func (c *crew) join(p *process) { c.later(func() error { return p.stop(stopGrace) }) }
 
 // joinEssential adds a child whose death fails the demo.
 func (c *crew) joinEssential(p *process) {
 	c.join(p)
-	c.essential = append(c.essential, p)
+	c.rely(p)
 }
+
+// rely makes the death of a child fail the demo from now on.
+func (c *crew) rely(p *process) { c.essential = append(c.essential, p) }
 
 // release lets an essential child end without failing the demo.
 func (c *crew) release(p *process) {

@@ -17,8 +17,11 @@ type stage struct {
 	folder   string
 	show     printer
 
+	kvdArguments []string
+
 	crew   crew
 	store  string // URL of the kvd member
+	kvd    *process
 	proxy  *proxy
 	load   *load // nil before there is anything to ask
 	report Report
