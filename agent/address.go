@@ -24,8 +24,15 @@ const (
 func hostAddress(ctx context.Context, endpoints []string) netip.Addr {
 	var targets []string
 	for _, endpoint := range endpoints {
-		if target, err := url.Parse(endpoint); err == nil && target.Hostname() != "" {
-			targets = append(targets, net.JoinHostPort(target.Hostname(), "9"))
+		host := ""
+		if target, err := url.Parse(endpoint); err == nil {
+			host = target.Hostname()
+		}
+		if host == "" { // an endpoint may do without a scheme
+			host, _, _ = net.SplitHostPort(endpoint)
+		}
+		if host != "" {
+			targets = append(targets, net.JoinHostPort(host, "9"))
 		}
 	}
 	for _, target := range append(targets, elsewhere4, elsewhere6) {

@@ -12,7 +12,7 @@ func TestTheHostsAddressIsOneOfItsOwnAndNotLoopbackIfThereIsAnother(t *testing.T
 		t.Fatal(err)
 	}
 	_, hasGlobal := firstGlobal(own)
-	for _, endpoints := range [][]string{nil, {"http://127.0.0.1:2379"}, {"http://[::1]:2379", "not a url at all\x7f"}, {"http://store.invalid:2379"}} {
+	for _, endpoints := range [][]string{nil, {"http://127.0.0.1:2379"}, {"http://[::1]:2379", "not a url at all\x7f"}, {"http://store.invalid:2379"}, {"127.0.0.1:2379", "[::1]:2379"}} {
 		got := hostAddress(t.Context(), endpoints)
 		if !got.IsValid() || got.IsUnspecified() || hasGlobal && got.IsLoopback() {
 			t.Errorf("%v: got %v of %v", endpoints, got, own)

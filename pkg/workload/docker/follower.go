@@ -248,7 +248,7 @@ func (f *follower) send(ctx context.Context) error {
 	workloads := make([]workload.Workload, 0, len(f.known))
 	for id, c := range f.known {
 		if until, found := f.stopping[id]; found && now.Before(until) {
-			c.State, c.Reason = workload.Stopping, "stop signal sent"
+			c.State, c.Reason = workload.Stopping, "stopping"
 		} else {
 			delete(f.stopping, id)
 		}
