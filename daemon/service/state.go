@@ -23,11 +23,13 @@ var _ raftnode.Machine = (*State)(nil)
 
 // NewState returns the state of an empty store.
 func NewState() *State {
-	return &State{
+	s := &State{
 		machine: store.New(store.DefaultHistoryLength),
 		hub:     watch.NewHub(store.DefaultHistoryLength),
 		applied: make(chan struct{}, 1),
 	}
+	s.hub.Reset(s.machine.History()) // an empty store has an index, too
+	return s
 }
 
 // Apply implements raftnode.Machine.
