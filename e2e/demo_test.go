@@ -27,7 +27,7 @@ type demo struct {
 func startDemo(t *testing.T, flags ...string) *demo {
 	t.Helper()
 	d := &demo{t: t, folder: t.TempDir()}
-	d.cmd = exec.Command(filepath.Join(parts.Build(t), "kvctl"), append([]string{"demo", "--json", "--docker", "off"}, flags...)...)
+	d.cmd = exec.Command(filepath.Join(parts.Build(t), "kvctl"), append([]string{"demo", "--json", "--docker", "off", "--slack", "10"}, flags...)...)
 	d.cmd.Env = append(os.Environ(), "TMPDIR="+d.folder)
 	d.cmd.Stdout = &d.stdout
 	d.stderr = filepath.Join(t.TempDir(), "stderr")

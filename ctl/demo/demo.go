@@ -30,6 +30,7 @@ type config struct {
 	proxy     string        // "auto" or one of those below
 	docker    string        // "auto" or "off"
 	ttl       time.Duration // of a registration
+	slack     float64       // how many times longer than promised everything may take
 	timeLimit time.Duration // of the whole demo, --hold aside
 }
 
@@ -59,7 +60,8 @@ Exits with 0 only if everything held, with 7 if something did not.`,
 	flags.StringVar(&cfg.bin, "bin", "", "`folder` with kvd, kvsidekick, kvconfd and kvagent (default: where kvctl is)")
 	flags.StringVar(&cfg.proxy, "proxy", proxyAuto, "proxy to use: auto, haproxy, nginx or builtin")
 	flags.StringVar(&cfg.docker, "docker", dockerAuto, "use a Docker engine: auto or off")
-	flags.DurationVar(&cfg.ttl, "ttl", 2*time.Second, "how long a registration outlives its sidekick")
+	flags.DurationVar(&cfg.ttl, "ttl", 2*time.Second, "how long a registration outlives its sidekick, in whole seconds")
+	flags.Float64Var(&cfg.slack, "slack", 1, "allow `times` as long as promised for every step, on a machine busy with other things")
 	flags.DurationVar(&cfg.timeLimit, "time-limit", 2*time.Minute, "give up after this long")
 	cmd.AddCommand(backendCommand(), builtinCommand())
 	return cmd
@@ -83,6 +85,8 @@ func (c config) validate() error {
 		return fmt.Errorf("--docker %q: use auto or off", c.docker)
 	case c.ttl < time.Second || c.ttl > time.Minute:
 		return fmt.Errorf("--ttl %v: use 1s to 1m", c.ttl)
+	case !(c.slack >= 1 && c.slack <= 100):
+		return fmt.Errorf("--slack %v: use 1 to 100", c.slack)
 	case c.timeLimit <= 0:
 		return fmt.Errorf("--time-limit %v: use more than 0s", c.timeLimit)
 	}

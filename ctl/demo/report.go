@@ -52,7 +52,7 @@ func (p printer) line(format string, args ...any) {
 	}
 }
 
-const rowFormat = "%-4s  %-34s  %-38s  %9s  %8s  %6s"
+const rowFormat = "%-4s  %-34s  %-36s  %9s  %8s  %6s"
 
 func (p printer) header() {
 	p.line("")

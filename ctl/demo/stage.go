@@ -92,7 +92,7 @@ func (s *stage) holdUntil(ctx context.Context) {
 // step is one act and what it should lead to.
 type step struct {
 	name     string
-	expected string
+	expected string        // a word or two
 	within   time.Duration // the expectation must hold by then
 	patience time.Duration // how much longer held may take to see everything that belongs to the step
 	failures int           // requests that may fail meanwhile
@@ -103,6 +103,18 @@ type step struct {
 	held func() (at time.Time, ok bool)
 }
 
+// promise puts what is expected into words.
+func (st step) promise(loaded bool) string {
+	text := fmt.Sprintf("%s within %g s", st.expected, st.within.Seconds())
+	switch {
+	case !loaded:
+		return text
+	case st.failures == 0:
+		return text + ", no failures"
+	}
+	return fmt.Sprintf("%s, at most %d failed", text, st.failures)
+}
+
 // perform runs one step and reports it. An error ends the demo; an expectation that does not
 // hold lets it go on.
 func (s *stage) perform(ctx context.Context, st step) error {
@@ -110,7 +122,8 @@ func (s *stage) perform(ctx context.Context, st step) error {
 	if s.load != nil {
 		before = s.load.mark()
 	}
-	result := Step{Name: st.name, Expected: st.expected}
+	st.within = time.Duration(float64(st.within) * s.cfg.slack)
+	result := Step{Name: st.name, Expected: st.promise(s.load != nil)}
 	since, actErr := time.Now(), error(nil)
 	if moment, err := st.act(ctx); err != nil {
 		actErr = err

@@ -83,7 +83,7 @@ func (s *stage) startStore(ctx context.Context, client, peer int) error {
 		"--listen-client-urls", s.store, "--advertise-client-urls", s.store,
 		"--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL, "--initial-cluster", "demo=" + peerURL}
 	return s.perform(ctx, step{
-		name: "start kvd", expected: "healthy within 10 s", within: 10 * time.Second,
+		name: "start kvd", expected: "healthy", within: 10 * time.Second,
 		act: func(context.Context) (_ time.Time, err error) {
 			if s.kvd, err = start(s.folder, "kvd", nil, s.kvdArguments...); err != nil {
 				return time.Time{}, err
@@ -100,7 +100,7 @@ func (s *stage) startStore(ctx context.Context, client, peer int) error {
 func (s *stage) killStore(ctx context.Context) error {
 	var before []string
 	return s.perform(ctx, step{
-		name: "kill -9 kvd, start it again", expected: "nothing lost within 5 s, no failures", within: 5 * time.Second,
+		name: "kill -9 kvd, start it again", expected: "nothing lost", within: 5 * time.Second,
 		act: func(ctx context.Context) (since time.Time, err error) {
 			if before, err = s.registered(ctx); err != nil {
 				return since, err
@@ -149,7 +149,7 @@ func (s *stage) startService(ctx context.Context, backends []*backend) error {
 	done := make(chan struct{})
 	close(done)
 	err := s.perform(ctx, step{
-		name: "start 3 backends and the proxy", expected: "all 3 answer through it within 15 s", within: 15 * time.Second,
+		name: "start 3 backends and the proxy", expected: "all 3 answer", within: 15 * time.Second,
 		act: func(ctx context.Context) (time.Time, error) {
 			for _, b := range backends {
 				if err := s.startBackend(b); err != nil {
@@ -189,16 +189,15 @@ func (s *stage) startService(ctx context.Context, backends []*backend) error {
 
 func (s *stage) addBackend(ctx context.Context, b *backend) error {
 	return s.perform(ctx, step{
-		name: "add a backend", expected: "answers within 2 s, no failures", within: 2 * time.Second,
+		name: "add a backend", expected: "answers", within: 2 * time.Second,
 		act:  func(context.Context) (time.Time, error) { return time.Time{}, s.startBackend(b) },
 		held: func() (time.Time, bool) { at := s.load.answeredAt(b.name); return at, !at.IsZero() },
 	})
 }
 
 func (s *stage) killBackend(ctx context.Context, b *backend) error {
-	within := s.cfg.ttl + 2*time.Second
 	return s.perform(ctx, step{
-		name: "kill -9 a backend and its sidekick", expected: fmt.Sprintf("expired within %g s, at most 1 failure", within.Seconds()), within: within,
+		name: "kill -9 a backend and its sidekick", expected: "expired", within: s.cfg.ttl + 2*time.Second,
 		failures: 1, // the request that the backend was answering when it died
 		act: func(context.Context) (time.Time, error) {
 			s.crew.release(b.sidekick)
@@ -211,7 +210,7 @@ func (s *stage) killBackend(ctx context.Context, b *backend) error {
 
 func (s *stage) stopBackend(ctx context.Context, b *backend) error {
 	return s.perform(ctx, step{
-		name: "stop a backend", expected: "withdrawn within 1 s, no failures", within: time.Second, patience: 15 * time.Second,
+		name: "stop a backend", expected: "withdrawn", within: time.Second, patience: 15 * time.Second,
 		act: func(context.Context) (time.Time, error) {
 			s.crew.release(b.sidekick)
 			return time.Time{}, b.sidekick.signal(syscall.SIGTERM)
@@ -241,7 +240,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 	name := image + "-1"
 	var port int
 	err := s.perform(ctx, step{
-		name: "docker run", expected: "answers within 1 s of its start", within: time.Second,
+		name: "docker run", expected: "answers", within: time.Second,
 		act: func(ctx context.Context) (time.Time, error) {
 			if err := s.startAgent(docker); err != nil {
 				return time.Time{}, err
@@ -269,7 +268,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 	}
 	var stop *process
 	return s.perform(ctx, step{
-		name: "docker stop", expected: "withdrawn within 1 s, no failures", within: time.Second, patience: 15 * time.Second,
+		name: "docker stop", expected: "withdrawn", within: time.Second, patience: 15 * time.Second,
 		act: func(context.Context) (_ time.Time, err error) {
 			if stop, err = docker.start(s.folder, "docker-stop", "stop", name); err == nil {
 				s.crew.join(stop)
