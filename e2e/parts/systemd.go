@@ -39,7 +39,8 @@ func Systemd(t testing.TB) *SystemdHost {
 		lack(t, "systemd", err.Error())
 	}
 	output, err := docker(nil, "run", "-d", "--label", containerLabel, "--network", "none",
-		"--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
+		"--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", // the latter for PrivateUsers= with ProtectProc=
+		"--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
 		"--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp",
 		"-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--cgroupns=host", image)
 	if err != nil {

@@ -52,7 +52,7 @@ type Config struct {
 // Source follows units. Use New.
 type Source struct {
 	cfg      Config
-	problem  string // the last problem that was logged
+	failing  bool // a problem was logged, and no success since
 	sent     bool
 	last     []workload.Workload
 	notFound map[string]bool
@@ -207,16 +207,17 @@ func (s *Source) read(ctx context.Context, connection bus) ([]workload.Workload,
 	return workloads, nil
 }
 
+// complain logs the first of several failures in a row: their texts differ, their cause does not.
 func (s *Source) complain(err error) {
-	if text := err.Error(); text != s.problem {
-		s.problem = text
+	if !s.failing {
+		s.failing = true
 		s.cfg.Log.Warn("units are not followed; trying again until they are", "reason", err)
 	}
 }
 
 func (s *Source) recovered() {
-	if s.problem != "" {
-		s.problem = ""
+	if s.failing {
+		s.failing = false
 		s.cfg.Log.Info("units are followed again")
 	}
 }
