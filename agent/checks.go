@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,8 +93,8 @@ const (
 
 // checksOf says what has to answer before the port is registered, or why it is not healthy now.
 // A SERVICE_CHECK that cannot be used counts as absent; err says so.
-func checksOf(w workload.Workload, said metadata, port workload.Port, endpoint netip.AddrPort, published bool) (checks Checks, unhealthy string, err error) {
-	kind := strings.TrimSpace(said[keyCheck])
+func checksOf(w workload.Workload, c candidate) (checks Checks, unhealthy string, err error) {
+	kind := strings.TrimSpace(c.said[keyCheck])
 	if !isCheckOfOwnPort(kind) {
 		err = fmt.Errorf("%s%s=%.80q: must be tcp, http:/PATH, https:/PATH, https+insecure:/PATH or none; ignored", metadataPrefix, keyCheck, kind)
 		kind = checkAuto
@@ -106,7 +105,7 @@ func checksOf(w workload.Workload, said metadata, port workload.Port, endpoint n
 		}
 		return Checks{}, "", err
 	}
-	if kind == checkNone || port.Protocol != "tcp" {
+	if kind == checkNone || c.port.Protocol != "tcp" {
 		return Checks{}, "", err
 	}
 	if kind == checkAuto {
@@ -122,12 +121,13 @@ func checksOf(w workload.Workload, said metadata, port workload.Port, endpoint n
 		}
 		return check
 	}
-	if !published {
-		return Checks{Own: []health.Check{parse(endpoint.String())}}, "", err
+	address := parse(c.endpoint.address.String())
+	if !c.endpoint.published {
+		return Checks{Own: []health.Check{address}}, "", err
 	}
-	checks.Published = parse(endpoint.String())
+	checks.Published = address
 	for _, network := range sortedNetworks(w) {
-		checks.Own = append(checks.Own, parse(net.JoinHostPort(w.Addresses[network], strconv.Itoa(port.Number))))
+		checks.Own = append(checks.Own, parse(net.JoinHostPort(w.Addresses[network], strconv.Itoa(c.port.Number))))
 	}
 	return checks, "", err
 }

@@ -373,7 +373,8 @@ func TestADryRunSaysWhatWouldBeRegisteredAndWritesNothing(t *testing.T) {
 	}
 }
 
-// privateEngine is a dockerd of its own, without a bridge and apart from any other.
+// privateEngine is a dockerd of its own. It lives in a network of its own as well, because an engine
+// without a bridge takes away the one that the machine's other engine uses.
 type privateEngine struct {
 	t       testing.TB
 	folder  string
@@ -438,6 +439,7 @@ func (e *privateEngine) start() {
 	e.process = exec.Command(parts.Path(e.t, "dockerd"), "--host", e.host(), "--data-root", in("data"), "--exec-root", in("exec"),
 		"--pidfile", in("pid"), "--bridge", "none", "--iptables=false", "--ip6tables=false")
 	e.process.Stdout, e.process.Stderr = log, log
+	e.process.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if err := e.process.Start(); err != nil {
 		e.t.Fatal(err)
 	}
@@ -468,9 +470,9 @@ func TestTheEngineMayCrashStopAndReturn(t *testing.T) {
 	e.docker("load", "-i", archive)
 	a := h.kvagent("--docker-host", e.host())
 
-	port := freePort(t)
+	// Nothing in the other network can be reached from here.
 	id := e.docker(append(append([]string{"run", "-d", "--restart", "always", "--network", "host"},
-		h.named("--expose", port, "-e", "PORTS="+port)...), image)...)
+		h.named("--expose", "80", "--label", "SERVICE_CHECK=none")...), image)...)
 	h.untilOne("it is registered", anyRecord)
 
 	e.end(syscall.SIGKILL)

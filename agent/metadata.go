@@ -98,10 +98,10 @@ func (m metadata) meta() (map[string]string, []string) {
 	return meta, problems
 }
 
-// tags returns the tags, without repetition and in their order. `\,` is a comma within a tag.
-func (m metadata) tags() ([]string, []string) {
+// tags returns the tags and then those in more, without repetition. `\,` is a comma within a tag.
+func (m metadata) tags(more []string) ([]string, []string) {
 	var tags, problems []string
-	for _, tag := range splitEscaped(m[keyTags]) {
+	for _, tag := range append(splitEscaped(m[keyTags]), more...) {
 		switch {
 		case tag == "" || slices.Contains(tags, tag):
 		case len(tag) > tagBytesMax:
@@ -134,4 +134,19 @@ func splitEscaped(list string) []string {
 		}
 	}
 	return append(parts, strings.TrimSpace(part.String()))
+}
+
+const weightMax = 256
+
+// weight returns the weight, 0 if none is given.
+func (m metadata) weight() (int, error) {
+	text := strings.TrimSpace(m[keyWeight])
+	if text == "" {
+		return 0, nil
+	}
+	weight, err := strconv.Atoi(text)
+	if err != nil || weight < 1 || weight > weightMax {
+		return 0, fmt.Errorf("%s%s=%.20q: must be a number from 1 to %d; left out", metadataPrefix, keyWeight, text, weightMax)
+	}
+	return weight, nil
 }

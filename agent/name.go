@@ -1,9 +1,17 @@
 package agent
 
 import (
+	"cmp"
+	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/kvd-io/kvd/pkg/workload"
 )
+
+// composeService is the label in which docker compose keeps the service's name.
+const composeService = "com.docker.compose.service"
 
 // nameBytesMax bounds names that a container chooses.
 const nameBytesMax = 128
@@ -51,4 +59,48 @@ func imageName(image string) string {
 		return ""
 	}
 	return name
+}
+
+// serviceName is SERVICE_<port>_NAME, else the container's name for itself with the port's number
+// if several ports are registered.
+func serviceName(w workload.Workload, all metadata, port int, several bool) (string, error) {
+	key := strconv.Itoa(port) + "_" + keyName
+	if name := all[key]; name != "" {
+		return checkedName(metadataPrefix+key, name)
+	}
+	name, err := "", error(nil)
+	switch {
+	case all[keyName] != "":
+		name, err = checkedName(metadataPrefix+keyName, all[keyName])
+	case w.Labels[composeService] != "":
+		name, err = checkedName(composeService, w.Labels[composeService])
+	default:
+		if name = imageName(w.Image); !isName(name) {
+			err = fmt.Errorf("image %.80q gives no name for a service; set %s%s", w.Image, metadataPrefix, keyName)
+		}
+	}
+	if err == nil && several {
+		name += "-" + strconv.Itoa(port)
+	}
+	return name, err
+}
+
+// instanceName is SERVICE_ID, else HOST_CONTAINER_PORT, with "_udp" behind a udp port. A host's name
+// has no '_', so that no two of them can be the same.
+func instanceName(w workload.Workload, said metadata, port workload.Port, host string) (string, error) {
+	if id := said[keyID]; id != "" {
+		return checkedName(metadataPrefix+keyID, id)
+	}
+	name := fmt.Sprintf("%s_%s_%d", host, cleanName(cmp.Or(w.Name, w.ID)), port.Number)
+	if port.Protocol != "tcp" {
+		name += "_" + port.Protocol
+	}
+	return name, nil
+}
+
+func checkedName(key, name string) (string, error) {
+	if !isName(name) {
+		return "", fmt.Errorf("%s=%.80q: a name has at most %d letters, digits, '.', '-' and '_', and begins with a letter or digit", key, name, nameBytesMax)
+	}
+	return name, nil
 }

@@ -2,18 +2,14 @@ package agent
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 )
-
-// composeService is the label in which docker compose keeps the service's name.
-const composeService = "com.docker.compose.service"
 
 // Options say what is registered and under which names.
 type Options struct {
@@ -54,9 +50,10 @@ func Offers(workloads []workload.Workload, opts Options) ([]Offer, []Refusal) {
 	})
 	holders := map[[2]string]string{}
 	for _, w := range workloads {
-		made, refused := offersOf(w, opts)
-		refusals = append(refusals, refused...)
-		for _, offer := range made {
+		d := decision{workload: w, said: readMetadata(w.Env, w.Labels), options: opts}
+		d.make()
+		refusals = append(refusals, d.refusals...)
+		for _, offer := range d.offers {
 			name := [2]string{offer.Record.Service, offer.Record.Instance}
 			if holder, taken := holders[name]; taken {
 				refusals = append(refusals, Refusal{Container: w.Name, Port: offer.Port, Mistake: true,
@@ -76,95 +73,106 @@ func Offers(workloads []workload.Workload, opts Options) ([]Offer, []Refusal) {
 	return offers, refusals
 }
 
-// offersOf decides about one container.
-func offersOf(w workload.Workload, opts Options) (offers []Offer, refusals []Refusal) {
-	refuse := func(port int, mistake bool, format string, args ...any) {
-		refusals = append(refusals, Refusal{Container: w.Name, Port: port, Mistake: mistake, Reason: fmt.Sprintf(format, args...)})
-	}
-	all := readMetadata(w.Env, w.Labels)
+// decision is being made about one container.
+type decision struct {
+	workload workload.Workload
+	said     metadata // about all its ports and about each
+	options  Options
+	offers   []Offer
+	refusals []Refusal
+}
+
+func (d *decision) refuse(port int, reason string) {
+	d.refusals = append(d.refusals, Refusal{Container: d.workload.Name, Port: port, Reason: reason})
+}
+
+func (d *decision) mistake(port int, reason string) {
+	d.refusals = append(d.refusals, Refusal{Container: d.workload.Name, Port: port, Reason: reason, Mistake: true})
+}
+
+func (d *decision) make() {
 	switch {
-	case all.isTrue(keyIgnore):
-		refuse(0, false, "%s%s is set", metadataPrefix, keyIgnore)
-		return nil, refusals
-	case w.State != workload.Running:
-		refuse(0, false, "it is %s", w.Reason)
-		return nil, refusals
+	case d.said.isTrue(keyIgnore):
+		d.refuse(0, metadataPrefix+keyIgnore+" is set")
+		return
+	case d.workload.State != workload.Running:
+		d.refuse(0, "it is "+d.workload.Reason)
+		return
 	}
-
-	type eligible struct {
-		port      workload.Port
-		said      metadata
-		endpoint  netip.AddrPort
-		published bool
-	}
-	var ports []eligible
-	for _, bindings := range byPort(w.Ports) {
-		port := bindings[0]
-		said := all.forPort(port.Number)
-		if said.isTrue(keyIgnore) {
-			refuse(port.Number, false, "%s%d_%s is set", metadataPrefix, port.Number, keyIgnore)
-			continue
-		}
-		if opts.Explicit && said[keyName] == "" {
-			refuse(port.Number, false, "it has no %s%s, which --explicit asks for", metadataPrefix, keyName)
-			continue
-		}
-		endpoint, published, why := endpointOf(w, bindings, opts)
-		if why != "" {
-			refuse(port.Number, false, "%s", why)
-			continue
-		}
-		ports = append(ports, eligible{port, said, endpoint, published})
-	}
+	candidates := d.candidates()
 	// tcp and udp of one number are one service that speaks both.
-	several := slices.ContainsFunc(ports, func(e eligible) bool { return e.port.Number != ports[0].port.Number })
-
-	for _, e := range ports {
-		mistake := func(format string, args ...any) { refuse(e.port.Number, true, format, args...) }
-		service, err := serviceName(w, all, e.port.Number, several)
-		if err != nil {
-			mistake("%v", err)
-			continue
-		}
-		instance, err := instanceName(w, e.said, e.port, opts.Host)
-		if err != nil {
-			mistake("%v", err)
-			continue
-		}
-		tags, problems := e.said.tags()
-		for _, tag := range opts.Tags {
-			if !slices.Contains(tags, tag) && len(tags) < entriesMax {
-				tags = append(tags, tag)
-			}
-		}
-		meta, metaProblems := e.said.meta()
-		weight, err := e.said.weight()
-		if err != nil {
-			problems = append(problems, err.Error())
-		}
-		checks, why, err := checksOf(w, e.said, e.port, e.endpoint, e.published)
-		if err != nil {
-			problems = append(problems, err.Error())
-		}
-		for _, problem := range append(problems, metaProblems...) {
-			mistake("%s", problem)
-		}
-		if why != "" {
-			refuse(e.port.Number, false, "%s", why)
-			continue
-		}
-		record := registry.Record{
-			Service: service, Instance: instance,
-			Address: e.endpoint.Addr().String(), Port: int(e.endpoint.Port()), Protocol: e.port.Protocol,
-			State: registry.StateUp, Weight: weight, Tags: tags, Meta: meta, Host: opts.Host,
-		}
-		if err := record.Validate(); err != nil {
-			mistake("%v", err)
-			continue
-		}
-		offers = append(offers, Offer{Record: record, Workload: w, Port: e.port.Number, Checks: checks})
+	several := slices.ContainsFunc(candidates, func(c candidate) bool { return c.port.Number != candidates[0].port.Number })
+	for _, c := range candidates {
+		d.offer(c, several)
 	}
-	return offers, refusals
+}
+
+// candidate is a port that others can reach and that nobody wants ignored.
+type candidate struct {
+	port     workload.Port
+	said     metadata // about this port
+	endpoint endpoint
+}
+
+func (d *decision) candidates() []candidate {
+	var list []candidate
+	for _, bindings := range byPort(d.workload.Ports) {
+		c := candidate{port: bindings[0], said: d.said.forPort(bindings[0].Number)}
+		number := c.port.Number
+		if c.said.isTrue(keyIgnore) {
+			d.refuse(number, fmt.Sprintf("%s%d_%s is set", metadataPrefix, number, keyIgnore))
+			continue
+		}
+		if d.options.Explicit && c.said[keyName] == "" {
+			d.refuse(number, fmt.Sprintf("it has no %s%s, which --explicit asks for", metadataPrefix, keyName))
+			continue
+		}
+		var unreachable string
+		if c.endpoint, unreachable = endpointOf(d.workload, bindings, d.options); unreachable != "" {
+			d.refuse(number, unreachable)
+			continue
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// offer offers a candidate unless it has no usable name or is not healthy. What else cannot be
+// used is left out and named.
+func (d *decision) offer(c candidate, several bool) {
+	number := c.port.Number
+	service, serviceErr := serviceName(d.workload, d.said, number, several)
+	instance, instanceErr := instanceName(d.workload, c.said, c.port, d.options.Host)
+	if err := errors.Join(serviceErr, instanceErr); err != nil {
+		d.mistake(number, err.Error())
+		return
+	}
+	tags, problems := c.said.tags(d.options.Tags)
+	meta, metaProblems := c.said.meta()
+	weight, weightErr := c.said.weight()
+	checks, unhealthy, checkErr := checksOf(d.workload, c)
+	for _, err := range []error{weightErr, checkErr} {
+		if err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	for _, problem := range append(problems, metaProblems...) {
+		d.mistake(number, problem)
+	}
+	if unhealthy != "" {
+		d.refuse(number, unhealthy)
+		return
+	}
+	record := registry.Record{
+		Service: service, Instance: instance, Protocol: c.port.Protocol,
+		Address: c.endpoint.address.Addr().String(), Port: int(c.endpoint.address.Port()),
+		State: registry.StateUp, Weight: weight, Tags: tags, Meta: meta, Host: d.options.Host,
+	}
+	if err := record.Validate(); err != nil {
+		d.mistake(number, err.Error())
+		return
+	}
+	d.offers = append(d.offers, Offer{Record: record, Workload: d.workload, Port: number, Checks: checks})
 }
 
 // byPort groups the entries of each port, by number and protocol.
@@ -183,134 +191,4 @@ func byPort(ports []workload.Port) [][]workload.Port {
 		}
 	}
 	return groups
-}
-
-// endpointOf chooses where others reach a port: one endpoint, however many bindings it has,
-// because behind all of them is one process. published says that it is an address of the host.
-func endpointOf(w workload.Workload, bindings []workload.Port, opts Options) (endpoint netip.AddrPort, published bool, why string) {
-	isPublished := func(p workload.Port) bool { return p.HostNumber != 0 }
-	onHost := len(w.Addresses) == 0 // with the host's network its address is the host's
-	if opts.Internal && !(onHost && slices.ContainsFunc(bindings, isPublished)) {
-		address, why := ownAddress(w, opts.Network)
-		return netip.AddrPortFrom(address, uint16(bindings[0].Number)), false, why
-	}
-
-	const unusable = 4
-	best := unusable
-	why = "it is not published (docker run -p), and --internal is not set"
-	for _, binding := range bindings {
-		if !isPublished(binding) {
-			continue
-		}
-		ip, err := netip.ParseAddr(binding.HostIP)
-		if err != nil {
-			why = fmt.Sprintf("it is published on %q, which is not an IP address", binding.HostIP)
-			continue
-		}
-		ip = ip.Unmap()
-		rank, address := unusable, ip
-		switch {
-		case ip.IsUnspecified() && ip.Is4() == opts.Address.Is4():
-			rank, address = 0, opts.Address
-		case ip.IsUnspecified():
-			rank, address = 1, opts.Address
-		case !ip.IsLoopback():
-			rank = 2
-		case opts.Address.IsLoopback():
-			rank = 3
-		default:
-			why = fmt.Sprintf("it is published on %s alone, where other hosts cannot reach it; --ip %s registers it for this host", ip, ip)
-		}
-		if rank < best {
-			best, endpoint = rank, netip.AddrPortFrom(address, uint16(binding.HostNumber))
-		}
-	}
-	if best == unusable {
-		return netip.AddrPort{}, false, why
-	}
-	return endpoint, true, ""
-}
-
-// ownAddress returns the container's address in network, or in the first of its networks by name.
-func ownAddress(w workload.Workload, network string) (netip.Addr, string) {
-	names := sortedNetworks(w)
-	if network != "" {
-		names = []string{network}
-	}
-	for _, name := range names {
-		if ip, err := netip.ParseAddr(w.Addresses[name]); err == nil {
-			return ip.Unmap(), ""
-		}
-	}
-	if network != "" {
-		return netip.Addr{}, fmt.Sprintf("it has no address in network %q", network)
-	}
-	return netip.Addr{}, "it has no address of its own"
-}
-
-func sortedNetworks(w workload.Workload) []string {
-	names := make([]string, 0, len(w.Addresses))
-	for name := range w.Addresses {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// serviceName is SERVICE_<port>_NAME, else the container's name for itself with the port's number
-// if several ports are registered.
-func serviceName(w workload.Workload, all metadata, port int, several bool) (string, error) {
-	key := strconv.Itoa(port) + "_" + keyName
-	if name := all[key]; name != "" {
-		return checkedName(metadataPrefix+key, name)
-	}
-	name, err := "", error(nil)
-	switch {
-	case all[keyName] != "":
-		name, err = checkedName(metadataPrefix+keyName, all[keyName])
-	case w.Labels[composeService] != "":
-		name, err = checkedName(composeService, w.Labels[composeService])
-	default:
-		if name = imageName(w.Image); !isName(name) {
-			err = fmt.Errorf("image %.80q gives no name for a service; set %s%s", w.Image, metadataPrefix, keyName)
-		}
-	}
-	if err == nil && several {
-		name += "-" + strconv.Itoa(port)
-	}
-	return name, err
-}
-
-// instanceName is SERVICE_ID, else HOST_CONTAINER_PORT, with "_udp" behind a udp port. A host's name
-// has no '_', so that no two of them can be the same.
-func instanceName(w workload.Workload, said metadata, port workload.Port, host string) (string, error) {
-	if id := said[keyID]; id != "" {
-		return checkedName(metadataPrefix+keyID, id)
-	}
-	name := fmt.Sprintf("%s_%s_%d", host, cleanName(cmp.Or(w.Name, w.ID)), port.Number)
-	if port.Protocol != "tcp" {
-		name += "_" + port.Protocol
-	}
-	return name, nil
-}
-
-func checkedName(key, name string) (string, error) {
-	if !isName(name) {
-		return "", fmt.Errorf("%s=%.80q: a name has at most %d letters, digits, '.', '-' and '_', and begins with a letter or digit", key, name, nameBytesMax)
-	}
-	return name, nil
-}
-
-const weightMax = 256
-
-func (m metadata) weight() (int, error) {
-	text := strings.TrimSpace(m[keyWeight])
-	if text == "" {
-		return 0, nil
-	}
-	weight, err := strconv.Atoi(text)
-	if err != nil || weight < 1 || weight > weightMax {
-		return 0, fmt.Errorf("%s%s=%.20q: must be a number from 1 to %d; left out", metadataPrefix, keyWeight, text, weightMax)
-	}
-	return weight, nil
 }
