@@ -111,8 +111,8 @@ func (a *agent) once(ctx context.Context) error {
 	m := newMirror()
 	loadErr := a.source.load(ctx, m, topRoots(a.resources))
 	failed := a.broken
-	for _, g := range newGroups(a.resources, a.cfg, a.deps) {
-		if waiting, err := g.pass(ctx, m); waiting || err != nil {
+	for _, g := range newGroups(a.resources, m, a.cfg, a.deps) {
+		if waiting, err := g.pass(ctx); waiting || err != nil {
 			failed++
 		}
 	}

@@ -12,9 +12,8 @@ func (a *agent) start(ctx context.Context) (stop, wake func()) {
 	m := newMirror()
 	poke := make(chan struct{}, 1)
 	var running sync.WaitGroup
-	for _, g := range newGroups(a.resources, a.cfg, a.deps) {
-		s := m.subscribe(g.keys())
-		running.Go(func() { g.run(ctx, m, s) })
+	for _, g := range newGroups(a.resources, m, a.cfg, a.deps) {
+		running.Go(func() { g.run(ctx) })
 	}
 	roots := topRoots(a.resources)
 	running.Go(func() { a.source.run(ctx, m, roots, poke) })

@@ -21,40 +21,41 @@ const (
 // group is the targets that share one reload command, or one target without any. All its work is
 // done by one goroutine: run, or pass for a single pass.
 type group struct {
-	targets []*target
-	reload  string
-	timeout time.Duration // of reload
-	cfg     Config
-	log     *slog.Logger
+	targets      []*target
+	reload       string
+	timeout      time.Duration // of reload
+	mirror       *mirror
+	subscription *subscription
+	cfg          Config
+	log          *slog.Logger
 }
 
-// newGroups sorts resources into groups, in the order of their first members.
-func newGroups(resources []resource.Resource, cfg Config, deps Deps) []*group {
+// newGroups sorts resources into groups that read m, in the order of their first members.
+func newGroups(resources []resource.Resource, m *mirror, cfg Config, deps Deps) []*group {
 	var groups []*group
 	byReload := map[string]*group{}
 	for _, r := range resources {
 		g := byReload[r.ReloadCmd]
 		if g == nil || r.ReloadCmd == "" {
-			g = &group{reload: r.ReloadCmd, cfg: cfg, log: deps.Log.With("reload_cmd", r.ReloadCmd)}
+			g = &group{reload: r.ReloadCmd, mirror: m, cfg: cfg, log: deps.Log.With("reload_cmd", r.ReloadCmd)}
 			byReload[r.ReloadCmd] = g
 			groups = append(groups, g)
 		}
 		g.targets = append(g.targets, newTarget(r, cfg, deps))
 		g.timeout = max(g.timeout, r.ReloadTimeout)
 	}
+	for _, g := range groups {
+		var keys []string
+		for _, t := range g.targets {
+			keys = append(keys, t.Keys...)
+		}
+		g.subscription = m.subscribe(resource.Minimal(keys))
+	}
 	return groups
 }
 
-func (g *group) keys() []string {
-	var keys []string
-	for _, t := range g.targets {
-		keys = append(keys, t.Keys...)
-	}
-	return resource.Minimal(keys)
-}
-
-// run makes a pass whenever s is woken, and again after a failure, until ctx ends.
-func (g *group) run(ctx context.Context, m *mirror, s *subscription) {
+// run makes a pass whenever the mirror wakes it, and again after a failure, until ctx ends.
+func (g *group) run(ctx context.Context) {
 	g.sweep()
 	retry := backoff.Backoff{Min: groupRetryMin, Max: groupRetryMax}
 	var lastPass time.Time
@@ -65,17 +66,17 @@ func (g *group) run(ctx context.Context, m *mirror, s *subscription) {
 		case <-ctx.Done():
 			return
 		case <-again.C:
-		case <-s.wake:
+		case <-g.subscription.wake:
 			retry.Reset()
 			if time.Since(lastPass) < g.cfg.Quiet {
-				settle(ctx, s.wake, g.cfg.Quiet, g.cfg.QuietMax)
+				settle(ctx, g.subscription.wake, g.cfg.Quiet, g.cfg.QuietMax)
 			}
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		again.Stop()
-		waiting, err := g.pass(ctx, m)
+		waiting, err := g.pass(ctx)
 		if err != nil {
 			again.Reset(retry.Next())
 		}
@@ -114,13 +115,19 @@ func settle(ctx context.Context, wake <-chan struct{}, quiet, longest time.Durat
 // pass brings every target up to date and then, once, reloads their reader if any target owes it.
 // A target that fails does not stop the others. Failures are logged here and returned; waiting
 // reports that the keys of some target have not been read yet.
-func (g *group) pass(ctx context.Context, m *mirror) (waiting bool, err error) {
+func (g *group) pass(ctx context.Context) (waiting bool, err error) {
+	scopes := make([]scope, len(g.targets))
+	for i, t := range g.targets {
+		scopes[i] = scope{t.Prefix, t.Keys}
+	}
 	var problems []error
-	for _, t := range g.targets {
-		switch err := t.apply(ctx, m); {
-		case errors.Is(err, errNotReady):
+	for i, seen := range g.mirror.views(g.subscription, scopes) {
+		if !seen.ready {
 			waiting = true
-		case err != nil:
+			continue
+		}
+		t := g.targets[i]
+		if err := t.apply(ctx, seen.tree); err != nil {
 			t.log.Error("not up to date", "reason", err)
 			problems = append(problems, err)
 		}

@@ -23,7 +23,19 @@ type mirror struct {
 // subscription is one reader's interest in keys and what is below them.
 type subscription struct {
 	keys []string
-	wake chan struct{} // holds one signal: something of interest has changed since the last view
+	wake chan struct{} // holds one signal: something of interest has changed since the last views
+}
+
+// scope is what one template may see: what is at or below keys, without prefix.
+type scope struct {
+	prefix string
+	keys   []string
+}
+
+// view is what one template sees. It is not ready while a part of its scope has never been read.
+type view struct {
+	tree  render.Tree
+	ready bool
 }
 
 func newMirror() *mirror { return &mirror{complete: map[string]bool{}} }
@@ -75,10 +87,13 @@ func (m *mirror) replace(root string, pairs map[string]string) {
 			changed = append(changed, key)
 		}
 	}
-	first := !m.complete[root]
+	m.wake(changed)
+	if m.complete[root] {
+		return
+	}
 	m.complete[root] = true
-	for _, s := range m.subscriptions {
-		if first || slices.ContainsFunc(changed, func(key string) bool { return covers(s.keys, key) }) {
+	for _, s := range m.subscriptions { // even an empty root is news to who has waited for it
+		if slices.ContainsFunc(s.keys, func(key string) bool { return covers([]string{root}, key) }) {
 			s.signal()
 		}
 	}
@@ -110,6 +125,11 @@ func (m *mirror) apply(root string, event kv.Event) {
 			changed = append(changed, key)
 		}
 	}
+	m.wake(changed)
+}
+
+// wake wakes those whom any of the keys concerns. The caller holds the lock.
+func (m *mirror) wake(changed []string) {
 	for _, s := range m.subscriptions {
 		if slices.ContainsFunc(changed, func(key string) bool { return covers(s.keys, key) }) {
 			s.signal()
@@ -117,26 +137,39 @@ func (m *mirror) apply(root string, event kv.Event) {
 	}
 }
 
-// view returns what a template sees of the mirror: what is at or below keys, without prefix.
-// ready is false while a part of that has never been read.
-func (m *mirror) view(prefix string, keys []string) (tree render.Tree, ready bool) {
+// views returns what templates see, all at the same moment, and takes back the signal of s: what
+// it told of is in the views.
+func (m *mirror) views(s *subscription, scopes []scope) []view {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	select {
+	case <-s.wake:
+	default:
+	}
+	views := make([]view, len(scopes))
+	for i, scope := range scopes {
+		views[i] = m.view(scope)
+	}
+	return views
+}
+
+// view returns one view. The caller holds the lock.
+func (m *mirror) view(of scope) view {
 	var pairs []render.KVPair
-	for _, key := range keys {
+	for _, key := range of.keys {
 		if !m.known(key) {
-			return render.Tree{}, false
+			return view{}
 		}
 		m.scan(key, func(key, value string) {
-			if key == prefix {
+			if key == of.prefix {
 				key = "/"
-			} else if kv.Below(key, prefix) {
-				key = key[len(prefix):]
+			} else if kv.Below(key, of.prefix) {
+				key = key[len(of.prefix):]
 			}
 			pairs = append(pairs, render.KVPair{Key: key, Value: value})
 		})
 	}
-	return render.NewTree(pairs), true
+	return view{tree: render.NewTree(pairs), ready: true}
 }
 
 // known reports whether key lies in a root that has been read. The caller holds the lock.

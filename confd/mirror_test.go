@@ -11,13 +11,13 @@ import (
 
 func dump(t *testing.T, m *mirror, keys ...string) string {
 	t.Helper()
-	tree, ready := m.view("", keys)
-	if !ready {
+	seen := m.views(m.subscribe(nil), []scope{{keys: keys}})[0]
+	if !seen.ready {
 		return "not ready"
 	}
 	text := ""
 	for _, pattern := range []string{"/*", "/*/*", "/*/*/*"} {
-		pairs, err := tree.Glob(pattern)
+		pairs, err := seen.tree.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestAMirrorWakesExactlyThoseWhoseKeysChange(t *testing.T) {
 		want           string
 	}{
 		{func() {}, true, true, true, "not ready"},
-		{func() { m.replace("/app", map[string]string{"/app/x": "1", "/app/y/z": "1"}) }, true, true, true, "/app/x=1 /app/y/z=1 "},
+		{func() { m.replace("/app", map[string]string{"/app/x": "1", "/app/y/z": "1"}) }, true, false, true, "/app/x=1 /app/y/z=1 "},
 		{func() { m.replace("/app", map[string]string{"/app/x": "1", "/app/y/z": "1"}) }, false, false, false, "/app/x=1 /app/y/z=1 "},
 		{func() { m.apply("/app", event(kv.ActionSet, "/app/x", "1", false)) }, false, false, false, "/app/x=1 /app/y/z=1 "},
 		{func() { m.apply("/app", event(kv.ActionSet, "/app/y/z", "2", false)) }, true, false, false, "/app/x=1 /app/y/z=2 "},
@@ -58,7 +58,7 @@ func TestAMirrorWakesExactlyThoseWhoseKeysChange(t *testing.T) {
 		{func() { m.apply("/app", event(kv.ActionSet, "/app/x", "", true)) }, true, false, true, ""},
 		{func() { m.apply("/app", event(kv.ActionCreate, "/app/q", "1", false)) }, true, false, false, "/app/q=1 "},
 		{func() { m.apply("/app", event(kv.ActionDelete, "", "", true)) }, true, false, false, ""},
-		{func() { m.replace("/app2", map[string]string{"/app2/x": "1"}) }, true, true, true, ""},
+		{func() { m.replace("/app2", map[string]string{"/app2/x": "1"}) }, false, true, true, ""},
 		{func() { m.replace("/app2", nil) }, false, true, true, ""},
 	} {
 		step.do()

@@ -2,7 +2,6 @@ package confd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,9 +16,6 @@ import (
 
 // templateBytesMax bounds a template file.
 const templateBytesMax = 16 << 20
-
-// errNotReady says that keys have not been read yet: nothing is wrong, and nothing can be done.
-var errNotReady = errors.New("the keys have not been read yet")
 
 // target is one resource at work. It belongs to its group's goroutine.
 type target struct {
@@ -47,13 +43,9 @@ func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
 // reloads reports whether this target has a reader to be told of changes.
 func (t *target) reloads() bool { return t.ReloadCmd != "" && !t.cfg.SyncOnly && !t.cfg.Noop }
 
-// apply makes the destination what the mirror and the template say. Whether the reload that
+// apply makes the destination what tree and the template say. Whether the reload that
 // follows is still due is known by t.file.Owes. On error the destination is as it was.
-func (t *target) apply(ctx context.Context, m *mirror) error {
-	tree, ready := m.view(t.Prefix, t.Keys)
-	if !ready {
-		return errNotReady
-	}
+func (t *target) apply(ctx context.Context, tree render.Tree) error {
 	if tree.Len() < t.MinKeys {
 		return fmt.Errorf("only %d keys found, min_keys is %d: the file is held as it is", tree.Len(), t.MinKeys)
 	}
