@@ -71,7 +71,9 @@ func (wire *Node) decode() *kv.Node {
 		n.Expiration = *wire.Expiration
 	}
 	for _, child := range wire.Nodes {
-		n.Nodes = append(n.Nodes, child.decode())
+		if child != nil {
+			n.Nodes = append(n.Nodes, child.decode())
+		}
 	}
 	return n
 }

@@ -161,7 +161,7 @@ func (c *Client) Close() error {
 
 // Read asks the endpoints in turn until one answers.
 func (c *Client) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
-	return c.keys(ctx, "get", r.Key, etcdv2.ReadRequest(r), true)
+	return c.keys(ctx, "get", r.Key, etcdv2.ReadRequest(r), true, false)
 }
 
 // Write asks the endpoints in turn only while the write has surely not happened. Kind Timeout or
@@ -171,16 +171,16 @@ func (c *Client) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 	if err != nil {
 		return kv.Result{}, err
 	}
-	return c.keys(ctx, w.Op.String(), w.Key, request, false)
+	return c.keys(ctx, w.Op.String(), w.Key, request, false, w.NoValue)
 }
 
 // keys makes one call of the keys API.
-func (c *Client) keys(ctx context.Context, op, key string, r etcdv2.Request, repeatable bool) (kv.Result, error) {
+func (c *Client) keys(ctx context.Context, op, key string, r etcdv2.Request, repeatable, mayLackNode bool) (kv.Result, error) {
 	a, err := c.exchange(ctx, r, repeatable)
 	if err != nil {
 		return kv.Result{}, about(err, op, key)
 	}
-	result, err := a.result()
+	result, err := a.result(mayLackNode)
 	if err != nil {
 		return kv.Result{}, about(err, op, key)
 	}

@@ -198,13 +198,13 @@ func number(header http.Header, name string) uint64 {
 	return n
 }
 
-// result returns what an answer of the keys API says.
-func (a *answer) result() (kv.Result, error) {
+// result returns what an answer of the keys API says. Only if it was asked for may it lack a node.
+func (a *answer) result(mayLackNode bool) (kv.Result, error) {
 	if a.status != http.StatusOK && a.status != http.StatusCreated {
 		return kv.Result{}, a.err()
 	}
 	var event etcdv2.Event
-	if err := json.Unmarshal(a.body, &event); err != nil || event.Action == "" {
+	if err := json.Unmarshal(a.body, &event); err != nil || event.Action == "" || event.Node == nil && !mayLackNode {
 		// The status says that it was done, so for a write no other kind would be true.
 		return kv.Result{}, &kv.Error{Kind: kv.Unknown, Cause: a.from.Host + " answered with something other than a v2 event", Err: err}
 	}
@@ -237,7 +237,7 @@ func (a *answer) err() error {
 	case a.status == http.StatusNotFound:
 		e.Cause += "; it does not serve the v2 API (an etcd does so only with --enable-v2)"
 	case a.status >= 500:
-		e.Kind = kv.Unavailable
+		e.Kind = kv.Unknown
 	}
 	return e
 }
