@@ -36,12 +36,10 @@ type Member struct {
 
 // Config is what a handler works with.
 type Config struct {
-	Store   kv.Store // answers; its errors are *kv.Error, whose Cause goes on the wire
+	// Store answers; its errors are *kv.Error, whose Cause goes on the wire. It bounds how long a
+	// read or write takes.
+	Store   kv.Store
 	Cluster Cluster
-
-	// RequestTimeout bounds a read or write, whose context it ends; 0 means 7 s, as etcd waits with
-	// its default election timeout. A watch is not bounded.
-	RequestTimeout time.Duration
 
 	// MaxRequestBytes bounds the body of a form; 0 means 1.5 MiB. Longer ones are answered 413.
 	MaxRequestBytes int64
@@ -54,17 +52,13 @@ type Config struct {
 }
 
 const (
-	defaultRequestTimeout = 7 * time.Second
-	defaultRequestBytes   = 3 << 19
-	defaultWriteTimeout   = 30 * time.Second
+	defaultRequestBytes = 3 << 19
+	defaultWriteTimeout = 30 * time.Second
 )
 
 // New returns the handler of /v2/keys, /v2/machines and /v2/members. Every other path is answered
 // 404. It starts no goroutine; a watch ends with its request or when the store closes it.
 func New(cfg Config) http.Handler {
-	if cfg.RequestTimeout == 0 {
-		cfg.RequestTimeout = defaultRequestTimeout
-	}
 	if cfg.MaxRequestBytes == 0 {
 		cfg.MaxRequestBytes = defaultRequestBytes
 	}

@@ -1,7 +1,6 @@
 package httpv2
 
 import (
-	"context"
 	"net/http"
 	"strconv"
 	"time"
@@ -28,15 +27,13 @@ func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 		h.watch(w, r, kv.WatchFrom{Key: key, Recursive: p.recursive, Index: p.waitIndex}, p.stream)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), h.RequestTimeout)
-	defer cancel()
 	var result kv.Result
 	if reads {
 		quorum := p.quorum && r.Method == http.MethodGet
-		result, err = h.Store.Read(ctx, kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum})
+		result, err = h.Store.Read(r.Context(), kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum})
 	} else {
 		write := p.write(r.Method, key)
-		result, err = h.Store.Write(ctx, write)
+		result, err = h.Store.Write(r.Context(), write)
 		if write.NoValue { // a wish to the store, a promise to the client
 			result.Node, result.PrevNode = nil, nil
 		}

@@ -313,19 +313,3 @@ func TestAFormAboveTheLimitIsRefusedWith413(t *testing.T) {
 		t.Errorf("101 bytes reached the store: %#v", asked)
 	}
 }
-
-// stuckStore never answers a write before its context ends.
-type stuckStore struct{ recorder }
-
-func (s *stuckStore) Write(ctx context.Context, _ kv.Write) (kv.Result, error) {
-	<-ctx.Done()
-	return kv.Result{}, &kv.Error{Kind: kv.Timeout, Err: ctx.Err()}
-}
-
-func TestAWriteThatIsNotAnsweredInTimeIsA500(t *testing.T) {
-	url := serve(t, Config{Store: &stuckStore{}, RequestTimeout: 10 * time.Millisecond})
-	got := ask(t, url, "PUT /v2/keys/a", "value=1")
-	if got.status != http.StatusInternalServerError || got.body != `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`+"\n" {
-		t.Errorf("%d %s", got.status, got.body)
-	}
-}

@@ -159,3 +159,30 @@ func TestAnIdleStreamOutlivesTheWriteTimeout(t *testing.T) {
 		}
 	}
 }
+
+func TestAWatchOutlivesTheTimeForItsBody(t *testing.T) {
+	store := &recorder{watch: newScriptedWatch()}
+	v2 := New(Config{Store: store, Cluster: fakeCluster{}})
+	const bodyTimeout = 50 * time.Millisecond
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+			t.Error(err)
+		}
+		v2.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/v2/keys/a?wait=true", strings.NewReader("value=1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	time.Sleep(2 * bodyTimeout) // the passing of this time is what is tested
+	deliver(t, store.watch, setEvent(42))
+	if body, err := io.ReadAll(response.Body); err != nil || string(body) != setLine(42) {
+		t.Errorf("%q, %v", body, err)
+	}
+}

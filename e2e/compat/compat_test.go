@@ -1,0 +1,82 @@
+package compat
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/daemontest"
+	"github.com/kvd-io/kvd/pkg/kvclient/etcdtest"
+)
+
+func TestKvdAnswersAsEtcdDoes(t *testing.T) {
+	etcd := startEtcd(t)
+	kvd := daemontest.Start(t, 1).URL()
+	for i, d := range readDialogues(t) {
+		t.Run(d.name, func(t *testing.T) {
+			home := fmt.Sprintf("/t%d", i+1)
+			compare(t, d, newSpeaker(t, etcd, home), newSpeaker(t, kvd, home))
+		})
+	}
+}
+
+// compare holds d with both and reports each step that is not answered as it should be.
+func compare(t *testing.T, d dialogue, etcd, kvd *speaker) {
+	t.Helper()
+	defer etcd.hangUp()
+	defer kvd.hangUp()
+	for _, s := range d.steps {
+		wait := patience
+		if s.differs != "" {
+			wait = doubt
+		}
+		theirs, err := etcd.say(t.Context(), s.text, wait)
+		if err != nil {
+			t.Fatalf("%s: etcd: %s: %v", s.where, s.text, err)
+		}
+		ours, err := kvd.say(t.Context(), s.text, patience)
+		if err != nil {
+			t.Fatalf("%s: kvd: %s: %v", s.where, s.text, err)
+		}
+		switch {
+		case s.differs == "" && ours != theirs:
+			t.Errorf("%s: %s\n--- etcd\n%s\n--- kvd\n%s", s.where, s.text, theirs, ours)
+		case s.differs != "" && ours == theirs:
+			t.Errorf("%s: %s\nis said to differ (%s) but does not:\n%s", s.where, s.text, s.differs, ours)
+		case s.differs != "" && brief(ours) != strings.ReplaceAll(s.kvd, "/HOME", kvd.home):
+			t.Errorf("%s: %s\n--- kvd should answer (%s)\n%s\n--- kvd\n%s", s.where, s.text, s.differs, s.kvd, brief(ours))
+		}
+	}
+}
+
+// brief leaves of an answer its status and body, on one line.
+func brief(answer string) string {
+	status, rest, isResponse := strings.Cut(answer, "\n")
+	_, body, hasBody := strings.Cut(rest, "\n\n")
+	if !isResponse || !hasBody {
+		return strings.TrimSpace(answer)
+	}
+	return strings.TrimSpace(status + " " + strings.TrimSpace(body))
+}
+
+// startEtcd runs a real etcd and returns the URL of its v2 API once its own writes are over: the
+// last one, with index 3, sets the version of the cluster.
+func startEtcd(t *testing.T) string {
+	t.Helper()
+	server := etcdtest.Start(t)
+	var index string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		response, err := http.Get(server.URL + "/v2/keys/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if index = response.Header.Get("X-Etcd-Index"); index == "3" {
+			return server.URL
+		}
+	}
+	t.Fatalf("etcd at %s stands at index %s and should stand at 3", server.URL, index)
+	return ""
+}
