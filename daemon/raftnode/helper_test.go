@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/daemon/command"
 )
 
 // helperDir makes the test binary a member whose disk fails, in that data directory: faults end
@@ -39,7 +41,11 @@ func runHelper() {
 	}
 	cfg := testConfig(dir)
 	cfg.WriteDeadline = 200 * time.Millisecond
-	node, err := Open(context.Background(), cfg, deps, &ledger{})
+	machine := &ledger{}
+	if os.Getenv(helperFault) == "panic" {
+		machine.onApply = func(*command.Batch) { panic("unknown command") }
+	}
+	node, err := Open(context.Background(), cfg, deps, machine)
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(99)

@@ -115,7 +115,8 @@ func (d Deps) withDefaults() Deps {
 	if d.Fatal == nil {
 		log := d.Log
 		d.Fatal = func(err error) {
-			log.Error("stopping: this member cannot trust its disk or its log", "err", err)
+			log.Error("stopping: this member cannot trust its disk or its log", "err", err,
+				"try", "check the disk, then start kvd again: what it acknowledged is in its log")
 			os.Exit(ExitFault)
 		}
 	}

@@ -1,0 +1,153 @@
+package raftnode
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// brokenStore fails each write while fault is set, and counts them.
+type brokenStore struct {
+	*raft.InmemStore
+	fault  error
+	writes int
+}
+
+func (s *brokenStore) StoreLogs(entries []*raft.Log) error {
+	s.writes++
+	return errors.Join(s.InmemStore.StoreLogs(entries), s.fault)
+}
+
+func (s *brokenStore) Set(key, value []byte) error {
+	s.writes++
+	return errors.Join(s.InmemStore.Set(key, value), s.fault)
+}
+
+func (s *brokenStore) Close() error { return nil }
+
+func newBrokenStore() *brokenStore { return &brokenStore{InmemStore: raft.NewInmemStore()} }
+
+func TestAfterOneFailedWriteNoOtherIsTried(t *testing.T) {
+	disk := newBrokenStore()
+	var faults []error
+	stop := &failStop{deadline: time.Minute, fatal: func(err error) { faults = append(faults, err) }}
+	logs := &guardedLog{logStore: disk, stop: stop}
+	stable := &guardedStable{StableStore: disk, stop: stop}
+
+	if err := logs.StoreLog(&raft.Log{Index: 1}); err != nil {
+		t.Fatal(err)
+	}
+	disk.fault = errors.New("no space left on device")
+	if err := logs.StoreLog(&raft.Log{Index: 2}); err == nil {
+		t.Error("a failed write was reported as done")
+	}
+	disk.fault = nil // a retry of a failed sync reports success for data that is gone
+	writes := disk.writes
+	if logs.StoreLog(&raft.Log{Index: 3}) == nil || logs.DeleteRange(1, 1) == nil || stable.Set([]byte("k"), nil) == nil {
+		t.Error("a write went on after the fault")
+	}
+	if disk.writes != writes {
+		t.Error("a write reached the disk after the fault")
+	}
+	if len(faults) != 1 || !strings.Contains(faults[0].Error(), "append to the log: no space left on device") {
+		t.Errorf("the process was told of %q, want the first fault, once", faults)
+	}
+}
+
+func TestAVoteIsReadBackInOnePiece(t *testing.T) {
+	disk := newBrokenStore()
+	stop := &failStop{deadline: time.Minute}
+	stable := &guardedStable{StableStore: disk, stop: stop}
+	if _, err := stable.GetUint64([]byte(keyVoteTerm)); err == nil || err.Error() != "not found" {
+		t.Errorf("without a vote: %v; raft compares the text with \"not found\"", err)
+	}
+	vote := func(term uint64, candidate string) {
+		if err := stable.SetUint64([]byte(keyVoteTerm), term); err != nil {
+			t.Fatal(err)
+		}
+		if candidate == "" {
+			return // the process dies between raft's two writes
+		}
+		if err := stable.Set([]byte(keyVoteCandidate), []byte(candidate)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vote(7, "n1")
+	vote(8, "")
+	again := &guardedStable{StableStore: disk, stop: stop}
+	term, err := again.GetUint64([]byte(keyVoteTerm))
+	candidate, err2 := again.Get([]byte(keyVoteCandidate))
+	if err := errors.Join(err, err2); err != nil || term != 7 || string(candidate) != "n1" {
+		t.Errorf("term %d, candidate %q, %v: want the last whole vote, 7 for n1", term, candidate, err)
+	}
+}
+
+func TestAnEntryThatIsNotWhatWasWrittenIsRefused(t *testing.T) {
+	disk := newBrokenStore()
+	stop := &failStop{deadline: time.Minute}
+	logs := &guardedLog{logStore: disk, stop: stop}
+	if err := logs.StoreLog(&raft.Log{Index: 1, Term: 3, Data: []byte("value")}); err != nil {
+		t.Fatal(err)
+	}
+	var entry raft.Log
+	if err := logs.GetLog(1, &entry); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*raft.Log){
+		"data":     func(e *raft.Log) { e.Data = []byte("valve") },
+		"term":     func(e *raft.Log) { e.Term++ },
+		"type":     func(e *raft.Log) { e.Type = raft.LogNoop },
+		"index":    func(e *raft.Log) { e.Index++ },
+		"checksum": func(e *raft.Log) { e.Extensions = nil },
+	} {
+		spoilt := entry
+		spoil(&spoilt)
+		if err := verifyEntry(&spoilt); err == nil {
+			t.Errorf("another %s was not noticed", name)
+		}
+	}
+}
+
+func TestADamagedLogIsRefusedAtTheStart(t *testing.T) {
+	for store, file := range map[string]string{LogStoreWAL: filepath.Join(raftDir, walDir, "*.wal"), LogStoreBoltDB: filepath.Join(raftDir, boltLogFile)} {
+		t.Run(store, func(t *testing.T) {
+			cfg := testConfig(t.TempDir())
+			cfg.LogStore = store
+			node, _ := open(t, cfg)
+			propose(t, node, "/the-damaged-key")
+			for i := range 20 {
+				propose(t, node, numbered(i))
+			}
+			if err := node.Close(); err != nil {
+				t.Fatal(err)
+			}
+			paths, err := filepath.Glob(filepath.Join(cfg.DataDir, file))
+			if err != nil || len(paths) != 1 {
+				t.Fatalf("log files %v, %v", paths, err)
+			}
+			data, err := os.ReadFile(paths[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Contains(data, []byte("/the-damaged-key")) {
+				t.Fatal("the key is not in the log file")
+			}
+			data = bytes.ReplaceAll(data, []byte("/the-damaged-key"), []byte("/the-dAmaged-key"))
+			if err := os.WriteFile(paths[0], data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err = openError(t, cfg)
+			for _, want := range []string{"is damaged", cfg.DataDir, "restore this member from a backup"} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q, want %q in it", err, want)
+				}
+			}
+		})
+	}
+}
