@@ -49,7 +49,13 @@ func command() *cobra.Command {
 		Short: "Keep the containers of this host registered",
 		Long: `kvagent follows the containers of a Docker engine and keeps each published port
 that answers registered in the store, as PREFIX/SERVICE/INSTANCE with a TTL.
-Run one on each host. Containers name their service with the label SERVICE_NAME.`,
+Run one on each host. Containers name their service with the label SERVICE_NAME.
+
+It starts without the store and registers when that answers, but not without the engine. On SIGTERM
+it withdraws what it has registered.
+
+Exit codes: 0 ended as asked, 1 bad arguments or configuration, 2 no engine answers at the start,
+3 this user may not ask the engine, 5 ended with registrations left to their TTL.`,
 		Example: `  kvagent                                      # the engine and the store of this machine
   kvagent --dry-run                            # say what would be registered, and why not the rest
   kvagent --endpoints http://10.0.0.1:2379 --ip 10.0.0.7

@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/kvd-io/kvd/e2e/parts"
+	"github.com/kvd-io/kvd/pkg/program"
+)
+
+// kvagent runs the program to its end and returns its exit code and what it wrote to stderr.
+func kvagent(t testing.TB, env map[string]string, args ...string) (int, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	lookup := func(name string) (string, bool) { value, found := env[name]; return value, found }
+	var stderr bytes.Buffer
+	code := program.Run(ctx, Program(), args, lookup, &program.Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &stderr})
+	if ctx.Err() != nil {
+		t.Fatalf("kvagent %q did not end within %v\n%s", args, limit, &stderr)
+	}
+	return code, stderr.String()
+}
+
+func TestBadSettingsAreNamedAndNothingStarts(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--prefix", "services"}, "--prefix"},
+		{[]string{"--prefix", "/a//b"}, "--prefix"},
+		{[]string{"--ttl", "10ms"}, "--ttl"},
+		{[]string{"--ttl", "soon"}, "ttl"},
+		{[]string{"--ip", "0.0.0.0"}, "--ip"},
+		{[]string{"--ip", "10.0.0.1:80"}, "--ip"},
+		{[]string{"--ip", "store.example"}, "--ip"},
+		{[]string{"--host", "a/b"}, "--host"},
+		{[]string{"--host", "a_b"}, "--host"},
+		{[]string{"--network", "x"}, "--internal"},
+		{[]string{"--engine-timeout", "-1s"}, "--engine-timeout"},
+		{[]string{"--tags", "a,,b"}, "--tags"},
+		{[]string{"--docker-host", "ssh://there"}, "--docker-host"},
+		{[]string{"--endpoints", "ftp://there"}, "ftp"},
+		{[]string{"web"}, "web"},
+		{[]string{"--interna"}, "--interna"},
+	} {
+		code, stderr := kvagent(t, nil, c.args...)
+		if code != program.ExitUsage || !strings.Contains(stderr, c.want) {
+			t.Errorf("%q: exit code %d, %s; want %d and %q", c.args, code, stderr, program.ExitUsage, c.want)
+		}
+	}
+}
+
+func TestAnEngineThatIsNotThereIsNamed(t *testing.T) {
+	const socket = "unix:///nonexistent/docker.sock"
+	for name, run := range map[string]func() (int, string){
+		"by flag":        func() (int, string) { return kvagent(t, nil, "--docker-host", socket) },
+		"by environment": func() (int, string) { return kvagent(t, map[string]string{"DOCKER_HOST": socket}) },
+		"in a dry run":   func() (int, string) { return kvagent(t, nil, "--docker-host", socket, "--dry-run") },
+	} {
+		if code, stderr := run(); code != exitNoEngine || !strings.Contains(stderr, socket) || !strings.Contains(stderr, "--docker-host") {
+			t.Errorf("%s: exit code %d, %s", name, code, stderr)
+		}
+	}
+}
+
+func TestAStoreThatIsNotThereIsNamedAndWaitedFor(t *testing.T) {
+	h := newHouse(t)
+	h.cluster.Stop()
+	a := h.kvagent()
+	until(t, "the log names the store", func() bool {
+		return a.logged("store does not answer") && a.logged(strings.TrimPrefix(h.cluster.URL(), "http://"))
+	})
+	parts.RunContainer(t, h.named("-p", "80"))
+	h.cluster.Restart()
+	h.untilOne("it is registered when the store answers", anyRecord)
+}
+
+func TestAnAgentThatCannotWithdrawSaysSo(t *testing.T) {
+	h := newHouse(t)
+	a := h.kvagent()
+	parts.RunContainer(t, h.named("-p", "80"))
+	h.untilOne("it is registered", anyRecord)
+	h.cluster.Stop()
+	if code := a.end(); code != exitLeftover {
+		t.Errorf("exit code %d, want %d", code, exitLeftover)
+	}
+	if !a.logged("expires by itself") {
+		t.Error("nobody was told what was left")
+	}
+}
