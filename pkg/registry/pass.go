@@ -40,8 +40,12 @@ func (p *Publisher) withdraw(ctx context.Context) {
 	}
 	p.retry.Reset()
 	p.notBefore = time.Time{}
-	for len(p.entries) > 0 && ctx.Err() == nil {
-		timer := time.NewTimer(p.pass(ctx))
+	for ctx.Err() == nil {
+		wait := p.pass(ctx)
+		if len(p.entries) == 0 {
+			return
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:

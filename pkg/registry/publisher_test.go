@@ -82,11 +82,15 @@ func TestRecordsAreRegisteredAndRemovedWhenRunEnds(t *testing.T) {
 		if got := b.store.nodes[webKey].TTL; got != 15 {
 			t.Errorf("TTL is %d seconds, want 15", got)
 		}
+		began := time.Now()
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := b.store.value(webKey); ok {
 			t.Error("the record is still there after Run has ended")
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("the end took %v although the store answered at once", took)
 		}
 		if err := b.Settle(t.Context()); kv.KindOf(err) != kv.Closed {
 			b.Set(nil)
