@@ -68,7 +68,23 @@ func New(cfg Config) http.Handler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &handler{Config: cfg}
+	return AllowAnyOrigin(&handler{Config: cfg})
+}
+
+// AllowAnyOrigin lets web pages of any origin use next, which is etcd's default: every answer says
+// so, and OPTIONS is answered on every path. Wrapping twice changes nothing.
+func AllowAnyOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE")
+		header.Set("Access-Control-Allow-Origin", "*")
+		header.Set("Access-Control-Allow-Headers", "accept, content-type, authorization")
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusOK)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 type handler struct{ Config }
@@ -81,11 +97,6 @@ const (
 // ServeHTTP routes by the escaped path, so that an escaped separator or dot is part of a key and
 // never of the route.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	allowAnyOrigin(w.Header())
-	if r.Method == http.MethodOptions {
-		w.WriteHeader(http.StatusOK)
-		return
-	}
 	escaped := r.URL.EscapedPath()
 	if clean := cleanPath(escaped); clean != escaped {
 		redirect(w, r, clean)
@@ -104,13 +115,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func under(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
-
-// allowAnyOrigin lets web pages of any origin use the API, which is etcd's default.
-func allowAnyOrigin(header http.Header) {
-	header.Set("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE")
-	header.Set("Access-Control-Allow-Origin", "*")
-	header.Set("Access-Control-Allow-Headers", "accept, content-type, authorization")
-}
 
 // cleanPath returns the path without empty, "." and ".." segments; a trailing slash stays.
 func cleanPath(escaped string) string {

@@ -14,13 +14,11 @@ import (
 // the client goes. When the store ends the watch the answer ends too, and the client asks again
 // from the index after the last event it has seen.
 func (h *handler) watch(w http.ResponseWriter, r *http.Request, from kv.WatchFrom, stream bool) {
-	// The server notices that a client has gone only after its body was read, and takes for gone
-	// one that sends nothing until a deadline that was meant for the body.
+	// The server notices that a client has gone only after its body was read.
 	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, h.MaxRequestBytes)); err != nil {
 		h.fail(w, r, formError(err))
 		return
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // see extendDeadline
 	ctx := r.Context()
 	watch, err := h.Store.Watch(ctx, from)
 	if err != nil {
