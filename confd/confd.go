@@ -47,8 +47,9 @@ type Config struct {
 	SyncOnly      bool // write files, run neither check nor reload
 	KeepStageFile bool // leave the staged file of a pass that did not install it
 
-	// A change after a pause of Quiet is acted on at once. Changes in a burst wait until Quiet
-	// has passed without one, but never longer than QuietMax.
+	// A change after a pause of QuietMax is acted on at once. Changes in a burst wait until Quiet
+	// has passed without one, but never longer than QuietMax; while the burst goes on, Quiet grows
+	// to QuietMax.
 	Quiet, QuietMax time.Duration
 }
 

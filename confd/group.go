@@ -58,7 +58,7 @@ func newGroups(resources []resource.Resource, m *mirror, cfg Config, deps Deps) 
 func (g *group) run(ctx context.Context) {
 	g.sweep()
 	retry := backoff.Backoff{Min: groupRetryMin, Max: groupRetryMax}
-	var lastPass time.Time
+	pace := pace{quiet: g.cfg.Quiet, longest: g.cfg.QuietMax}
 	again := newStoppedTimer()
 	defer again.Stop()
 	for {
@@ -68,9 +68,7 @@ func (g *group) run(ctx context.Context) {
 		case <-again.C:
 		case <-g.subscription.wake:
 			retry.Reset()
-			if time.Since(lastPass) < g.cfg.Quiet {
-				settle(ctx, g.subscription.wake, g.cfg.Quiet, g.cfg.QuietMax)
-			}
+			pace.wait(ctx, g.subscription.wake)
 		}
 		if ctx.Err() != nil {
 			return
@@ -81,7 +79,7 @@ func (g *group) run(ctx context.Context) {
 			again.Reset(retry.Next())
 		}
 		if !waiting {
-			lastPass = time.Now()
+			pace.passed()
 		}
 	}
 }
@@ -90,26 +88,6 @@ func newStoppedTimer() *time.Timer {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	return timer
-}
-
-// settle returns when quiet has passed without a signal on wake, or after longest.
-func settle(ctx context.Context, wake <-chan struct{}, quiet, longest time.Duration) {
-	deadline := time.NewTimer(longest)
-	defer deadline.Stop()
-	pause := time.NewTimer(quiet)
-	defer pause.Stop()
-	for {
-		select {
-		case <-wake:
-			pause.Reset(quiet)
-		case <-pause.C:
-			return
-		case <-deadline.C:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // pass brings every target up to date and then, once, reloads their reader if any target owes it.

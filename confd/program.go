@@ -114,7 +114,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 	flags.BoolVar(&o.Noop, "noop", false, "change nothing, log what would change")
 	flags.BoolVar(&o.SyncOnly, "sync-only", false, "write files, but run no check_cmd and no reload_cmd")
 	flags.BoolVar(&o.KeepStageFile, "keep-stage-file", false, "leave the staged file where it was not installed")
-	flags.DurationVar(&o.Quiet, "quiet", DefaultQuiet, "in a burst of changes, act when this long has passed without one; a single change is acted on at once")
+	flags.DurationVar(&o.Quiet, "quiet", DefaultQuiet, "in a burst of changes, act when this long has passed without one; a change after a pause is acted on at once")
 	flags.DurationVar(&o.QuietMax, "quiet-max", DefaultQuietMax, "in a burst of changes, act after this long at the latest")
 	flags.Var(&logLevel{"info"}, "log-level", "least severe messages to log: debug, info, warn or error")
 	for _, name := range ignored {
