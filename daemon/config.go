@@ -152,13 +152,16 @@ func (c *Config) checkCluster() error {
 	case c.InitialCluster == "":
 		return nil
 	}
-	for member := range strings.SplitSeq(c.InitialCluster, ",") {
+	members := strings.Split(c.InitialCluster, ",")
+	for _, member := range members {
 		name, address, ok := strings.Cut(member, "=")
-		if !ok {
+		switch {
+		case !ok:
 			return configErrorf("initial-cluster", "%q is not of the form name=url", member)
-		}
-		if name != c.Name {
-			return configErrorf("initial-cluster", "it names %q, but this member is %q, and %s", name, c.Name, alone)
+		case name != c.Name && len(members) == 1:
+			return configErrorf("initial-cluster", "it names %q, but this member is %q; add --name %s", name, c.Name, name)
+		case name != c.Name:
+			return configErrorf("initial-cluster", "it names %q beside %q: %s", name, c.Name, alone)
 		}
 		if err := checkURLs("initial-cluster", []string{address}, false); err != nil {
 			return err

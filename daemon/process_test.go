@@ -56,7 +56,6 @@ func startProcess(t *testing.T, args ...string) *process {
 	args = append([]string{"--listen-client-urls", "http://127.0.0.1:0", "--listen-peer-urls", "http://127.0.0.1:0"}, args...)
 	p := &process{t: t, cmd: exec.Command(filepath.Join(parts.Build(t), "kvd"), args...), log: &log{}, done: make(chan struct{})}
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=")
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

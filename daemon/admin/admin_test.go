@@ -1,0 +1,64 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+)
+
+// member is a Member with what a test says about it.
+type member struct {
+	leaderless bool
+	barrier    func(context.Context) error
+}
+
+func (m member) HasLeader() bool { return !m.leaderless }
+
+func (m member) ReadBarrier(ctx context.Context) error {
+	if m.barrier == nil {
+		return nil
+	}
+	return m.barrier(ctx)
+}
+
+func TestAnswersAreThoseOfEtcdToTheByte(t *testing.T) {
+	broken := member{barrier: func(context.Context) error { return errors.New("a \"bad\" day") }}
+	for _, c := range []struct {
+		name, method, target string
+		member               member
+		status               int
+		contentType, body    string
+	}{
+		{"version", "GET", "/version", member{}, 200, "application/json", `{"etcdserver":"3.5.33","etcdcluster":"3.5.0"}`},
+		{"healthy", "GET", "/health", member{}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
+		{"without a leader", "GET", "/health", member{leaderless: true}, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"RAFT NO LEADER"}` + "\n"},
+		{"alive without a leader", "GET", "/health?serializable=true", member{leaderless: true}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
+		{"without a quorum", "GET", "/health", broken, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"QGET ERROR:a \"bad\" day"}` + "\n"},
+		{"an alarm left out that cannot be raised", "GET", "/health?exclude=NOSPACE", member{}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
+		{"write to version", "PUT", "/version", member{}, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
+		{"head of health", "HEAD", "/health", member{}, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
+		{"elsewhere", "GET", "/health/", member{}, 404, "text/plain; charset=utf-8", "404 page not found\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			answer := httptest.NewRecorder()
+			New(c.member).ServeHTTP(answer, httptest.NewRequest(c.method, c.target, nil))
+			if answer.Code != c.status || answer.Header().Get("Content-Type") != c.contentType || answer.Body.String() != c.body {
+				t.Errorf("%d %s %q, want %d %s %q", answer.Code, answer.Header().Get("Content-Type"), answer.Body, c.status, c.contentType, c.body)
+			}
+		})
+	}
+}
+
+func TestAMemberThatDoesNotAnswerInASecondIsNotHealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := member{barrier: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+		answer := httptest.NewRecorder()
+		New(stuck).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/health", nil))
+		if answer.Code != http.StatusServiceUnavailable {
+			t.Errorf("status %d", answer.Code)
+		}
+	})
+}

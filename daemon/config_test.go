@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func TestTheDefaultsAreValid(t *testing.T) {
+	cfg := DefaultConfig()
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAClusterThatNamesOnlyThisMemberIsValid(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Name, cfg.InitialCluster = "infra0", "infra0=http://10.0.0.1:2380,infra0=http://10.0.0.1:7001"
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
+	for _, c := range []struct{ flag, value, want string }{
+		{"listen-client-urls", "https://127.0.0.1:2379", "TLS is not available"},
+		{"listen-client-urls", "unix:///run/kvd.sock", "unix sockets are not available"},
+		{"listen-client-urls", "127.0.0.1:2379", "first path segment in URL cannot contain colon"},
+		{"listen-client-urls", "localhost", "it must begin with http://"},
+		{"listen-client-urls", "http://127.0.0.1", "it needs a host and a port"},
+		{"listen-client-urls", "http://:2379", "it needs a host"},
+		{"listen-client-urls", "http://127.0.0.1:65536", `the port "65536"`},
+		{"listen-client-urls", "http://127.0.0.1:2379/v2", "only a host and a port"},
+		{"listen-client-urls", "http://user@127.0.0.1:2379", "only a host and a port"},
+		{"listen-client-urls", "http://127.0.0.1:2379,http://b", `cannot use "http://b"`},
+		{"advertise-client-urls", "http://b", `cannot use "http://b"`},
+		{"listen-peer-urls", "http://127.0.0.1:1,http://127.0.0.1:2", "one address is enough"},
+		{"initial-advertise-peer-urls", "x", `cannot use "x"`},
+		{"initial-cluster", "n1=http://10.0.0.1:2380", "add --name n1"},
+		{"initial-cluster", "default=http://10.0.0.1:2380,n2=http://10.0.0.2:2380", "clusters of several members are not available"},
+		{"initial-cluster", "default", "not of the form name=url"},
+		{"initial-cluster", "default=x", `cannot use "x"`},
+		{"initial-cluster-state", "existing", "no existing cluster to join"},
+		{"initial-cluster-state", "old", "unknown"},
+		{"initial-cluster-token", "", "must not be empty"},
+		{"discovery", "http://d/x", "nothing to discover"},
+		{"discovery-srv", "example.org", "nothing to discover"},
+		{"name", "", "cannot be a name"},
+		{"name", "a=b", "cannot be a name"},
+		{"heartbeat-interval", "0", "at least 1 ms"},
+		{"election-timeout", "400", "less than five times the heartbeat interval"},
+		{"election-timeout", "50001", "more than 50000 ms"},
+		{"max-request-bytes", "10", "not between"},
+		{"experimental-log-store", "paper", "use wal or boltdb"},
+	} {
+		t.Run(c.flag+"="+c.value, func(t *testing.T) {
+			cfg := DefaultConfig()
+			flags := pflag.NewFlagSet("kvd", pflag.ContinueOnError)
+			cfg.AddFlags(flags)
+			if err := flags.Set(c.flag, c.value); err != nil {
+				t.Fatal(err)
+			}
+			err := cfg.Validate()
+			var setting *ConfigError
+			if !errors.As(err, &setting) || setting.Flag != c.flag || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one about --%s with %q", err, c.flag, c.want)
+			}
+		})
+	}
+}
+
+func TestEveryAliasIsOfAFlagThatExists(t *testing.T) {
+	cfg := DefaultConfig()
+	flags := pflag.NewFlagSet("kvd", pflag.ContinueOnError)
+	cfg.AddFlags(flags)
+	for flag := range envAliases() {
+		if flags.Lookup(flag) == nil {
+			t.Errorf("there is no --%s", flag)
+		}
+	}
+}
+
+func TestAStartThatFailsLeavesNoListenerBehind(t *testing.T) {
+	occupied, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer occupied.Close()
+	var opened []net.Listener
+	listen := func(network, address string) (net.Listener, error) {
+		l, err := net.Listen(network, address)
+		if err == nil {
+			opened = append(opened, l)
+		}
+		return l, err
+	}
+	cfg := DefaultConfig()
+	cfg.DataDir = t.TempDir()
+	cfg.ListenClientURLs = []string{"http://127.0.0.1:0"}
+	cfg.ListenPeerURLs = []string{"http://" + occupied.Addr().String()}
+	if _, err := Open(t.Context(), cfg, Deps{Listen: listen}); err == nil || !strings.Contains(err.Error(), "in use by") {
+		t.Fatalf("error %v", err)
+	}
+	if len(opened) == 0 {
+		t.Fatal("no listener was opened")
+	}
+	for _, l := range opened {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the listener on %s was left open", l.Addr())
+		}
+	}
+}
+
+func TestADataDirectoryThatIsRefusedLeavesNoListenerBehind(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.DataDir = "/dev/null"
+	var opened []net.Listener
+	cfg.ListenClientURLs, cfg.ListenPeerURLs = []string{"http://127.0.0.1:0"}, []string{"http://127.0.0.1:0"}
+	_, err := Open(t.Context(), cfg, Deps{Listen: func(network, address string) (net.Listener, error) {
+		l, err := net.Listen(network, address)
+		opened = append(opened, l)
+		return l, err
+	}})
+	if err == nil || !strings.Contains(err.Error(), "--data-dir") {
+		t.Fatalf("error %v", err)
+	}
+	for _, l := range opened {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the listener on %s was left open", l.Addr())
+		}
+	}
+}
+
+func TestOthersAreToldAnAddressThatTheyCanReach(t *testing.T) {
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	url := reachable([]net.Listener{l})[0]
+	if strings.Contains(url, "0.0.0.0") {
+		t.Errorf("advertised %s", url)
+	}
+	if reason := urlProblem(url); reason != "" {
+		t.Errorf("advertised %s: %s", url, reason)
+	}
+}
