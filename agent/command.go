@@ -85,7 +85,11 @@ func (s settings) run(ctx context.Context) error {
 	if err != nil {
 		return usage(err)
 	}
-	source, err := docker.New(docker.Config{Host: s.dockerHost, Hold: s.engineTimeout, Log: env.Log})
+	sourceLog := env.Log
+	if s.dryRun {
+		sourceLog = nil // it is over before there is anything to tell
+	}
+	source, err := docker.New(docker.Config{Host: s.dockerHost, Hold: s.engineTimeout, Log: sourceLog})
 	if err != nil {
 		return usage(fmt.Errorf("--docker-host: %w", err))
 	}
