@@ -118,11 +118,17 @@ func under(path, root string) bool { return path == root || strings.HasPrefix(pa
 
 // cleanPath returns the path without empty, "." and ".." segments; a trailing slash stays.
 func cleanPath(escaped string) string {
-	clean := path.Clean("/" + escaped)
-	if clean != "/" && strings.HasSuffix(escaped, "/") {
-		clean += "/"
+	if !strings.HasPrefix(escaped, "/") {
+		escaped = "/" + escaped
 	}
-	return clean
+	clean := path.Clean(escaped) // allocates nothing for a path that is clean
+	switch {
+	case clean == "/" || !strings.HasSuffix(escaped, "/"):
+		return clean
+	case len(clean)+1 == len(escaped):
+		return escaped
+	}
+	return clean + "/"
 }
 
 // redirect sends the client to the clean spelling with the same method and body. It has no body of

@@ -92,3 +92,18 @@ func TestDuringAnElectionThereIsNoLeaderToName(t *testing.T) {
 		}
 	}
 }
+
+func TestPathsAreCleanedAndKeepTheirTrailingSlash(t *testing.T) {
+	for dirty, clean := range map[string]string{
+		"": "/", "/": "/", "//": "/", "/.": "/", "/..": "/", "a": "/a", "/a": "/a", "/a/": "/a/", "/a//": "/a/",
+		"/a/./": "/a/", "/./a/": "/a/", "/a/..": "/", "/a/../": "/", "/a/../b/": "/b/", "/a/.b/..c/": "/a/.b/..c/",
+		"//a/": "/a/", "/%2e%2e/a": "/%2e%2e/a",
+	} {
+		if got := cleanPath(dirty); got != clean {
+			t.Errorf("%q becomes %q, want %q", dirty, got, clean)
+		}
+		if got := cleanPath(clean); got != clean {
+			t.Errorf("%q is clean and becomes %q: a client would be sent round in circles", clean, got)
+		}
+	}
+}

@@ -47,7 +47,7 @@ func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 	if result.Created {
 		status = http.StatusCreated
 	}
-	h.reply(w, status, append(etcdv2.AppendEvent(nil, result.Event), '\n'))
+	h.reply(w, status, append(etcdv2.AppendEvent(make([]byte, 0, usualReply), result.Event), '\n'))
 }
 
 // write returns the write that a PUT, POST or DELETE of key asks for. Parameters that mean nothing
@@ -103,6 +103,9 @@ func setIndex(w http.ResponseWriter, index kv.Index, raftIndex, raftTerm uint64)
 	header.Set(etcdv2.HeaderRaftIndex, strconv.FormatUint(raftIndex, 10))
 	header.Set(etcdv2.HeaderRaftTerm, strconv.FormatUint(raftTerm, 10))
 }
+
+// usualReply is room for the JSON of most events.
+const usualReply = 512
 
 // replyChunk is how much of a long answer a client has to read within one WriteTimeout.
 const replyChunk = 64 << 10
