@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kvd-io/kvd/e2e/parts"
@@ -64,6 +69,43 @@ func TestAnEngineThatIsNotThereIsNamed(t *testing.T) {
 		if code, stderr := run(); code != exitNoEngine || !strings.Contains(stderr, socket) || !strings.Contains(stderr, "--docker-host") {
 			t.Errorf("%s: exit code %d, %s", name, code, stderr)
 		}
+	}
+}
+
+func TestAnEngineThatThisUserMayNotAskIsNamed(t *testing.T) {
+	parts.Need(t, "root")
+	folder, err := os.MkdirTemp("", "kvd-socket-") // the folders of t.TempDir are closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.ReadFile(filepath.Join(parts.Build(t), "kvagent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(folder, "kvagent")
+	if err := os.WriteFile(program, binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(folder, "sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := os.Chmod(socket, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command(program, "--docker-host", "unix://"+socket)
+	command.Dir = "/"
+	command.Env = []string{}
+	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	output, err := command.CombinedOutput()
+	if command.ProcessState.ExitCode() != exitDenied || !strings.Contains(string(output), socket) || !strings.Contains(string(output), "usermod -aG docker") {
+		t.Errorf("%v: %s", err, output)
 	}
 }
 

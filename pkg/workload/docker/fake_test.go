@@ -24,7 +24,7 @@ type fake struct {
 	streams     map[chan any]struct{}
 	past        []fakeEvent
 	since       string // of the latest subscription
-	frozen      bool // nothing is answered, open streams stay open
+	frozen      bool   // nothing is answered, open streams stay open
 	inspecting  int
 	inspectMost int // in flight at the same time
 }

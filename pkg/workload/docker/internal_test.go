@@ -3,6 +3,7 @@ package docker
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"reflect"
 	"strings"
 	"testing"
@@ -11,7 +12,6 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/client"
 	"github.com/docker/go-connections/nat"
 
 	"github.com/kvd-io/kvd/pkg/workload"
@@ -136,8 +136,7 @@ func TestAnUnreachableEngineIsExplained(t *testing.T) {
 	if err := absent.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "/nonexistent/docker.sock") || !strings.Contains(err.Error(), "--docker-host") {
 		t.Errorf("no socket: %v", err)
 	}
-	denied := client.ErrorConnectionFailed("unix:///var/run/docker.sock")
-	denied = fmt.Errorf("permission denied while trying to connect: %w", denied)
+	denied := fmt.Errorf("dial unix: %w", fs.ErrPermission)
 	if err := explain(denied, DefaultHost); !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "usermod -aG docker") {
 		t.Errorf("no permission: %v", err)
 	}
