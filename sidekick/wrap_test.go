@@ -1,0 +1,228 @@
+package sidekick_test
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+func TestTheRecordIsRemovedBeforeTheCommandIsToldToStop(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--check", "http:/", "--tag", "blue", "--meta", "zone=eu", "--weight", "5")
+	s.awaitRecord(true)
+	if got := s.record(); got.Address != "127.0.0.1" || got.Weight != 5 || got.Tags[0] != "blue" || got.Meta["zone"] != "eu" || got.Host == "" {
+		t.Errorf("registered %+v", got)
+	}
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 7 {
+		t.Errorf("exit code %d, want the app's", code)
+	}
+	if output := p.text(); !strings.Contains(output, "app: got terminated\napp: record is 404") {
+		t.Error("when the app was told to stop its record was still there")
+	}
+}
+
+func TestTheCommandGetsTheSignalThatKvsidekickGot(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil)
+	s.awaitRecord(true)
+	p.signal(syscall.SIGHUP)
+	p.awaitText("app: got hangup")
+	p.signal(syscall.SIGUSR1)
+	p.awaitText("app: got user defined signal 1")
+	if s.record() == nil {
+		t.Error("a forwarded signal removed the record")
+	}
+	p.signal(syscall.SIGINT)
+	p.exit()
+	p.awaitText("app: got interrupt")
+}
+
+func TestTheDrainTimeLiesBetweenRemovalAndStop(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--drain", "2s")
+	s.awaitRecord(true)
+	p.signal(syscall.SIGTERM)
+	s.awaitRecord(false)
+	if strings.Contains(p.text(), "app: got") {
+		t.Error("the app was told to stop without a drain time")
+	}
+	p.exit()
+	p.awaitText("app: got terminated")
+}
+
+func TestNothingIsRegisteredBeforeTheCheckHasPassed(t *testing.T) {
+	s := newScene(t)
+	s.healthy(false)
+	p := s.wrap(nil, "--check", "http:/")
+	p.awaitText("503")
+	if s.record() != nil {
+		t.Fatal("registered although the check fails")
+	}
+	s.healthy(true)
+	s.awaitRecord(true)
+}
+
+func TestAnUnhealthyServiceIsRemovedAndPutBack(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--check", "http:/", "--check-fall", "2")
+	s.awaitRecord(true)
+	s.healthy(false)
+	s.awaitRecord(false)
+	s.healthy(true)
+	s.awaitRecord(true)
+	p.awaitText("check failed")
+}
+
+func TestTheRecordOfACommandThatDiesIsRemovedAtOnce(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil)
+	s.awaitRecord(true)
+	if err := syscall.Kill(p.appPID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(); code != 128+9 {
+		t.Errorf("exit code %d, want 137", code)
+	}
+	if s.record() != nil {
+		t.Error("the record outlived the command")
+	}
+}
+
+func TestTheRecordOfASidekickThatIsKilledExpiresAndItsCommandStops(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--ttl", "2s")
+	s.awaitRecord(true)
+	pid := p.appPID()
+	p.signal(syscall.SIGKILL)
+	await(t, "the end of the app", func() bool { return syscall.Kill(pid, 0) != nil })
+	p.awaitText("app: got terminated")
+	s.awaitRecord(false)
+}
+
+func TestTheRecordExpiresWhenSidekickAndCommandAreKilled(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--ttl", "2s")
+	s.awaitRecord(true)
+	watch, err := s.store.Watch(t.Context(), kv.WatchFrom{Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	syscall.Kill(p.appPID(), syscall.SIGSTOP) // so that it cannot act on its death signal
+	p.signal(syscall.SIGKILL)
+	syscall.Kill(p.appPID(), syscall.SIGKILL)
+	event, err := watch.Next(t.Context())
+	if err != nil || event.Action != kv.ActionExpire {
+		t.Errorf("the record went by %+v, %v", event, err)
+	}
+}
+
+func TestACommandThatDoesNotStopIsKilled(t *testing.T) {
+	s := newScene(t)
+	args := append(s.flags(), "--check", "none", "--stop-timeout", "100ms", "--", "/bin/sh", "-c", `trap "" TERM; echo deaf; while :; do sleep 1; done`)
+	p := start(t, nil, args...)
+	s.awaitRecord(true)
+	p.awaitText("deaf")
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 128+9 {
+		t.Errorf("exit code %d, want 137", code)
+	}
+	p.awaitText("did not stop in time")
+}
+
+func TestExitCodesOfCommandsArePassedOn(t *testing.T) {
+	s := newScene(t)
+	directory := t.TempDir()
+	for _, c := range []struct {
+		command []string
+		code    int
+		says    string
+	}{
+		{[]string{"/bin/sh", "-c", "exit 0"}, 0, ""},
+		{[]string{"/bin/sh", "-c", "exit 42"}, 42, ""},
+		{[]string{"/bin/sh", "-c", "kill -SEGV $$"}, 128 + 11, ""},
+		{[]string{"no-such-program"}, 127, "no such program in $PATH"},
+		{[]string{"/no/such/program"}, 127, "no such file"},
+		{[]string{directory}, 126, "cannot run"},
+	} {
+		p := start(t, nil, append(append(s.flags(), "--check", "none", "--"), c.command...)...)
+		if code := p.exit(); code != c.code || !strings.Contains(p.text(), c.says) {
+			t.Errorf("%q: exit code %d, want %d; output:\n%s", c.command, code, c.code, p.text())
+		}
+	}
+	if s.record() != nil {
+		t.Error("a record was left behind")
+	}
+}
+
+func TestAnUnreachableStoreIsReportedAndTheCommandRunsOn(t *testing.T) {
+	s := newScene(t)
+	s.cluster.Stop()
+	p := s.wrap(nil, "--ttl", "3s", "--withdraw-timeout", "1s")
+	p.awaitText("store does not answer")
+	pid := p.appPID()
+	s.cluster.Restart()
+	s.awaitRecord(true)
+	s.cluster.Stop()
+	await(t, "a second report", func() bool { return strings.Count(p.text(), "store does not answer") == 2 })
+	if syscall.Kill(pid, 0) != nil {
+		t.Error("the app is gone")
+	}
+	p.signal(syscall.SIGTERM) // nobody can be told, and it ends all the same
+	if code := p.exit(); code != 7 {
+		t.Errorf("exit code %d", code)
+	}
+	p.awaitText("it expires")
+}
+
+func TestTheServiceManagerHearsOfReadinessProgressAndTheEnd(t *testing.T) {
+	s := newScene(t)
+	s.healthy(false)
+	m, variables := newManager(t)
+	p := s.wrap(append(variables, "KVSIDEKICK_USERNAME=user:secret"), "--check", "http:/")
+	for _, message := range m.await(t, "503") {
+		if strings.Contains(message, "READY=1") {
+			t.Error("ready before it was registered")
+		}
+	}
+	m.await(t, "WATCHDOG=1")
+	s.healthy(true)
+	m.await(t, "READY=1")
+	if s.record() == nil {
+		t.Error("ready, but not registered")
+	}
+	m.await(t, "STATUS=registered as "+key)
+	m.await(t, "WATCHDOG=1")
+	p.signal(syscall.SIGTERM)
+	m.await(t, "STOPPING=1\nEXTEND_TIMEOUT_USEC=")
+	p.exit()
+	p.awaitText(`socket "", password ""`) // what is meant for kvsidekick stays with it
+}
+
+func TestStreamsAreTheCommandsOwn(t *testing.T) {
+	s := newScene(t)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	p := &process{t: t, ended: make(chan struct{})}
+	p.command = command(t, append(append(s.flags(), "--check", "none", "--"), "/bin/cat")...)
+	p.command.Stdin, p.command.Stdout, p.command.Stderr = read, p, p
+	if err := p.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { defer close(p.ended); p.command.Wait() }()
+	if _, err := write.WriteString("through the pipe\n"); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitText("through the pipe")
+	write.Close() // cat ends, and kvsidekick with it
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, p.text())
+	}
+}
