@@ -131,11 +131,11 @@ func TestAReloadKeepsTheRecord(t *testing.T) {
 }
 
 // try runs kvsidekick inside the test and returns its exit code and what it wrote to stderr.
-func try(t *testing.T, variables map[string]string, args ...string) (int, string) {
+func try(t *testing.T, args ...string) (int, string) {
 	t.Helper()
 	var stderr bytes.Buffer
-	lookup := func(name string) (string, bool) { value, ok := variables[name]; return value, ok }
-	code := program.Run(t.Context(), sidekick.Program(), args, lookup, &program.Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &stderr})
+	unset := func(string) (string, bool) { return "", false }
+	code := program.Run(t.Context(), sidekick.Program(), args, unset, &program.Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &stderr})
 	return code, stderr.String()
 }
 
@@ -166,7 +166,7 @@ func TestBadInputIsExplained(t *testing.T) {
 		"--service web --port 80 --endpoints :// x": "://",
 		"--servce web --port 80 -- app":             "did you mean --service?",
 	} {
-		code, stderr := try(t, nil, strings.Fields(args)...)
+		code, stderr := try(t, strings.Fields(args)...)
 		if code != program.ExitUsage || !strings.Contains(stderr, want) {
 			t.Errorf("%s: exit code %d, want %q in:\n%s", args, code, want, stderr)
 		}
@@ -175,28 +175,12 @@ func TestBadInputIsExplained(t *testing.T) {
 
 func TestSettingsComeFromTheEnvironmentToo(t *testing.T) {
 	s := newScene(t)
-	variables := map[string]string{
-		"KVSIDEKICK_SERVICE": "web", "KVSIDEKICK_INSTANCE": "one", "KVSIDEKICK_PORT": s.port,
-		"ETCDCTL_ENDPOINTS": s.cluster.URL(), "KVSIDEKICK_CHECK": "none", "KVSIDEKICK_META": "a=1,b=2",
-	}
-	seen := make(chan *registry.Record, 1)
-	go func() {
-		defer close(seen)
-		for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			if result, err := s.store.Read(context.Background(), kv.Read{Key: key}); err == nil {
-				if record, err := registry.Decode(result.Node.Value); err == nil {
-					seen <- &record
-				}
-				return
-			}
-		}
-	}()
-	code, stderr := try(t, variables, "--", "/bin/sleep", "1")
-	if code != 0 {
-		t.Fatalf("exit code %d\n%s", code, stderr)
-	}
-	record := <-seen
-	if record == nil || strconv.Itoa(record.Port) != s.port || record.Meta["b"] != "2" {
+	start(t, []string{
+		"KVSIDEKICK_SERVICE=web", "KVSIDEKICK_INSTANCE=one", "KVSIDEKICK_PORT=" + s.port, "KVSIDEKICK_CHECK=none",
+		"KVSIDEKICK_META=a=1,b=2", "ETCDCTL_ENDPOINTS=" + s.cluster.URL(),
+	}, "--", "/bin/sleep", "600")
+	s.awaitRecord(true)
+	if record := s.record(); strconv.Itoa(record.Port) != s.port || record.Meta["b"] != "2" {
 		t.Errorf("registered %+v", record)
 	}
 }
