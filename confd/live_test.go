@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -334,4 +335,25 @@ func TestARestartOfTheStoreLosesNothing(t *testing.T) {
 		r.set("/x", "after restart "+strconv.Itoa(i))
 		r.eventually("a.out", "after restart "+strconv.Itoa(i))
 	}
+}
+
+// gapStore lets something happen between a listing and the watch that follows it.
+type gapStore struct {
+	kv.Store
+	between func()
+}
+
+func (g *gapStore) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
+	g.between()
+	return g.Store.Watch(ctx, from)
+}
+
+func TestAChangeBetweenListingAndWatchIsNotLost(t *testing.T) {
+	store := newClient(t, daemontest.Start(t, 1).URL())
+	r := newRig(t, store)
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	r.set("/x", "1")
+	r.deps.Store = &gapStore{store, sync.OnceFunc(func() { r.set("/x", "2") })}
+	r.start()
+	r.eventually("a.out", "2")
 }
