@@ -208,6 +208,29 @@ RestartSec=300ms
 		h.registered(t, true)
 	})
 
+	t.Run("a sidekick beside no template removes the record when its unit begins to stop", func(t *testing.T) {
+		h.Write("/etc/systemd/system/loose.service", `[Service]
+ExecStart=/usr/bin/busybox httpd -f -p 127.0.0.1:8081 -h /var/www
+ExecStop=/bin/sh -c 'i=0; while kvctl get /services/loose/one && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; echo $i >/run/tries'
+`)
+		h.Must("systemctl", "daemon-reload")
+		h.Must("systemd-run", "--unit", "watcher", "-p", "User=kvsidekick", "kvsidekick", "--unit", "loose", "--service", "loose",
+			"--instance", "one", "--address", "127.0.0.1", "--port", "8081", "--ttl", "600s")
+		h.Must("systemctl", "start", "loose.service")
+		h.await(t, "the registration", func() string {
+			output, err := h.Exec("kvctl", "get", "/services/loose/one")
+			if err != nil {
+				return output
+			}
+			return ""
+		})
+		h.Must("systemctl", "stop", "loose.service")
+		if tries := h.Must("cat", "/run/tries"); tries == "100\n" {
+			t.Error("the record was there for as long as the unit was stopping")
+		}
+		h.Must("systemctl", "stop", "watcher.service")
+	})
+
 	t.Run("what nobody renews expires", func(t *testing.T) {
 		h.Must("systemctl", "mask", "--runtime", side)
 		h.Must("systemctl", "kill", "-s", "KILL", side, "app.service")
