@@ -131,7 +131,7 @@ func (c *Config) Validate() error {
 	refuse(c.HeartbeatInterval == 0, "heartbeat-interval", "it must be at least 1 ms")
 	refuse(c.ElectionTimeout < 5*c.HeartbeatInterval, "election-timeout", "%d ms is less than five times the heartbeat interval of %d ms", c.ElectionTimeout, c.HeartbeatInterval)
 	refuse(c.ElectionTimeout > 50_000, "election-timeout", "%d ms is more than 50000 ms: the cluster would be without a leader for that long", c.ElectionTimeout)
-	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 64<<20, "max-request-bytes", "%d is not between 1024 and 67108864 bytes", c.MaxRequestBytes)
+	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 32<<20, "max-request-bytes", "%d is not between 1024 and 33554432 bytes", c.MaxRequestBytes)
 	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",
 		"%q is unknown: use %s or %s", c.LogStore, raftnode.LogStoreWAL, raftnode.LogStoreBoltDB)
 	return errors.Join(problems...)

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// portHolder says which process listens on a TCP port, "nginx (pid 41)", as far as the process
-// table under proc lets this user see it.
+// portHolder says which process keeps others off a TCP port, "nginx (pid 41)", as far as the
+// process table under proc lets this user see it.
 func portHolder(proc string, port int) (string, bool) {
-	inodes := listeningInodes(proc, port)
+	inodes := inodesAt(proc, port)
 	if len(inodes) == 0 {
 		return "", false
 	}
@@ -31,10 +31,11 @@ func portHolder(proc string, port int) (string, bool) {
 	return "", false
 }
 
-// listeningInodes returns the inodes of the sockets that listen on port.
-func listeningInodes(proc string, port int) map[string]bool {
+// inodesAt returns the inodes of the sockets that listen on port or, if none does, of the
+// connections that go out from it.
+func inodesAt(proc string, port int) map[string]bool {
 	const stateListen = "0A"
-	inodes := map[string]bool{}
+	listening, connected := map[string]bool{}, map[string]bool{}
 	for _, table := range []string{"tcp", "tcp6"} {
 		data, err := os.ReadFile(filepath.Join(proc, "net", table))
 		if err != nil {
@@ -43,16 +44,24 @@ func listeningInodes(proc string, port int) map[string]bool {
 		for line := range strings.Lines(string(data)) {
 			// sl local_address rem_address st queues timer retransmits uid timeout inode
 			fields := strings.Fields(line)
-			if len(fields) < 10 || fields[3] != stateListen {
+			if len(fields) < 10 {
 				continue
 			}
 			_, hex, _ := strings.Cut(fields[1], ":")
-			if n, err := strconv.ParseUint(hex, 16, 16); err == nil && int(n) == port {
-				inodes[fields[9]] = true
+			if n, err := strconv.ParseUint(hex, 16, 16); err != nil || int(n) != port {
+				continue
+			}
+			if fields[3] == stateListen {
+				listening[fields[9]] = true
+			} else {
+				connected[fields[9]] = true
 			}
 		}
 	}
-	return inodes
+	if len(listening) > 0 {
+		return listening
+	}
+	return connected
 }
 
 // commandName returns the name of the program that the process in dir runs, without its

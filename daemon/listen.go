@@ -44,7 +44,7 @@ func listenError(listen listenFunc, flag, text string, err error, taken map[int]
 	host, port, _ := net.SplitHostPort(address(text))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		holder := "another process; run kvd as its user or as root to learn which"
+		holder := "a process that this user may not see"
 		number, _ := strconv.Atoi(port)
 		if p, ok := portHolder("/proc", number); ok {
 			holder = p

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"syscall"
 	"time"
 
@@ -68,8 +69,15 @@ func run(ctx context.Context, cfg Config) error {
 	}
 	log.Info("ready", "clients", d.listening, "advertised", d.clientURLs, "data", d.DataDir(), "version", program.Version(), "took", time.Since(start).String())
 	manager := notifyManager(d, log)
-	<-ctx.Done()
-	log.Info("stopping", "reason", context.Cause(ctx))
+	var terminalGone <-chan os.Signal // never, for a service
+	if human {
+		terminalGone = env.Hangup
+	}
+	select {
+	case <-ctx.Done():
+		log.Info("stopping", "reason", context.Cause(ctx))
+	case <-terminalGone:
+	}
 	manager.stop()
 	if err := d.Close(); err != nil {
 		return &program.ExitError{Code: ExitStart, Err: fmt.Errorf("stop: %w", err)}
@@ -83,11 +91,14 @@ func run(ctx context.Context, cfg Config) error {
 // startError gives a failed start its exit code. A start that was interrupted is none.
 func startError(ctx context.Context, err error) error {
 	var setting *ConfigError
+	var mismatch *raftnode.MismatchError
 	switch {
 	case ctx.Err() != nil:
 		return context.Canceled
 	case errors.As(err, &setting):
 		return &program.ExitError{Code: program.ExitUsage, Err: fmt.Errorf("%w\ntry: kvd --help", err)}
+	case errors.As(err, &mismatch):
+		return &program.ExitError{Code: program.ExitUsage, Err: err}
 	}
 	return &program.ExitError{Code: ExitStart, Err: err}
 }

@@ -30,8 +30,10 @@ func route(admins, v2 http.Handler) http.Handler {
 			// Not the server's ReadTimeout: that one would end watches, which have no body, as well.
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 		}
-		switch r.URL.Path {
-		case admin.VersionPath, admin.HealthPath:
+		switch {
+		case r.Method == http.MethodOptions: // what a browser asks first is answered in one place
+			v2.ServeHTTP(w, r)
+		case r.URL.Path == admin.VersionPath, r.URL.Path == admin.HealthPath:
 			admins.ServeHTTP(w, r)
 		default:
 			v2.ServeHTTP(w, r)

@@ -42,7 +42,7 @@ func openDataDir(path, owner string) (*dataDir, error) {
 		return nil, dirError(path, err)
 	}
 	if foreign := foreignEntry(entries); foreign != "" {
-		return nil, fmt.Errorf("%s is not a data directory of kvd: it holds %q but no %s; give --data-dir a new or empty directory", path, foreign, identityFile)
+		return nil, mismatch("%s is not a data directory of kvd: it holds %q but no %s; give --data-dir a new or empty directory", path, foreign, identityFile)
 	}
 	if err := os.Chmod(path, 0o700); err != nil {
 		return nil, dirError(path, err)

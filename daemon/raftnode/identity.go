@@ -85,20 +85,30 @@ func loadIdentity(dir string, cfg Config, now time.Time) (Identity, error) {
 	return id, id.check(dir, cfg)
 }
 
+// MismatchError is a data directory that is sound, but not the configured member's: starting again
+// does not help until a setting is changed.
+type MismatchError struct{ Reason string }
+
+func (e *MismatchError) Error() string { return e.Reason }
+
+func mismatch(format string, args ...any) error {
+	return &MismatchError{Reason: fmt.Sprintf(format, args...)}
+}
+
 // check refuses an identity that is not the configured member's.
 func (id Identity) check(dir string, cfg Config) error {
 	switch {
 	case id.Format > identityFormat:
-		return fmt.Errorf("%s was written by a newer kvd (format %d, this one reads up to %d): start that version, or choose another --data-dir", dir, id.Format, identityFormat)
+		return mismatch("%s was written by a newer kvd (format %d, this one reads up to %d): start that version, or choose another --data-dir", dir, id.Format, identityFormat)
 	case id.Format < 1 || id.MemberID == 0 || id.ClusterID == 0:
 		return fmt.Errorf("%s is damaged: format, member_id or cluster_id is missing; restore it from a backup", filepath.Join(dir, identityFile))
 	case id.Name != cfg.Name:
-		return fmt.Errorf("%s belongs to member %q (id %s), not to %q: start with --name %s, or choose another --data-dir", dir, id.Name, id.MemberID, cfg.Name, id.Name)
+		return mismatch("%s belongs to member %q (id %s), not to %q: start with --name %s, or choose another --data-dir", dir, id.Name, id.MemberID, cfg.Name, id.Name)
 	case id.ClusterToken != cfg.ClusterToken:
-		return fmt.Errorf("%s belongs to a cluster with the token %q (id %s), not %q: start with --initial-cluster-token %s, or choose another --data-dir",
+		return mismatch("%s belongs to a cluster with the token %q (id %s), not %q: start with --initial-cluster-token %s, or choose another --data-dir",
 			dir, id.ClusterToken, id.ClusterID, cfg.ClusterToken, id.ClusterToken)
 	case id.LogStore != cfg.LogStore:
-		return fmt.Errorf("%s keeps its log in the store %q, not %q: start with --experimental-log-store %s; a log cannot change its store", dir, id.LogStore, cfg.LogStore, id.LogStore)
+		return mismatch("%s keeps its log in the store %q, not %q: start with --experimental-log-store %s; a log cannot change its store", dir, id.LogStore, cfg.LogStore, id.LogStore)
 	}
 	return nil
 }

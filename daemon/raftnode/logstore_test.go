@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,5 +150,33 @@ func TestADamagedLogIsRefusedAtTheStart(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestALogThatLostItsEndAfterACleanStopIsRefused(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	node, _ := open(t, cfg)
+	for i := range 20 {
+		propose(t, node, numbered(i))
+	}
+	last := node.raft.LastIndex()
+	if err := node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(cfg.DataDir, raftDir, walDir, "*.wal"))
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("log files %v, %v", paths, err)
+	}
+	data, err := os.ReadFile(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := bytes.LastIndexFunc(data, func(r rune) bool { return r != 0 })
+	data[end] ^= 1
+	if err := os.WriteFile(paths[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := openError(t, cfg); !strings.Contains(err.Error(), fmt.Sprintf("but had %d when it was closed", last+1)) {
+		t.Errorf("error %q", err)
 	}
 }

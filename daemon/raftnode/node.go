@@ -26,6 +26,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/kvd-io/kvd/daemon/command"
 )
@@ -116,7 +117,7 @@ func (d Deps) withDefaults() Deps {
 		log := d.Log
 		d.Fatal = func(err error) {
 			log.Error("stopping: this member cannot trust its disk or its log", "err", err,
-				"try", "check the disk, then start kvd again: what it acknowledged is in its log")
+				"try", "check the disk and its free space, then start kvd again: what it acknowledged is in its log")
 			os.Exit(ExitFault)
 		}
 	}
@@ -133,7 +134,8 @@ type Node struct {
 	stop      *failStop
 	fsm       *fsm
 	logs      logStore
-	stable    io.Closer
+	bolt      io.Closer // under stable
+	stable    *guardedStable
 	snapshots *snapshotStore
 	transport *transport
 	raft      *raft.Raft
@@ -215,8 +217,8 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", stableFile, err)
 	}
-	n.stable = bolt
-	stable := &guardedStable{StableStore: bolt, stop: n.stop}
+	n.bolt = bolt
+	n.stable = &guardedStable{StableStore: bolt, stop: n.stop}
 	disk, err := openLogStore(n.config.LogStore, dir, log)
 	if err != nil {
 		return fmt.Errorf("log store %s: %w", n.config.LogStore, err)
@@ -233,10 +235,13 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		return fmt.Errorf("snapshots: %w", err)
 	}
 	config := n.raftConfig(log, notify)
-	if err := n.bootstrap(config, logs, stable); err != nil {
+	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}
-	n.raft, err = n.newRaft(config, logs, stable)
+	if err := n.checkLastIndex(logs); err != nil {
+		return err
+	}
+	n.raft, err = n.newRaft(config, logs, n.stable)
 	return err
 }
 
@@ -282,6 +287,27 @@ func (n *Node) bootstrap(config *raft.Config, logs raft.LogStore, stable raft.St
 		return err
 	}
 	n.log.Info("new cluster", "cluster", n.identity.ClusterID, "member", n.identity.MemberID, "name", n.identity.Name)
+	return nil
+}
+
+// keyLastIndex keeps the last index that the log had at a clean stop.
+const keyLastIndex = "kvd.last-index"
+
+// checkLastIndex refuses a log that has lost its end since the last clean stop. A log store takes
+// a damaged last entry for one whose write a crash cut short, and drops it; after a clean stop
+// there can be none of those.
+func (n *Node) checkLastIndex(logs raft.LogStore) error {
+	want, err := n.stable.GetUint64([]byte(keyLastIndex))
+	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return nil
+	}
+	got, err2 := logs.LastIndex()
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	if got < want {
+		return fmt.Errorf("the log ends with entry %d, but had %d when it was closed: its end is damaged; restore this member from a backup, or start a new one with an empty --data-dir", got, want)
+	}
 	return nil
 }
 
@@ -409,7 +435,11 @@ func (n *Node) Close() error {
 				n.log.Warn("cannot write a snapshot: the next start reads the log instead", "err", err)
 			}
 		}
-		err = errors.Join(n.raft.Shutdown().Error(), n.closeStores())
+		err = n.raft.Shutdown().Error()
+		if err == nil {
+			err = n.stable.SetUint64([]byte(keyLastIndex), n.raft.LastIndex())
+		}
+		err = errors.Join(err, n.closeStores())
 	})
 	return err
 }
@@ -420,8 +450,8 @@ func (n *Node) closeStores() error {
 	if n.logs != nil {
 		err = errors.Join(err, n.logs.Close())
 	}
-	if n.stable != nil {
-		err = errors.Join(err, n.stable.Close())
+	if n.bolt != nil {
+		err = errors.Join(err, n.bolt.Close())
 	}
 	if n.dir != nil {
 		err = errors.Join(err, n.dir.Close())
