@@ -10,8 +10,8 @@ ifeq ($(VERSION),)
 VERSION := 0.1.0-dev+$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 endif
 
-STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOTESTSUM   := $(GO) run gotest.tools/gotestsum@v1.13.0
+STATICCHECK := $(GO) tool -modfile=tools/go.mod staticcheck
+GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 # The race detector needs a C compiler. Without one the tests run all the same, and say so.
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
