@@ -6,8 +6,10 @@ package admin
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
+	"io"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -55,7 +57,7 @@ func serveVersion(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	fmt.Fprintf(w, `{"etcdserver":%q,"etcdcluster":%q}`, serverVersion, clusterVersion)
+	io.WriteString(w, `{"etcdserver":"`+serverVersion+`","etcdcluster":"`+clusterVersion+`"}`)
 }
 
 // serveHealth does what a client would do and tells how it went.
@@ -63,12 +65,23 @@ func serveHealth(w http.ResponseWriter, r *http.Request, member Member) {
 	if !onlyGet(w, r) {
 		return
 	}
-	if reason := unhealthy(r, member); reason != "" {
-		http.Error(w, fmt.Sprintf(`{"health":"false","reason":%q}`, reason), http.StatusServiceUnavailable)
-		return
+	reason := unhealthy(r, member)
+	body, err := json.Marshal(health{Health: strconv.FormatBool(reason == ""), Reason: reason})
+	switch {
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	case reason != "":
+		http.Error(w, string(body), http.StatusServiceUnavailable)
+	default:
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Write(body)
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprint(w, `{"health":"true","reason":""}`)
+}
+
+// health is the wire form of an answer; etcd's Health is text, not a boolean.
+type health struct {
+	Health string `json:"health"`
+	Reason string `json:"reason"`
 }
 
 // unhealthy returns why the member cannot serve, "" if it can. With serializable=true it is enough

@@ -3,7 +3,6 @@ package raftnode
 import (
 	"context"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -68,20 +67,19 @@ func (q *collector) propose(ctx context.Context, c command.Command, stopped <-ch
 	}
 }
 
-// take claims the next proposal whose caller still waits; ok is false when block is nil or ends
-// and the queue is empty.
-func (q *collector) take(block <-chan struct{}) (p *proposal, ok bool) {
+// take claims the next proposal whose caller still waits. If there is none it waits for one until
+// until is closed; nil means that it does not wait. ok is false if it got none.
+func (q *collector) take(until <-chan struct{}) (p *proposal, ok bool) {
 	for {
-		if block == nil {
-			select {
-			case p = <-q.queue:
-			default:
+		select {
+		case p = <-q.queue:
+		default:
+			if until == nil {
 				return nil, false
 			}
-		} else {
 			select {
 			case p = <-q.queue:
-			case <-block:
+			case <-until:
 				return nil, false
 			}
 		}
@@ -123,7 +121,7 @@ func (q *collector) refuse(err error) {
 
 // commitLoop carries batches through the log while the term is led.
 func (n *Node) commitLoop(t *term) {
-	for {
+	for t.ctx.Err() == nil {
 		batch := n.collector.gather(t.ctx.Done())
 		if batch == nil {
 			return
@@ -160,10 +158,4 @@ func (n *Node) commit(t *term, commands []command.Command) ([]command.Result, ui
 		return nil, 0, proposalError(err)
 	}
 	return future.Response().([]command.Result), future.Index(), nil
-}
-
-// clock returns the lease clock of the term and the time it was read.
-func (t *term) clock() (clock int64, now time.Time) {
-	now = t.now()
-	return t.base + now.Sub(t.since).Nanoseconds(), now
 }

@@ -22,6 +22,12 @@ type term struct {
 	work   sync.WaitGroup // commitLoop and what LeadWhile started
 }
 
+// clock returns the lease clock of the term and the time it was read.
+func (t *term) clock() (clock int64, now time.Time) {
+	now = t.now()
+	return t.base + now.Sub(t.since).Nanoseconds(), now
+}
+
 // leadLoop follows raft's leadership until ctx ends. Raft's main loop waits for whoever reads
 // notify, so reading is all that happens with raft's news here: leaderships are opened and closed
 // after it, by the newest state.
