@@ -295,7 +295,7 @@ const keyLastIndex = "kvd.last-index"
 
 // checkLastIndex refuses a log that has lost its end since the last clean stop. A log store takes
 // a damaged last entry for one whose write a crash cut short, and drops it; after a clean stop
-// there can be none of those.
+// there can be none of those. The log of a sole voter never shrinks otherwise.
 func (n *Node) checkLastIndex(logs raft.LogStore) error {
 	want, err := n.stable.GetUint64([]byte(keyLastIndex))
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
