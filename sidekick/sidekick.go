@@ -55,6 +55,7 @@ type Sidekick struct {
 	gate      *gate
 	verdict   health.Verdict
 	status    registry.Status
+	offered   bool // the record is wanted in the store
 	ready     bool // the record was registered at least once
 }
 
@@ -225,6 +226,7 @@ func (s *Sidekick) judge() {
 
 // publish wants the record in the store, or not.
 func (s *Sidekick) publish(wanted bool) {
+	s.offered = wanted
 	if wanted {
 		s.publisher.Set([]registry.Record{s.Record})
 	} else {
@@ -253,7 +255,8 @@ func (s *Sidekick) withdraw(ctx context.Context) (needsDrain bool) {
 	s.closeGate()
 	s.Notify.stopping(s.WithdrawTimeout + s.Drain + progressMax)
 	s.Notify.status("removing the record")
-	registered := s.publisher.Status().Registered > 0
+	// Not whether it is known to be registered: its answer may be on the way.
+	offered := s.offered
 	s.publish(false)
 	ctx, cancel := context.WithTimeout(ctx, s.WithdrawTimeout)
 	defer cancel()
@@ -261,10 +264,10 @@ func (s *Sidekick) withdraw(ctx context.Context) (needsDrain bool) {
 		s.Log.Warn("the record could not be removed; it expires", "within", s.TTL, "reason", err)
 		return false
 	}
-	if registered {
+	if offered {
 		s.Log.Info("record removed", "key", s.Record.Key(s.Prefix))
 	}
-	return registered && s.state.State == workload.Running
+	return offered && s.state.State == workload.Running
 }
 
 // drain lets the workload serve those who have not yet seen that its record is gone.
