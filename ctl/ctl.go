@@ -9,14 +9,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/kvd-io/kvd/ctl/demo"
 	"github.com/kvd-io/kvd/pkg/kvclient"
@@ -129,7 +126,7 @@ func (s *settings) run(act action) func(*cobra.Command, []string) error {
 func (s *settings) runUnbounded(act action) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		env := program.EnvFrom(cmd.Context())
-		err := s.open(env, func(c *session) error { return act(cmd.Context(), c, args) })
+		err := s.open(cmd.Context(), env, func(c *session) error { return act(cmd.Context(), c, args) })
 		if err == nil {
 			return nil
 		}
@@ -140,13 +137,13 @@ func (s *settings) runUnbounded(act action) func(*cobra.Command, []string) error
 }
 
 // open calls act with a session, and closes it.
-func (s *settings) open(env *program.Env, act func(*session) error) error {
+func (s *settings) open(ctx context.Context, env *program.Env, act func(*session) error) error {
 	cfg := s.client
 	cfg.Log = env.Log
 	if s.debug {
 		cfg.OnRequest = func(method, url, form string) { printCurl(env.Stderr, method, url, form) }
 	}
-	if err := askPassword(env, &cfg); err != nil {
+	if err := askPassword(ctx, env, &cfg); err != nil {
 		return err
 	}
 	client, err := kvclient.New(cfg)
@@ -159,22 +156,6 @@ func (s *settings) open(env *program.Env, act func(*session) error) error {
 		return err
 	}
 	return c.flush()
-}
-
-// askPassword asks for the password of a user who was named without one.
-func askPassword(env *program.Env, cfg *kvclient.Config) error {
-	if cfg.Username == "" || cfg.PasswordFile != "" || strings.Contains(cfg.Username, ":") {
-		return nil
-	}
-	terminal, ok := env.Stdin.(*os.File)
-	if !ok || !program.IsTerminal(terminal) {
-		return &usageError{text: fmt.Sprintf("password of user %s required", cfg.Username), hint: "use --password-file, or --username user:password"}
-	}
-	fmt.Fprintf(env.Stderr, "password of %s: ", cfg.Username)
-	password, err := term.ReadPassword(int(terminal.Fd()))
-	fmt.Fprintln(env.Stderr)
-	cfg.Password = string(password)
-	return err
 }
 
 // printCurl shows a request in the form of etcdctl's --debug. Neither part can hold a quote: both

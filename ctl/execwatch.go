@@ -22,7 +22,8 @@ func execWatchCommand(s *settings) *cobra.Command {
 	var from watchFlags
 	var cmd *cobra.Command
 	cmd = &cobra.Command{
-		Use: "exec-watch [flags] KEY -- COMMAND [ARGUMENT]...", Short: "run a command for each change of a key", GroupID: groupWatch,
+		Use: "exec-watch KEY -- COMMAND [ARGUMENT]...", Short: "run a command for each change of a key", GroupID: groupWatch,
+		DisableFlagsInUseLine: true,
 		Long: `Run a command for each change of a key until a signal ends it (exit 0), one at a time and in order.
 The command finds the change in its environment: KV_WATCH_ACTION, KV_WATCH_KEY, KV_WATCH_VALUE,
 KV_WATCH_PREV_VALUE, KV_WATCH_MODIFIED_INDEX and KV_WATCH_TTL; the first three and the index also as

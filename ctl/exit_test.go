@@ -60,9 +60,11 @@ func TestEachExitCodeMeansWhatIsDocumented(t *testing.T) {
 	live := daemontest.Start(t, 1).URL()
 	kvctl(t, live, "set", "/a", "1")
 	kvctl(t, live, "set", "/d/x", "1")
+	kvctl(t, live, "set", "/big", strings.Repeat("x", 200_000))
 	trusted, ca := secure(t, tls.NoClientCert)
 	wantsCertificate, _ := secure(t, tls.RequireAnyClientCert)
 	const denied = `{"errorCode":110,"message":"The request requires user authentication","cause":"Insufficient credentials","index":0}`
+	const historyGone = `{"errorCode":401,"message":"The event in requested index is outdated and cleared","cause":"the requested history has been cleared [1001/2]","index":2000}`
 	const timeout = `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`
 	const noLeader = `{"errorCode":301,"message":"During Leader Election","index":0}`
 
@@ -88,6 +90,7 @@ func TestEachExitCodeMeansWhatIsDocumented(t *testing.T) {
 		{"user without password", live, "-u|root|get|/a", 1, "password of user root required"},
 		{"directory", live, "get|/d", 1, "/d: is a directory\n"},
 		{"nothing to run", live, "exec-watch|/a", 1, "key and command to exec required"},
+		{"a value that fits no environment", live, "exec-watch|--after-index|1|/big|--|true", 1, "cannot run true for /big"},
 		{"nothing that can run", live, "exec-watch|--after-index|1|/a|--|/none/such", 1, "cannot run /none/such for /a"},
 
 		{"refused", refusing(t), "get|/a", 2, "connection refused; is kvd running?"},
@@ -105,6 +108,7 @@ func TestEachExitCodeMeansWhatIsDocumented(t *testing.T) {
 		{"not a file", live, "set|/d|1", 4, "hint: /d is a directory"},
 		{"not a directory", live, "set|/a/b|1", 4, "Error:  104: Not a directory (/a) ["},
 		{"not empty", live, "rmdir|/d", 4, "hint: kvctl rm -r /d"},
+		{"history gone", says(t, 400, historyGone), "watch|--after-index|1|/a", 4, "hint: read the current state with kvctl get or ls, then watch with --after-index 2000\n"},
 		{"root", live, "rm|-r|/", 4, "Error:  107: Root is read only (/) ["},
 
 		{"timeout", says(t, 500, timeout), "set|/a|1", 5, "request timed out"},
