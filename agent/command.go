@@ -12,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/pkg/hostaddr"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
 	"github.com/kvd-io/kvd/pkg/program"
@@ -171,7 +172,7 @@ func (s settings) options(ctx context.Context) (Options, error) {
 		options.Tags = append(options.Tags, tag)
 	}
 	if s.ip == "" {
-		options.Address = hostAddress(ctx, s.store.Endpoints)
+		options.Address = hostaddr.Find(ctx, s.store.Endpoints)
 		return options, nil
 	}
 	ip, err := netip.ParseAddr(s.ip)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/health"
+	"github.com/kvd-io/kvd/pkg/hostaddr"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload/systemd"
@@ -74,7 +75,7 @@ func (cfg *Config) plan(ctx context.Context) (plan, error) {
 		record.Host = name
 	}
 	if record.Address == "" {
-		ip := hostAddress(ctx, cfg.Store.Endpoints)
+		ip := hostaddr.Find(ctx, cfg.Store.Endpoints)
 		record.Address, p.guessedLoopback = ip.String(), ip.IsLoopback()
 	}
 	if record.Instance == "" {

@@ -22,15 +22,6 @@ func TestInstanceNamesAreDNSLabels(t *testing.T) {
 	}
 }
 
-func TestAnAddressIsNeverGuessedAsLoopbackWhileThereIsAnother(t *testing.T) {
-	other := hostAddress(t.Context(), nil)
-	for _, endpoints := range [][]string{{"http://127.0.0.1:2379"}, {"localhost:2379"}, {"http://[::1]:2379"}, {"no such endpoint"}} {
-		if got := hostAddress(t.Context(), endpoints); got != other || got.IsUnspecified() {
-			t.Errorf("%v: guessed %v, want %v as without any endpoint", endpoints, got, other)
-		}
-	}
-}
-
 func TestChecksOfUDPServicesAreOffUnlessAskedFor(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"tcp":    {Protocol: "tcp"},

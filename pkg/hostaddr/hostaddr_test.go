@@ -1,4 +1,4 @@
-package agent
+package hostaddr
 
 import (
 	"net"
@@ -12,8 +12,8 @@ func TestTheHostsAddressIsOneOfItsOwnAndNotLoopbackIfThereIsAnother(t *testing.T
 		t.Fatal(err)
 	}
 	_, hasGlobal := firstGlobal(own)
-	for _, endpoints := range [][]string{nil, {"http://127.0.0.1:2379"}, {"http://[::1]:2379", "not a url at all\x7f"}, {"http://store.invalid:2379"}, {"127.0.0.1:2379", "[::1]:2379"}} {
-		got := hostAddress(t.Context(), endpoints)
+	for _, endpoints := range [][]string{nil, {"http://127.0.0.1:2379"}, {"http://[::1]:2379", "not a url at all\x7f"}, {"http://store.invalid:2379"}, {"127.0.0.1:2379", "[::1]:2379"}, {"localhost:2379"}, {"no such endpoint"}} {
+		got := Find(t.Context(), endpoints)
 		if !got.IsValid() || got.IsUnspecified() || hasGlobal && got.IsLoopback() {
 			t.Errorf("%v: got %v of %v", endpoints, got, own)
 		}

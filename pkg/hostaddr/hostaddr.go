@@ -1,4 +1,6 @@
-package agent
+// Package hostaddr guesses the address under which other hosts reach this one. It asks the routing
+// table and sends nothing; whoever knows better says so with a setting instead.
+package hostaddr
 
 import (
 	"context"
@@ -18,10 +20,11 @@ const (
 	elsewhere6 = "[2001:db8::1]:9"
 )
 
-// hostAddress returns the address under which other hosts probably reach this one: the one that
+// Find returns the address under which other hosts probably reach this one: the one that
 // the route to the store begins at, else the default route, else any that is not loopback. It is
-// loopback only where there is nothing else. Nothing is sent.
-func hostAddress(ctx context.Context, endpoints []string) netip.Addr {
+// loopback only where there is nothing else. Endpoints are URLs or HOST:PORT; those that are
+// neither, or whose name is not resolved within a second, are passed over.
+func Find(ctx context.Context, endpoints []string) netip.Addr {
 	var targets []string
 	for _, endpoint := range endpoints {
 		host := ""
