@@ -33,8 +33,9 @@ const (
 
 	// blockSize is the raw size at which a block is closed; one large item may exceed it.
 	blockSize = 256 << 10
-	// blockSizeMax bounds what a reader allocates for a block: a request's limit and then some.
-	blockSizeMax = 64 << 20
+	// blockSizeMax bounds what a reader allocates for a block. The largest item is an event with a
+	// node before and one after it, each of a request of up to 32 MiB.
+	blockSizeMax = 128 << 20
 
 	blockHeaderSize = 20
 )
@@ -170,6 +171,9 @@ func (o *snapshotWriter) flush() {
 	if o.items == 0 {
 		return
 	}
+	if len(o.block) > blockSizeMax && o.err == nil {
+		o.err = fmt.Errorf("a block of %d bytes is larger than a reader accepts", len(o.block))
+	}
 	codec, data := byte(codecNone), o.block
 	if o.packed = o.encoder.EncodeAll(o.block, o.packed[:0]); len(o.packed) < len(o.block) {
 		codec, data = codecZstd, o.packed
@@ -254,6 +258,12 @@ func readSnapshot(r io.Reader, s *state) error {
 	if !bytes.Equal(got, want) {
 		return damaged("its digest does not match its content")
 	}
+	switch n, err := io.ReadFull(in, got[:1]); {
+	case n > 0:
+		return damaged("it goes on after its digest")
+	case err != io.EOF:
+		return err
+	}
 	return nil
 }
 
@@ -299,6 +309,9 @@ type loader struct {
 }
 
 func (l *loader) block(section byte, items uint32, block []byte) error {
+	if items == 0 {
+		return damaged("a block has no items")
+	}
 	for range items {
 		if len(block) < 4 || int64(binary.LittleEndian.Uint32(block)) > int64(len(block)-4) {
 			return damaged("an item ends outside its block")

@@ -108,6 +108,28 @@ func TestSnapshotOfManyBlocksAndLargeItemsIsRestored(t *testing.T) {
 	}
 }
 
+func TestTheLargestRequestsOverOneKeyAreRestored(t *testing.T) {
+	const largest = 32 << 20 // what the daemon may be set to accept
+	r := newReplica(t)
+	value := strings.Repeat("v", largest)
+	r.apply(set("/a", value), set("/a", value))
+	got := newReplica(t)
+	if err := got.Restore(bytes.NewReader(r.snapshot())); err != nil {
+		t.Fatal(err)
+	}
+	if got.Sum() != r.Sum() {
+		t.Error("it is not the same")
+	}
+}
+
+func TestASnapshotThatCouldNotBeReadIsNotWritten(t *testing.T) {
+	r := newReplica(t)
+	r.apply(set("/a", strings.Repeat("v", blockSizeMax)))
+	if _, err := r.Snapshot().WriteTo(io.Discard); err == nil {
+		t.Error("written")
+	}
+}
+
 func TestHistoryIsCutToTheLengthOfTheMachineThatRestores(t *testing.T) {
 	r := furnished(t)
 	all, _, index := r.History()
@@ -148,6 +170,8 @@ func TestEveryDamageToASnapshotIsRefusedAndChangesNothing(t *testing.T) {
 		}
 		refuse(fmt.Sprintf("cut to %d bytes", i), written[:i])
 	}
+	refuse("a byte more", append(bytes.Clone(written), 0))
+	refuse("twice", append(bytes.Clone(written), written...))
 	if !bytes.Equal(target.snapshot(), wantSnapshot) {
 		t.Error("the machine writes another snapshot")
 	}
@@ -158,7 +182,7 @@ func TestRestoreReturnsTheErrorOfItsReader(t *testing.T) {
 	broken := errors.New("disk on fire")
 	r := newReplica(t)
 	want := evidence(r)
-	for i := range written {
+	for i := range len(written) + 1 {
 		err := r.Restore(io.MultiReader(bytes.NewReader(written[:i]), iotest.ErrReader(broken)))
 		if !errors.Is(err, broken) || errors.Is(err, ErrSnapshot) {
 			t.Fatalf("after %d bytes: got %v, want the reader's error", i, err)
@@ -277,6 +301,11 @@ func TestSectionsOfLaterVersionsAreSkippedUnlessCritical(t *testing.T) {
 	err := got.Restore(bytes.NewReader(with(items(critical|0x20, "what is this?"))))
 	if !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "32") {
 		t.Errorf("a critical section: %v", err)
+	}
+	for _, section := range []byte{0x20, critical | 0x20} {
+		if err := got.Restore(bytes.NewReader(with(items(section)))); !errors.Is(err, ErrSnapshot) {
+			t.Errorf("section %#x without items: %v", section, err)
+		}
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package store is the replicated state: records, directories, leases, members, the history of
-// events and the sum over all of it. It executes committed batches and answers reads.
+// Package store is the replicated state: records, directories, leases and the sum over them, members
+// and the history of events. It executes committed batches and answers reads.
 //
 // It is a deterministic machine: the same batches lead to the same state on every member, so it
 // knows no raft, network, disk, clock, randomness or goroutine. Time comes with each batch and is
@@ -123,7 +123,8 @@ func (m *Machine) Members() []command.Member {
 	return m.state.sortedMembers()
 }
 
-// Sum returns the sum over the whole state; members with the same state have the same sum.
+// Sum returns the sum over all records, directories and leases; members that hold the same have the
+// same sum.
 func (m *Machine) Sum() Sum {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

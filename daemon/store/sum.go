@@ -7,9 +7,9 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Sum is the sum of the hashes of all records, directories and leases. It does not depend on
-// their order, so each change costs one hash, and members can compare their whole state by it.
-// It guards against faults, not against an attacker.
+// Sum is the sum of the hashes of all records, directories and leases: of what clients have stored,
+// not of clocks, members and history. It does not depend on their order, so each change costs one
+// hash, and members can compare what they hold. It guards against faults, not against an attacker.
 type Sum struct {
 	hi, lo uint64
 }
