@@ -240,7 +240,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 	name := image + "-1"
 	var port int
 	err := s.perform(ctx, step{
-		name: "docker run", expected: "answers", within: time.Second,
+		name: "docker run (since it started)", expected: "answers", within: time.Second,
 		act: func(ctx context.Context) (time.Time, error) {
 			if err := s.startAgent(docker); err != nil {
 				return time.Time{}, err
