@@ -53,8 +53,8 @@ func (s *Service) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 // Write implements kv.Writer. The answer comes when the write is durable and applied here.
 func (s *Service) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 	w.Key = kv.Clean(w.Key)
-	if w.Op < kv.OpSet || w.Op > kv.OpCompareAndDelete { // in the log it would stop every member
-		return kv.Result{}, &kv.Error{Op: "write", Key: w.Key, Kind: kv.Invalid, Cause: w.Op.String() + " does not exist"}
+	if err := w.Check(); err != nil { // an unknown operation in the log would stop every member
+		return kv.Result{}, err
 	}
 	result, err := s.log.Propose(ctx, command.Command{Body: w})
 	if err != nil {

@@ -1,7 +1,6 @@
 package etcdv2
 
 import (
-	"fmt"
 	"math"
 	"net/http"
 	"net/url"
@@ -61,11 +60,11 @@ func WatchRequest(from kv.WatchFrom, stream bool) Request {
 	return Request{Method: http.MethodGet, Path: EscapeKey(from.Key), Query: query}
 }
 
-// WriteRequest returns the request for w. Errors by Kind: Invalid for an unknown operation, and for
-// a comparison without a condition, which on the wire would be a write without any.
+// WriteRequest returns the request for w, or what Check says against it: a comparison without a
+// condition, for one, would be a write without any.
 func WriteRequest(w kv.Write) (Request, error) {
-	if (w.Op == kv.OpCompareAndSwap || w.Op == kv.OpCompareAndDelete) && w.PrevValue == "" && w.PrevIndex == 0 {
-		return Request{}, &kv.Error{Op: w.Op.String(), Key: w.Key, Kind: kv.Invalid, Cause: "neither a previous value nor a previous index to compare with; an empty value can be compared only by its index"}
+	if err := w.Check(); err != nil {
+		return Request{}, err
 	}
 	r := Request{Method: http.MethodPut, Path: EscapeKey(w.Key), Query: url.Values{}}
 	switch w.Op {
@@ -87,8 +86,6 @@ func WriteRequest(w kv.Write) (Request, error) {
 		r.Method = http.MethodDelete
 		setCompare(r.Query, w)
 		return r, nil
-	default:
-		return Request{}, &kv.Error{Op: w.Op.String(), Key: w.Key, Kind: kv.Invalid, Cause: fmt.Sprintf("unknown operation %d", w.Op)}
 	}
 	setTrue(r.Query, "dir", w.Dir)
 	setTrue(r.Query, "noValueOnSuccess", w.NoValue)

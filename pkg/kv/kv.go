@@ -160,7 +160,7 @@ type Reader interface {
 	Read(ctx context.Context, r Read) (Result, error)
 }
 
-// Writer changes nodes. An error of Kind Unknown means the write may or may not have
+// Writer changes nodes. An error of Kind Unknown or Timeout means the write may or may not have
 // happened; every other error means that it did not.
 type Writer interface {
 	Write(ctx context.Context, w Write) (Result, error)

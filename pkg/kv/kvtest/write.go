@@ -2,6 +2,7 @@ package kvtest
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -180,10 +181,28 @@ var writes = map[string]func(*testing.T, *store){
 		}
 		s.wantNode("get", s.get("/a").Node, "/a", "1")
 	},
-	"an operation that does not exist is refused": func(t *testing.T, s *store) {
-		_, err := s.Write(s.context(), kv.Write{Op: 99, Key: s.key("/a"), Value: "1"})
-		if !kv.Is(err, kv.Invalid) {
-			t.Errorf("got %v, want the kind %q", err, kv.Invalid)
+	"a write that makes no sense is refused and changes nothing": func(t *testing.T, s *store) {
+		first := s.set("/a", "1")
+		for _, c := range []struct {
+			write kv.Write
+			kind  kv.Kind
+		}{
+			{kv.Write{Op: 0, Key: "/a", Value: "2"}, kv.Invalid},
+			{kv.Write{Op: 99, Key: "/a", Value: "2"}, kv.Invalid},
+			{kv.Write{Op: kv.OpCompareAndSwap, Key: "/a", Value: "2"}, kv.Invalid},
+			{kv.Write{Op: kv.OpCompareAndDelete, Key: "/a"}, kv.Invalid},
+			{kv.Write{Op: kv.OpSet, Key: "/a", Refresh: true}, kv.Invalid},
+			{kv.Write{Op: kv.OpUpdate, Key: "/a", Refresh: true, Value: "2"}, kv.Invalid},
+			{kv.Write{Op: kv.OpSet, Key: strings.Repeat("/a", 200), Value: "2"}, kv.TooLarge},
+			{kv.Write{Op: kv.OpCreateInOrder, Key: strings.Repeat("/a", 200), Value: "2"}, kv.TooLarge},
+		} {
+			c.write.Key = s.key(c.write.Key)
+			if _, err := s.Write(s.context(), c.write); !kv.Is(err, c.kind) {
+				t.Errorf("%+v: got %v, want the kind %q", c.write, err, c.kind)
+			}
+		}
+		if got := s.get("/a"); got.Node.ModifiedIndex != first.Index || got.Node.Value != "1" {
+			t.Errorf("now it is %+v", got.Node)
 		}
 	},
 	"two creations at once make one key": func(t *testing.T, s *store) {
