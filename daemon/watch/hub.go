@@ -23,7 +23,7 @@ type Hub struct {
 	length int // events kept
 
 	mu      sync.RWMutex // guards the fields below and the next of every watcher
-	events  []kv.Event   // in index order; no more than length of them count
+	events  []kv.Event   // in index order, no more than length
 	dropped kv.Index     // of the newest event that is no longer kept
 	index   kv.Index     // the store's
 	paths   btree.Map[string, watchers]
@@ -68,12 +68,10 @@ func (h *Hub) Publish(events []kv.Event, index kv.Index) {
 		h.events = append(h.events, event)
 		h.notify(event)
 	}
-	// Trimming in strides keeps the cost of moving the slice off every event.
 	if excess := len(h.events) - h.length; excess > 0 {
 		h.dropped = indexOf(h.events[excess-1])
-		if excess >= h.length {
-			h.events = slices.Clone(h.events[excess:])
-		}
+		clear(h.events[:excess]) // the values in them are free at once, the array at the next growth
+		h.events = h.events[excess:]
 	}
 }
 
@@ -236,8 +234,8 @@ func (w *Watcher) signal() {
 func (w *Watcher) Index() kv.Index { return w.registered }
 
 // Next returns the next event that the watcher wants. Errors: HistoryGone when the reader was so
-// slow that the log has dropped what it had yet to read; Closed; ctx's own. All but the last are
-// final.
+// slow that the log has dropped what it had yet to read; Closed; Timeout around ctx's own. All but
+// the last are final.
 func (w *Watcher) Next(ctx context.Context) (kv.Event, error) {
 	for {
 		event, found, err := w.take()
@@ -247,7 +245,7 @@ func (w *Watcher) Next(ctx context.Context) (kv.Event, error) {
 		select {
 		case <-w.ready:
 		case <-ctx.Done():
-			return kv.Event{}, ctx.Err()
+			return kv.Event{}, &kv.Error{Op: "watch", Key: w.key, Kind: kv.Timeout, Err: ctx.Err()}
 		}
 	}
 }

@@ -185,7 +185,7 @@ func (tr *hubTrial) count(t *rapid.T) {
 	if n := tr.hub.Watchers(); n != open {
 		t.Fatalf("%d watchers, want %d", n, open)
 	}
-	if n := len(tr.hub.events); n > 2*tr.length+6 {
+	if n := len(tr.hub.events); n > tr.length {
 		t.Fatalf("the hub holds %d events, it is to keep %d", n, tr.length)
 	}
 }

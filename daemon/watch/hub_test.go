@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -321,4 +324,22 @@ func TestEventsTouchNoneButTheWatchersTheyConcern(t *testing.T) {
 			t.Errorf("a watcher of %s got %v", w.key, got)
 		}
 	}
+}
+
+func TestTheHubHoldsNoMoreThanItIsToKeep(t *testing.T) {
+	h := NewHub(10)
+	var freed atomic.Int64
+	const published = 1009
+	for i := range published {
+		e := change(kv.Index(i+2), kv.ActionSet, "/a")
+		runtime.AddCleanup(e.Node, func(int) { freed.Add(1) }, 0)
+		publish(h, e)
+	}
+	for deadline := time.Now().Add(20 * time.Second); freed.Load() < published-10; runtime.Gosched() {
+		runtime.GC()
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d events are held", published-freed.Load(), published)
+		}
+	}
+	runtime.KeepAlive(h)
 }

@@ -146,7 +146,7 @@ type WatchFrom struct {
 // Watch delivers events in index order, none twice and none left out.
 // It is for one goroutine at a time, except Close, which may be called from any.
 type Watch interface {
-	// Next blocks until an event, an error, the end of ctx, or Close. After HistoryGone the
+	// Next blocks until an event, an error, the end of ctx (Timeout), or Close. After HistoryGone the
 	// reader has to read afresh and watch from Result.Index+1; after any other error Next
 	// may be called again only if Temporary reports true for it.
 	Next(ctx context.Context) (Event, error)

@@ -168,8 +168,8 @@ var watches = map[string]func(*testing.T, *store){
 		w := s.watch("/a", false, 0)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
-		if _, err := w.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("got %v, want the context's error", err)
+		if _, err := w.Next(ctx); !errors.Is(err, context.DeadlineExceeded) || !kv.Is(err, kv.Timeout) {
+			t.Fatalf("got %v, want the kind %q around the context's error", err, kv.Timeout)
 		}
 		s.set("/a", "1")
 		w.want("set /a")
