@@ -107,12 +107,22 @@ func eventually(t *testing.T, what string, level func() bool) {
 }
 
 func TestTheDemoHoldsAndLeavesNothingBehind(t *testing.T) {
-	for _, proxy := range []string{"haproxy", "nginx", "builtin"} {
-		t.Run(proxy, func(t *testing.T) {
-			if proxy != "builtin" {
-				parts.Need(t, proxy)
+	for _, c := range []struct {
+		name, proxy, docker string
+		steps               int
+	}{
+		{"haproxy and containers", "haproxy", "auto", 8},
+		{"nginx", "nginx", "off", 6},
+		{"nothing but kvd", "builtin", "off", 6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.proxy != "builtin" {
+				parts.Need(t, c.proxy)
 			}
-			d := startDemo(t, "--proxy", proxy)
+			if c.docker != "off" {
+				parts.Docker(t)
+			}
+			d := startDemo(t, "--proxy", c.proxy, "--docker", c.docker)
 			code := d.wait()
 			var report struct {
 				Pass     bool
@@ -123,7 +133,7 @@ func TestTheDemoHoldsAndLeavesNothingBehind(t *testing.T) {
 			if err := json.Unmarshal(d.stdout.Bytes(), &report); err != nil {
 				t.Fatalf("%v in %q\n%s", err, d.stdout.String(), d.progress())
 			}
-			if code != 0 || !report.Pass || len(report.Steps) != 6 {
+			if code != 0 || !report.Pass || len(report.Steps) != c.steps {
 				t.Errorf("exit code %d, %+v\n%s", code, report, d.progress())
 			}
 			for _, backend := range []string{"web-1", "web-2", "web-3", "web-4"} {

@@ -24,7 +24,7 @@ type process struct {
 	err   error         // how it ended; valid once ended is closed
 }
 
-// start runs argv with its output in folder/NAME.log. Of this process's environment it gets only
+// start runs argv in folder, with its output in NAME.log there. Of this process's environment it gets only
 // what every program needs, so that settings meant for other stores cannot disturb the demo.
 func start(folder, name string, settings []string, argv ...string) (*process, error) {
 	p := &process{name: name, log: filepath.Join(folder, name+".log"), ended: make(chan struct{})}
@@ -34,6 +34,7 @@ func start(folder, name string, settings []string, argv ...string) (*process, er
 	}
 	defer output.Close()
 	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.Dir = folder
 	p.cmd.Env = append(plainEnvironment(), settings...)
 	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -68,7 +68,8 @@ func (s *stage) haproxy(path string) (*proxy, error) {
 		about:    described("HAProxy", path, "-v"),
 		config:   config,
 		template: "haproxy",
-		settings: []string{"KVD_HAPROXY_USER=none", "KVD_STATS_SOCKET=" + s.file("haproxy.sock"), "KVD_LOG=stderr format raw local0 notice"},
+		// The socket is named from the folder where HAProxy runs: its full path may be too long.
+		settings: []string{"KVD_HAPROXY_USER=none", "KVD_STATS_SOCKET=unix@haproxy.sock", "KVD_LOG=stderr format raw local0 notice"},
 		check:    quoted(path) + " -c -q -f {{.src}}",
 		reload:   s.tellProxy("USR2"),
 		argv:     []string{path, "-W", "-db", "-f", config},

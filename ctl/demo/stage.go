@@ -64,7 +64,7 @@ func (s *stage) conclude(began time.Time, err error) {
 	r := &s.report
 	r.Seconds = time.Since(began).Seconds()
 	r.Pass = err == nil
-	if err != nil {
+	if last := len(r.Steps) - 1; err != nil && (last < 0 || r.Steps[last].Problem != err.Error()) {
 		r.Problem = err.Error()
 	}
 	for _, step := range r.Steps {
