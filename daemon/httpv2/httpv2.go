@@ -98,6 +98,11 @@ const (
 // never of the route.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	escaped := r.URL.EscapedPath()
+	if escaped == "*" { // the server as a whole, of which only OPTIONS can be asked
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
 	if clean := cleanPath(escaped); clean != escaped {
 		redirect(w, r, clean)
 		return

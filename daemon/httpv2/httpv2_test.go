@@ -1,7 +1,10 @@
 package httpv2
 
 import (
+	"io"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -61,6 +64,7 @@ func TestEveryPathAndMethodIsAnsweredAsEtcdDoes(t *testing.T) {
 		{"GET /v2/members", 200, `{"members":[` + memberA + `,` + memberB + `]}` + "\n", map[string]string{"Content-Type": json, "X-Etcd-Cluster-Id": "ab54a98ceb1f0a", "X-Etcd-Index": ""}},
 		{"GET /v2/members/", 200, `{"members":[` + memberA + `,` + memberB + `]}` + "\n", nil},
 		{"GET /v2/members/leader", 200, memberA + "\n", map[string]string{"X-Etcd-Cluster-Id": "ab54a98ceb1f0a"}},
+		{"GET /v2/members/leader/", 404, `{"message":"Not found"}`, nil},
 		{"GET /v2/members/a", 404, `{"message":"Not found"}`, map[string]string{"Content-Type": json}},
 		{"POST /v2/members", 405, cannot, map[string]string{"Allow": "GET", "Content-Type": json}},
 		{"DELETE /v2/members/a", 405, cannot, map[string]string{"Allow": "GET"}},
@@ -78,6 +82,23 @@ func TestEveryPathAndMethodIsAnsweredAsEtcdDoes(t *testing.T) {
 		}
 		if asked := store.takeAsked(); asked != nil {
 			t.Errorf("%s reached the store: %#v", c.request, asked)
+		}
+	}
+}
+
+func TestARequestForTheServerAsAWholeIsRefused(t *testing.T) {
+	for _, request := range []string{"GET * HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"} {
+		connection, err := net.Dial("tcp", strings.TrimPrefix(serve(t, Config{Store: &recorder{}}), "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		if _, err := io.WriteString(connection, request); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(connection) // returns: the connection is closed
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400 Bad Request\r\n") {
+			t.Errorf("%q: %q, %v", request, answer, err)
 		}
 	}
 }

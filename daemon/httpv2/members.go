@@ -30,7 +30,7 @@ func encodeMember(m Member) memberJSON {
 func (h *handler) serveMembers(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodGet:
-		h.readMembers(w, strings.Trim(r.URL.Path[len(membersPath):], "/"))
+		h.readMembers(w, strings.TrimPrefix(r.URL.Path[len(membersPath):], "/"))
 	case http.MethodPost, http.MethodPut, http.MethodDelete:
 		h.setClusterID(w)
 		w.Header().Set("Allow", "GET")
