@@ -1,6 +1,7 @@
 package httpv2
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -19,6 +20,7 @@ func arrive(t *rapid.T, request etcdv2.Request) any {
 	store := &recorder{watch: newScriptedWatch()}
 	close(store.watch.events)
 	r := httptest.NewRequest(request.Method, request.Path+"?"+request.Query.Encode(), strings.NewReader(request.Form.Encode()))
+	maps.Copy(r.Header, request.Header)
 	if request.Form != nil {
 		r.Header.Set("Content-Type", formType)
 	}
@@ -45,7 +47,7 @@ func TestWhatAClientAsksForIsWhatTheStoreIsAsked(t *testing.T) {
 			t.Fatalf("%+v arrives as %+v", read, got)
 		}
 		from := kv.WatchFrom{Key: key, Recursive: bit("recursive"), Index: rapid.Uint64().Draw(t, "index")}
-		if got := arrive(t, etcdv2.WatchRequest(from, bit("stream"))); !reflect.DeepEqual(got, from) {
+		if got := arrive(t, etcdv2.WatchRequest(from)); !reflect.DeepEqual(got, from) {
 			t.Fatalf("%+v arrives as %+v", from, got)
 		}
 

@@ -10,8 +10,8 @@ import (
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// watch answers with the first event, or with stream with all of them, one JSON line each, until
-// the client goes. When the store ends the watch the answer ends too, and the client asks again
+// watch answers with the first event, or with stream, or when a header asks for one, with all of
+// them, one JSON line each, until the client goes. When the store ends the watch the answer ends too, and the client asks again
 // from the index after the last event it has seen.
 func (h *handler) watch(w http.ResponseWriter, r *http.Request, from kv.WatchFrom, stream bool) {
 	// The server notices that a client has gone only after its body was read.
@@ -27,6 +27,10 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, from kv.WatchFro
 	}
 	defer watch.Close()
 
+	if r.Header.Get(etcdv2.HeaderWatch) == etcdv2.WatchStream {
+		stream = true
+		w.Header().Set(etcdv2.HeaderWatch, etcdv2.WatchStream)
+	}
 	raftIndex, raftTerm := h.Cluster.Position()
 	setIndex(w, watch.Index(), raftIndex, raftTerm)
 	w.WriteHeader(http.StatusOK)

@@ -66,7 +66,7 @@ func TestALongPollSendsHeadersAtOnceAndEndsAfterTheFirstEvent(t *testing.T) {
 	response := open(t, t.Context(), url+"/v2/keys/a?wait=true") // returns: the headers came before any event
 	for name, want := range map[string]string{
 		"Content-Type": "application/json", "X-Etcd-Cluster-Id": "ab54a98ceb1f0a", "X-Etcd-Index": "41",
-		"X-Raft-Index": "77", "X-Raft-Term": "3",
+		"X-Raft-Index": "77", "X-Raft-Term": "3", "Kvd-Watch": "",
 	} {
 		if got := response.Header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -98,6 +98,31 @@ func TestAStreamSendsEachEventOnALineOfItsOwnAtOnce(t *testing.T) {
 		t.Errorf("after the end of the watch: %q, %v", rest, err)
 	}
 	waitClosed(t, store.watch)
+}
+
+func TestALongPollThatAsksForAStreamIsToldSoAndGetsIt(t *testing.T) {
+	store := &recorder{watch: newScriptedWatch()}
+	url := serve(t, Config{Store: store})
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/v2/keys/a?wait=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Kvd-Watch", "stream")
+	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if got := response.Header.Get("Kvd-Watch"); got != "stream" {
+		t.Errorf("answered %q", got)
+	}
+	lines := bufio.NewReader(response.Body)
+	for index := kv.Index(42); index < 45; index++ {
+		deliver(t, store.watch, setEvent(index))
+		if line, err := lines.ReadString('\n'); err != nil || line != setLine(index) {
+			t.Fatalf("%q, %v", line, err)
+		}
+	}
 }
 
 func TestAClientThatGoesReleasesItsWatch(t *testing.T) {

@@ -22,11 +22,20 @@ const (
 	HeaderRaftTerm  = "X-Raft-Term"
 )
 
+// HeaderWatch with the value WatchStream asks a server for all events of a watch instead of the
+// first. A server that says the same in its answer sends them and loses none; one that does not
+// know the header, as etcd, answers as if it were absent.
+const (
+	HeaderWatch = "Kvd-Watch"
+	WatchStream = "stream"
+)
+
 // Request is an HTTP request without its host: Query goes into the URL, Form, when it is not nil,
 // into a body of type application/x-www-form-urlencoded.
 type Request struct {
 	Method string
-	Path   string // escaped
+	Path   string      // escaped
+	Header http.Header // nil for none
 	Query  url.Values
 	Form   url.Values
 }
@@ -49,15 +58,13 @@ func ReadRequest(r kv.Read) Request {
 	return Request{Method: http.MethodGet, Path: EscapeKey(r.Key), Query: query}
 }
 
-// WatchRequest returns the request for one change, or with stream for all of them.
-func WatchRequest(from kv.WatchFrom, stream bool) Request {
+// WatchRequest returns the request for all changes, which a server that does not stream answers with
+// the first.
+func WatchRequest(from kv.WatchFrom) Request {
 	query := url.Values{"wait": {"true"}}
 	query.Set("recursive", strconv.FormatBool(from.Recursive))
 	query.Set("waitIndex", strconv.FormatUint(from.Index, 10))
-	if stream {
-		query.Set("stream", "true")
-	}
-	return Request{Method: http.MethodGet, Path: EscapeKey(from.Key), Query: query}
+	return Request{Method: http.MethodGet, Path: EscapeKey(from.Key), Header: http.Header{HeaderWatch: {WatchStream}}, Query: query}
 }
 
 // WriteRequest returns the request for w, or what Check says against it: a comparison without a

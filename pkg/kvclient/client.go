@@ -81,7 +81,6 @@ type Client struct {
 	responseBytesMax int64
 	log              *slog.Logger
 	onRequest        func(method, url, form string)
-	streams          atomic.Bool // the server's streaming watches lose nothing: see watch.go
 
 	lifetime context.Context // ends with Close
 	end      context.CancelFunc

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -151,6 +152,7 @@ func (c *Client) sendOnce(ctx context.Context, target *url.URL, r etcdv2.Request
 	if err != nil {
 		return nil, false, err
 	}
+	maps.Copy(request.Header, r.Header)
 	if r.Form != nil {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}

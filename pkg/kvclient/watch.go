@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,17 +19,14 @@ import (
 // reconnection and nothing else.
 //
 // Against etcd a poll brings one event: its streams drop what a slow reader leaves, and one that
-// starts in the past stops after the first event, both without a word. kvd says who it is in its
-// Server header, and its streams lose nothing, so that from the second poll on one stream brings
-// all events.
+// starts in the past stops after the first event, both without a word. A server that answers that
+// it streams, as kvd does, loses nothing, so that one poll brings all events.
 //
-//	poll   waitIndex=0 -> registered at 41       event 42
-//	poll   waitIndex=43, stream if it is kvd     event 43, 47, cut
+//	poll   waitIndex=0 -> registered at 41       etcd: event 42
+//	poll   waitIndex=43 -> streaming             kvd:  event 43, 47, cut
 //	poll   waitIndex=48 at the next endpoint     ...
 
 const (
-	serverHeader    = "Server"
-	serverStreams   = "kvd"           // first word of the Server header of servers whose streams lose nothing
 	eventsBuffered  = 64              // read ahead of Next; then the server feels the reader's pace
 	trailerBytesMax = 4096            // what may follow the one event of a poll
 	pollWorked      = 1 * time.Second // a poll that lived as long was no failure even without an event
@@ -214,11 +210,10 @@ func (w *watch) open(ctx context.Context) (*poll, error) {
 // openAt registers a poll at endpoint i. ctx bounds only the registration.
 func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 	c := w.client
-	streaming := c.streams.Load()
 	pollCtx, cancel := context.WithCancel(w.lifetime)
 	stop := context.AfterFunc(ctx, cancel)
 	defer stop()
-	response, _, err := c.send(pollCtx, c.endpoints[i], etcdv2.WatchRequest(w.from, streaming))
+	response, _, err := c.send(pollCtx, c.endpoints[i], etcdv2.WatchRequest(w.from))
 	if err != nil {
 		cancel()
 		return nil, err
@@ -234,22 +229,16 @@ func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 	limit := &io.LimitedReader{R: response.Body}
 	p := &poll{
 		registered: positionOf(response.Header),
-		streaming:  streaming,
+		streaming:  response.Header.Get(etcdv2.HeaderWatch) == etcdv2.WatchStream,
 		body:       response.Body,
 		limit:      limit,
 		events:     json.NewDecoder(limit),
 		cancel:     cancel,
 		opened:     time.Now(),
 	}
-	name, _, _ := strings.Cut(response.Header.Get(serverHeader), "/")
-	c.streams.Store(name == serverStreams)
-	switch {
-	case !stop():
+	if !stop() {
 		p.close()
 		return nil, ctx.Err()
-	case streaming && name != serverStreams:
-		p.close() // another server has taken the address: ask it for one event
-		return w.openAt(ctx, i)
 	}
 	return p, nil
 }

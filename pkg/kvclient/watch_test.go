@@ -154,23 +154,6 @@ func (l *link) setDown(down bool) {
 	}
 }
 
-// asKVD is a proxy before a kvd that makes it say who it is, and can be made not to.
-func asKVD(t testing.TB, target string) (url string, named *atomic.Bool, streams *atomic.Int64) {
-	t.Helper()
-	named, streams = new(atomic.Bool), new(atomic.Int64)
-	named.Store(true)
-	proxy := reverse(t, target, func(r *http.Response) error {
-		if r.Request.URL.Query().Get("stream") == "true" {
-			streams.Add(1)
-		}
-		if named.Load() {
-			r.Header.Set("Server", "kvd/test")
-		}
-		return nil
-	})
-	return proxy, named, streams
-}
-
 func reverse(t testing.TB, target string, modify func(*http.Response) error) string {
 	t.Helper()
 	to, err := url.Parse(target)
@@ -195,19 +178,10 @@ func TestClientOfKVDIsAStore(t *testing.T) {
 	kvtest.Run(t, func(t *testing.T) kv.Store { return open(t, inOrder(cluster.URL())) })
 }
 
-func TestClientOfStreamingKVDIsAStore(t *testing.T) {
-	url, _, streams := asKVD(t, daemontest.Start(t, 1).URL())
-	kvtest.Run(t, func(t *testing.T) kv.Store { return open(t, inOrder(url)) })
-	if streams.Load() == 0 {
-		t.Error("no watch was a stream")
-	}
-}
-
 // servers are those whose watches have to survive the same faults.
 var servers = map[string]func(t *testing.T) string{
-	"etcd":          func(t *testing.T) string { return etcdtest.Start(t).URL },
-	"kvd":           func(t *testing.T) string { return daemontest.Start(t, 1).URL() },
-	"streaming kvd": func(t *testing.T) string { url, _, _ := asKVD(t, daemontest.Start(t, 1).URL()); return url },
+	"etcd": func(t *testing.T) string { return etcdtest.Start(t).URL },
+	"kvd":  func(t *testing.T) string { return daemontest.Start(t, 1).URL() },
 }
 
 func TestCutConnectionsNeitherLoseNorRepeatEvents(t *testing.T) {
@@ -382,24 +356,25 @@ func TestAMemberThatLagsIsWaitedForAndAnotherClusterIsNot(t *testing.T) {
 	}
 }
 
-func TestAnEtcdAtTheAddressOfAKVDIsNotStreamed(t *testing.T) {
-	url, named, streams := asKVD(t, etcdtest.Start(t).URL)
-	link := newLink(t, url)
-	writer, reader := open(t, inOrder(url)), open(t, inOrder(link.URL))
-	w := watchFrom(t, reader, kv.WatchFrom{Key: "/a"})
-	set(t, writer, "/a", "1")
-	wantValues(t, w, "1")
-	for deadline := time.Now().Add(patience); streams.Load() == 0 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
+func TestKVDBringsAllEventsForOneRequestAndEtcdOne(t *testing.T) {
+	const events = 20
+	for name, requests := range map[string]int64{"etcd": events, "kvd": 1} {
+		t.Run(name, func(t *testing.T) {
+			url := servers[name](t)
+			var asked atomic.Int64
+			cfg := inOrder(url)
+			cfg.OnRequest = func(string, string, string) { asked.Add(1) }
+			writer, reader := open(t, inOrder(url)), open(t, cfg)
+			w := watchFrom(t, reader, kv.WatchFrom{Key: "/a"})
+			for i := range events {
+				set(t, writer, "/a", fmt.Sprint(i))
+				wantValues(t, w, fmt.Sprint(i))
+			}
+			if got := asked.Load(); got < requests || got > requests+1 { // the next poll may be on its way
+				t.Errorf("%d requests, want %d", got, requests)
+			}
+		})
 	}
-	named.Store(false)
-	link.setDown(true)
-	// etcd's stream would end after the first of these without a word.
-	for _, value := range []string{"2", "3", "4"} {
-		set(t, writer, "/a", value)
-	}
-	link.setDown(false)
-	wantValues(t, w, "2", "3", "4")
 }
 
 func TestAnEventOverTheLimitEndsTheWatch(t *testing.T) {
