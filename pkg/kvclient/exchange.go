@@ -224,8 +224,11 @@ func (a *answer) err() error {
 	var wire etcdv2.Error
 	if err := json.Unmarshal(a.body, &wire); err == nil && wire.Code != 0 {
 		e := wire.Decode("", "")
-		if wire.Code == etcdv2.CodeRaftInternal {
+		switch {
+		case wire.Code == etcdv2.CodeRaftInternal:
 			e.Kind = raftKind(wire.Cause)
+		case a.status == http.StatusRequestEntityTooLarge:
+			e.Kind = kv.TooLarge
 		}
 		return e
 	}

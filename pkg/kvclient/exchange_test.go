@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 )
@@ -264,6 +265,14 @@ func TestAnAnswerOverTheLimitIsRefused(t *testing.T) {
 	}
 	if _, err := client.Write(t.Context(), aWrite); !kv.Is(err, kv.Unknown) {
 		t.Errorf("write: %v, want the kind %q", err, kv.Unknown)
+	}
+}
+
+func TestAWriteOverTheServersLimitIsTooLarge(t *testing.T) {
+	client := open(t, inOrder(daemontest.Start(t, 1).URL()))
+	_, err := client.Write(t.Context(), kv.Write{Op: kv.OpSet, Key: "/a", Value: strings.Repeat("x", 2<<20)})
+	if !kv.Is(err, kv.TooLarge) {
+		t.Errorf("got %v, want the kind %q", err, kv.TooLarge)
 	}
 }
 
