@@ -110,7 +110,7 @@ func run(ctx context.Context, cfg config, env *program.Env) error {
 	if cfg.json {
 		human = env.Stderr
 	}
-	s := &stage{cfg: cfg, programs: programs, folder: folder, show: newPrinter(human)}
+	s := &stage{cfg: cfg, programs: programs, folder: folder, service: filepath.Base(folder), show: newPrinter(human)}
 	report, err := s.play(ctx)
 	if report.Kept == "" || errors.Is(err, context.Canceled) {
 		err = errors.Join(err, os.RemoveAll(folder))

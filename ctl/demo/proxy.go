@@ -56,7 +56,7 @@ func (s *stage) chooseProxy(port int) (*proxy, error) {
 			p.about += ", as " + strings.Join(absent, " and ") + " cannot be found"
 		}
 		p.url = "http://" + loopback(port)
-		p.settings = append(p.settings, "KVD_HTTP_ADDR="+loopback(port), "KVD_DEFAULT_SERVICE="+service)
+		p.settings = append(p.settings, "KVD_HTTP_ADDR="+loopback(port), "KVD_DEFAULT_SERVICE="+s.service)
 		return p, nil
 	}
 	return nil, fmt.Errorf("--proxy %s: it is not in PATH; without --proxy another one is used", s.cfg.proxy)

@@ -15,7 +15,10 @@ type stage struct {
 	cfg      config
 	programs programs
 	folder   string
-	show     printer
+	// service is the name under which all backends register. No container that happens to run
+	// here may have it: the agent would register that one too.
+	service string
+	show    printer
 
 	kvdArguments []string
 

@@ -3,7 +3,6 @@ package demo
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,9 +12,6 @@ import (
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/registry"
 )
-
-// service is the name under which all backends of the demo register.
-const service = "web"
 
 // backend is one service instance and the sidekick that started it.
 type backend struct {
@@ -48,7 +44,7 @@ func (s *stage) steps(ctx context.Context) error {
 
 	backends := make([]*backend, len(backendPorts))
 	for i, port := range backendPorts {
-		backends[i] = &backend{name: fmt.Sprintf("%s-%d", service, i+1), port: port}
+		backends[i] = &backend{name: fmt.Sprintf("web-%d", i+1), port: port}
 	}
 	for _, st := range []func() error{
 		func() error { return s.startStore(ctx, client, peer) },
@@ -130,7 +126,7 @@ func (s *stage) registered(ctx context.Context) ([]string, error) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	result, err := client.Read(ctx, kv.Read{Key: registry.DefaultPrefix + "/" + service, Sorted: true, Quorum: true})
+	result, err := client.Read(ctx, kv.Read{Key: registry.DefaultPrefix + "/" + s.service, Sorted: true, Quorum: true})
 	if err != nil {
 		return nil, err
 	}
@@ -236,8 +232,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 	if docker == nil {
 		return nil
 	}
-	image := fmt.Sprintf("kvd-demo-%d", os.Getpid())
-	name := image + "-1"
+	image, name := s.service, s.service+"-1"
 	var port int
 	err := s.perform(ctx, step{
 		name: "docker run (since it started)", expected: "answers", within: time.Second,
@@ -248,8 +243,8 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 			if err := docker.makeImage(ctx, &s.crew, image, s.programs.kvctl); err != nil {
 				return time.Time{}, err
 			}
-			if err := docker.runContainer(ctx, &s.crew, name, "--publish", "127.0.0.1::8080", "--label", "SERVICE_NAME="+service,
-				image, "demo", "backend", "--name", name, "--listen", ":8080", "--linger", "1s"); err != nil {
+			if err := docker.runContainer(ctx, &s.crew, name, "--publish", "127.0.0.1::8080", "--label", "SERVICE_NAME="+s.service,
+				image, "demo", "backend", "--name", "container", "--listen", ":8080", "--linger", "1s"); err != nil {
 				return time.Time{}, err
 			}
 			published, err := docker.run(ctx, nil, "port", name, "8080/tcp")
@@ -261,7 +256,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 			}
 			return docker.startedAt(ctx, name)
 		},
-		held: func() (time.Time, bool) { at := s.load.answeredAt(name); return at, !at.IsZero() },
+		held: func() (time.Time, bool) { at := s.load.answeredAt("container"); return at, !at.IsZero() },
 	})
 	if err != nil || !s.report.Steps[len(s.report.Steps)-1].Held {
 		return err // a container that does not run cannot be stopped either
@@ -281,7 +276,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 
 // startBackend starts b below a sidekick that registers it once it answers.
 func (s *stage) startBackend(b *backend) error {
-	p, err := start(s.folder, b.name, nil, s.programs.kvsidekick, "--endpoints", s.store, "--service", service, "--instance", b.name,
+	p, err := start(s.folder, b.name, nil, s.programs.kvsidekick, "--endpoints", s.store, "--service", s.service, "--instance", b.name,
 		"--address", "127.0.0.1", "--port", fmt.Sprint(b.port), "--ttl", s.cfg.ttl.String(), "--check", "http:/",
 		"--", s.programs.kvctl, "demo", "backend", "--name", b.name, "--listen", loopback(b.port))
 	if err != nil {
