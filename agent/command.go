@@ -40,7 +40,7 @@ type settings struct {
 func Program() program.Program {
 	aliases := clientflags.EnvAliases()
 	aliases["docker-host"] = []string{"DOCKER_HOST"}
-	return program.Program{Name: "kvagent", Command: command, EnvAliases: aliases, ConfigFile: "/etc/kvd/kvagent.yaml"}
+	return program.Program{Name: "kvagent", Command: command, EnvAliases: aliases, ConfigFile: "/etc/kvd/kvagent.yaml", HangupEnds: true}
 }
 
 func command() *cobra.Command {

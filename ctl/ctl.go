@@ -42,6 +42,8 @@ func Program() program.Program {
 			return rootCommand(s, execWatch)
 		},
 		EnvAliases: clientflags.EnvAliases(),
+		HangupEnds: true,
+		LogFormat:  "text", // its log is for whoever typed the command
 		Args: func(args []string) []string {
 			// Without a "--" the command to run begins at the first word that is no flag, and its
 			// flags are its own.

@@ -105,8 +105,8 @@ func startEngine(docker, dockerd, folder string) error {
 	if err := keep.Start(); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- keep.Wait() }()
+	// Nobody here waits for the keeper any longer than the engine takes to answer: it stays.
+	defer keep.Process.Release()
 	deadline := time.Now().Add(engineStartMax)
 	for {
 		err := engineAnswers(docker)
@@ -116,10 +116,9 @@ func startEngine(docker, dockerd, folder string) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("dockerd did not answer within %v: %w; its log is %s", engineStartMax, err, log)
 		}
-		select {
-		case err := <-ended:
+		if pid, err := unix.Wait4(keep.Process.Pid, nil, unix.WNOHANG, nil); pid != 0 {
 			return errors.Join(fmt.Errorf("dockerd ended; its log is %s", log), err)
-		case <-time.After(100 * time.Millisecond):
 		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }

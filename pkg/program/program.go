@@ -50,6 +50,9 @@ type Program struct {
 	// terminal and must not outlive it. Otherwise SIGHUP goes to Env.Hangup.
 	HangupEnds bool
 
+	// LogFormat is the default of --log-format; "" means "auto".
+	LogFormat string
+
 	// Args rewrites the arguments before parsing, for programs whose users expect other
 	// conventions, such as confd's single dash. nil leaves them alone.
 	Args func(args []string) []string

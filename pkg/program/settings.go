@@ -2,6 +2,7 @@ package program
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +49,7 @@ func addCommonFlags(root *cobra.Command, p Program) {
 	if flags.Lookup(flagLogLevel) == nil {
 		flags.String(flagLogLevel, "info", "least severe messages to log: debug, info, warn or error")
 	}
-	flags.String(flagLogFormat, "auto", "log as text, json, or auto: text on a terminal, json elsewhere")
+	flags.String(flagLogFormat, cmp.Or(p.LogFormat, "auto"), "log as text, json, or auto: text on a terminal, json elsewhere")
 }
 
 func configFlag(p Program) string {
