@@ -174,30 +174,25 @@ var listFuncs = template.FuncMap{
 		}
 		return values
 	},
+	// reverse and the sorts work in place, as in confd: a variable that holds the list sees it.
 	// reverse turns around []string and []KVPair and hands anything else back as it is: that
 	// includes what gets returns, as in confd. Sort it with sortKVByLength first.
 	"reverse": func(list any) any {
 		switch list := list.(type) {
 		case []string:
-			turned := slices.Clone(list)
-			slices.Reverse(turned)
-			return turned
+			slices.Reverse(list)
 		case []KVPair:
-			turned := slices.Clone(list)
-			slices.Reverse(turned)
-			return turned
+			slices.Reverse(list)
 		}
 		return list
 	},
 	"sortByLength": func(list []string) []string {
-		sorted := slices.Clone(list)
-		slices.SortStableFunc(sorted, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
-		return sorted
+		slices.SortStableFunc(list, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+		return list
 	},
 	"sortKVByLength": func(list []KVPair) []KVPair {
-		sorted := slices.Clone(list)
-		slices.SortStableFunc(sorted, func(a, b KVPair) int { return cmp.Compare(len(a.Key), len(b.Key)) })
-		return sorted
+		slices.SortStableFunc(list, func(a, b KVPair) int { return cmp.Compare(len(a.Key), len(b.Key)) })
+		return list
 	},
 	"default": func(fallback, value any) any {
 		if isEmpty(value) {

@@ -70,6 +70,9 @@ func TestFunctionsMeanWhatTheyMeanInConfd(t *testing.T) {
 		{`{{range reverse (sortKVByLength (gets "/app/up/*"))}}{{.Value}} {{end}}`, "beta alpha "},
 		{`{{range sortKVByLength (gets "/app/up/*")}}{{.Value}} {{end}}`, "alpha beta "},
 		{`{{sortByLength (split "ccc,a,bb" ",")}}`, "[a bb ccc]"},
+		// reverse and the sorts change the list that they are given.
+		{`{{$l := split "c,a,b" ","}}{{reverse $l}} {{$l}} {{$s := split "ccc,a,bb" ","}}{{sortByLength $s}} {{$s}}`, "[b a c] [b a c] [a bb ccc] [a bb ccc]"},
+		{`{{$g := gets "/app/up/*"}}{{$s := sortKVByLength $g}}{{range reverse $s}}{{.Value}} {{end}}{{range $g}}{{.Value}} {{end}}`, "beta alpha beta alpha "},
 		{`{{add 1 2}} {{sub 5 3}} {{mul 2 3}} {{div 7 2}} {{mod 7 2}}`, "3 2 6 3 1"},
 		{`{{seq 1 3}} {{seq 3 1}}`, "[1 2 3] []"},
 	} {
@@ -149,21 +152,30 @@ func TestServicesAreSortedAndOnlyThoseThatAreUpAndSafe(t *testing.T) {
 		{"/services/bad/zone", record("fe80::1%x evil", "80", "up")},
 		{"/services/bad/port", record("10.0.0.1", "70000", "up")},
 		{"/services/bad/json", "nonsense"},
+		{"/services/bad/any", record("0.0.0.0", "80", "up")},
+		{"/services/bad/tag", `{"address":"10.0.0.1","port":80,"state":"up","tags":["a\n  server evil"]}`},
+		{"/services/bad/meta", `{"address":"10.0.0.1","port":80,"state":"up","meta":{"k":"a\r  server evil"}}`},
+		{"/services/bad/protocol", `{"address":"10.0.0.1","port":80,"state":"up","protocol":"tcp\n  server evil"}`},
+		{"/services/web/c_d-b561f19f", record("10.0.0.6", "80", "up")},
+		{"/services/WEB/x", record("10.0.0.7", "80", "up")},
+		{"/services/two..dots/x", record("10.0.0.1", "80", "up")},
+		{"/services/dot./x", record("10.0.0.1", "80", "up")},
+		{"/services/mail/a", `{"service":"x\n  server evil","address":"10.0.0.1","port":80,"state":"up","weight":7}`},
 		{"/services/no spaces/x", record("10.0.0.1", "80", "up")},
 		{"/services/toplevel", "not a service"},
 		{"/other/web/a", record("10.0.0.9", "80", "up")},
 	})
-	parsed, err := render.Parse("test", `{{range services "/services"}}{{.Name}}:{{range .Servers}} {{.ID}}={{.HostPort}}/{{.Weight}}/{{.IsIP}}{{end}};{{end}}`, world)
+	parsed, err := render.Parse("test", `{{range services "/services"}}{{.Name}}:{{range .Servers}} {{.Service}}.{{.ID}}={{.HostPort}}{{range .Tags}}{{.}}{{end}}{{range .Meta}}{{.}}{{end}}/{{.Weight}}/{{.IsIP}}{{end}};{{end}}`, world)
 	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := parsed.Render(tree)
-	want := "api:;bad:;web: a=h-1.example:65535/7/false b=[::1]:8080/7/true c_d-8c1cbfbf=10.0.0.3:80/7/true;"
-	if got := string(out.Content); err != nil || got[:len(got)-40] != want[:len(got)-40] || len(got) != len(want) {
-		t.Errorf("got  %s (%v)\nwant %s, whatever the hash", got, err, want)
+	want := "api:;bad:;mail: mail.a=10.0.0.1:80/7/true;web: web.a=h-1.example:65535/7/false web.b=[::1]:8080/7/true web.c_d-b561f19f=10.0.0.3:80/7/true;"
+	if got := string(out.Content); err != nil || got != want {
+		t.Errorf("got  %s (%v)\nwant %s", got, err, want)
 	}
-	if len(out.Skipped) != 5 {
-		t.Errorf("skipped %d records, want 5: %q", len(out.Skipped), out.Skipped)
+	if len(out.Skipped) != 13 {
+		t.Errorf("skipped %d records, want 13: %q", len(out.Skipped), out.Skipped)
 	}
 	if strings.Contains(string(out.Content), "evil") {
 		t.Error("a record broke out of its line")

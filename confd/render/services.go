@@ -4,19 +4,22 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/kvd-io/kvd/pkg/registry"
 )
 
 // Service is one service of the registry with those of its instances that take traffic.
 type Service struct {
-	Name    string   // letters, digits, ".", "_" and "-": safe in any proxy's configuration
+	Name    string   // letters, digits, "_", "-" and single dots within: safe in any proxy's configuration; unique whatever the case
 	Servers []Server // in the order of their instance names; may be empty
 }
 
@@ -50,8 +53,11 @@ func (s Service) filter(keep func(Server) bool) (servers []Server) {
 // HostPort returns address and port, with an IPv6 address in brackets.
 func (s Server) HostPort() string { return net.JoinHostPort(s.Address, strconv.Itoa(s.Port)) }
 
+// serviceNameMax is the longest service name: that of a host name.
+const serviceNameMax = 253
+
 var (
-	serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$`)
+	serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$`)
 	hostName    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
 	notInID     = regexp.MustCompile(`[^A-Za-z0-9_.:-]`)
 )
@@ -62,28 +68,43 @@ var (
 // silence. Keys that are not DIR/SERVICE/INSTANCE are none of its business.
 func services(tree Tree, dir string, skip func(key, why string)) []Service {
 	found := []Service{}
+	spelled := map[string]int{} // the name in lower case -> its position in found
 	dir = cleanDir(dir)
 	tree.children(dir, func(name string, isDir bool, _ KVPair) {
 		if !isDir {
 			return
 		}
-		if !serviceName.MatchString(name) {
-			skip(dir+"/"+name, "a service's name has letters, digits, dots, dashes and underscores only")
+		if len(name) > serviceNameMax || !serviceName.MatchString(name) {
+			skip(dir+"/"+name, "a service's name has letters, digits, dashes and underscores, and single dots between them")
 			return
 		}
 		service := Service{Name: name}
+		taken := map[string]bool{}
 		tree.children(dir+"/"+name, func(instance string, isDir bool, pair KVPair) {
 			if isDir {
 				return
 			}
 			server, err := readServer(instance, pair.Value)
-			if err != nil {
+			switch {
+			case err != nil:
 				skip(pair.Key, err.Error())
-			} else if server.State == registry.StateUp {
+			case taken[server.ID]:
+				skip(pair.Key, "another instance is already called "+server.ID)
+			case server.State == registry.StateUp:
+				server.Service = name
+				taken[server.ID] = true
 				service.Servers = append(service.Servers, server)
 			}
 		})
 		slices.SortFunc(service.Servers, func(a, b Server) int { return cmp.Compare(a.Instance, b.Instance) })
+		// Host names have no case, nor have nginx's upstreams: of two spellings the later one counts,
+		// which is the one in lower case.
+		if i, twice := spelled[strings.ToLower(name)]; twice {
+			skip(dir+"/"+found[i].Name, "another service is called "+name)
+			found[i] = service
+			return
+		}
+		spelled[strings.ToLower(name)] = len(found)
 		found = append(found, service)
 	})
 	slices.SortFunc(found, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
@@ -101,12 +122,25 @@ func readServer(instance, value string) (Server, error) {
 	switch {
 	case !server.IsIP && !hostName.MatchString(server.Address):
 		return Server{}, fmt.Errorf("address %q is neither an IP address nor a host name", server.Address)
+	case server.IsIP && (address.IsUnspecified() || address.IsMulticast()):
+		return Server{}, fmt.Errorf("address %s is not one of a server", server.Address)
 	case server.Port < 1 || server.Port > 65535:
 		return Server{}, fmt.Errorf("port %d is not between 1 and 65535", server.Port)
+	case hasControls(server.Record):
+		return Server{}, errors.New("it contains control characters")
 	}
 	server.Instance, server.ID = instance, serverID(instance)
 	server.Weight = min(max(server.Weight, 0), 256)
 	return server, nil
+}
+
+// hasControls reports whether a text of r, printed by a template, could begin another line.
+func hasControls(r registry.Record) bool {
+	texts := slices.Concat([]string{r.Protocol, r.Host, r.Owner}, r.Tags)
+	for key, value := range r.Meta {
+		texts = append(texts, key, value)
+	}
+	return slices.ContainsFunc(texts, func(text string) bool { return strings.ContainsFunc(text, unicode.IsControl) })
 }
 
 // serverID spells instance with the letters that every proxy allows in a server's name. A name
