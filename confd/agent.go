@@ -108,18 +108,13 @@ func (a *agent) tell(l resource.Loaded, told map[string]string) {
 
 // once makes one pass over everything.
 func (a *agent) once(ctx context.Context) error {
-	m := newMirror()
+	m := newMirror(a.cfg.polls())
 	loadErr := a.source.load(ctx, m, topRoots(a.resources))
-	failed := a.broken
-	for _, g := range newGroups(a.resources, m, a.cfg, a.deps) {
-		if waiting, err := g.pass(ctx); waiting || err != nil {
-			failed++
-		}
-	}
+	done := passOnce(ctx, newGroups(a.resources, m, a.cfg, a.deps))
 	switch {
 	case loadErr != nil:
 		return loadErr
-	case failed > 0:
+	case !done || a.broken > 0:
 		return errors.New("not everything is up to date; the log above says what and why")
 	}
 	return nil

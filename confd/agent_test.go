@@ -2,6 +2,7 @@ package confd
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,7 +178,10 @@ reload_cmd = "cp $DIR/a.out $DIR/tried; if grep -q bad $DIR/a.out; then exit 1; 
 }
 
 func TestPrefixesAreStrippedFromWhatTemplatesSee(t *testing.T) {
-	r := fileRig(t, "prod: {app: {x: 1}, app2: {x: 2}}\ntest: {app: {x: 3}}")
+	r := newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
+	r.set("/prod/app/x", "1")
+	r.set("/prod/app2/x", "2")
+	r.set("/test/app/x", "3")
 	dump := `{{range gets "/*"}}{{.Key}} {{end}}{{range gets "/*/*"}}{{.Key}}={{.Value}} {{end}}{{range gets "/*/*/*"}}{{.Key}}={{.Value}} {{end}}`
 	r.resource("own", dump, "prefix = \"/prod\"\nkeys = [\"/app\", \"/app\"]")
 	r.resource("none", dump, `keys = ["/prod/app", "/test"]`)
@@ -280,5 +284,97 @@ func TestBadSettingsAreRefused(t *testing.T) {
 	lookup := func(string) ([]string, error) { return nil, errors.New("no such record") }
 	if err := Run(t.Context(), failing, Deps{Lookup: lookup}); err == nil || !strings.Contains(err.Error(), "no such record") {
 		t.Errorf("a failing SRV lookup: %v", err)
+	}
+}
+
+func TestOnetimeGoesByTheOrderOfTheResourceFiles(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("1-site", "site", `reload_cmd = "echo both >> $DIR/reloads"`)
+	r.resource("2-certificate", "certificate", "")
+	r.resource("3-site", "site", "check_cmd = \"test -f $DIR/2-certificate.out\"\nreload_cmd = \"echo both >> $DIR/reloads\"")
+	r.resource("4-after", "after", "check_cmd = \"test -f $DIR/reloads\"")
+	if err := r.once(); err != nil {
+		t.Error(err)
+	}
+	if got := r.read("reloads"); got != "both\n" {
+		t.Errorf("the reader of two files was reloaded as %q, want once", got)
+	}
+}
+
+func TestAKeptStageFileIsThereEvenIfNothingChanged(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", "text", "")
+	r.write("a.out", "text")
+	r.cfg.KeepStageFile = true
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	if staged, _ := filepath.Glob(r.path(".a.out.[0-9]*")); len(staged) != 1 {
+		t.Errorf("staged files %q, want one", staged)
+	}
+}
+
+func TestAStoppedAgentBeginsNoFurtherCheck(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	for i := range 8 {
+		r.resource(fmt.Sprint(i), "text", "check_cmd = \"echo >> $DIR/checks; until test -f $DIR/go; do sleep 0.01; done\"\nreload_cmd = \"true\"")
+	}
+	stop := r.start()
+	r.until("the first check runs", func() bool { return r.exists("checks") })
+	time.AfterFunc(100*time.Millisecond, func() { os.WriteFile(r.path("go"), nil, 0o600) })
+	stop()
+	if got := r.read("checks"); got != "\n" {
+		t.Errorf("%d checks were run, want the one that ran already", len(got))
+	}
+}
+
+func TestScalarsOfKeyFilesAreReadAsConfdReadsThem(t *testing.T) {
+	r := fileRig(t, strings.Join([]string{
+		"yes: &anchor {k: v}", "a: yes", "b: off", `c: "yes"`, "d: 2020-01-02", "e: 2001-12-14t21:59:43.10-05:00", "f: 0644", "g: 1.50",
+		"h: ~", "i: ''", "j: [true, {n: 0x1F}]", "k: *anchor", "l:", "  <<: *anchor", "  m: 12345678901", "80: port", "n: |", "  on", "",
+	}, "\n"))
+	r.resource("a", `{{range gets "/*"}}{{base .Key}}={{.Value}} {{end}}{{range gets "/*/*"}}{{.Key}}={{.Value}} {{end}}{{getv "/j/1/n"}}`, `keys = ["/"]`)
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	want := "80=port a=true b=false c=yes d=2020-01-02 e=2001-12-14t21:59:43.10-05:00 f=420 g=1.5 i= n=on\n /j/0=true /k/k=v /l/k=v /l/m=12345678901 /yes/k=v 31"
+	if got := r.read("a.out"); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+func TestAMountedDirectoryOfKeyFilesIsRead(t *testing.T) {
+	r := fileRig(t, "")
+	if err := os.MkdirAll(r.path("mount/..2024"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.write("mount/..2024/a.yaml", "x: 1")
+	for name, target := range map[string]string{"mount/..data": "..2024", "mount/a.yaml": "..data/a.yaml", "mount/dir": "..2024", "link": "mount"} {
+		if err := os.Symlink(target, r.path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.cfg.Files = []string{r.path("link")}
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	if err := r.once(); err != nil || r.read("a.out") != "1" {
+		t.Errorf("file %q, %v", r.read("a.out"), err)
+	}
+}
+
+func TestKeysOfEnvironmentAndFilesStandForAllThatBeginLikeThem(t *testing.T) {
+	t.Setenv("LOOSE_DB_HOST", "h")
+	t.Setenv("LOOSELY", "near")
+	t.Setenv("loosely", "small letters do not win")
+	const template = `{{range gets "/*"}}{{.}}{{end}}{{range gets "/*/*"}}{{.}}{{end}}{{range gets "/*/*/*"}}{{.}}{{end}}`
+	r := fileRig(t, "loose: {db: {host: h}}\nloosely: near\nother: far")
+	r.resource("a", template, `keys = ["/loose"]`)
+	for _, backend := range []string{backendFile, backendEnv} {
+		r.cfg.Backend = backend
+		if err := r.once(); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := r.read("a.out"), "{/loosely near}{/loose/db/host h}"; got != want {
+			t.Errorf("%s: got %s, want %s", backend, got, want)
+		}
 	}
 }

@@ -77,6 +77,9 @@ const (
 	backendFile = "file"
 )
 
+// polls reports whether the backend is read as a whole from time to time, rather than followed.
+func (c Config) polls() bool { return c.Backend == backendEnv || c.Backend == backendFile }
+
 // elsewhere are backends of confd that kvconfd does not have.
 var elsewhere = []string{"consul", "dynamodb", "rancher", "redis", "ssm", "stackengine", "vault", "zookeeper"}
 

@@ -9,7 +9,7 @@ import (
 // included; wake makes every group compare again, and a source that cannot be watched look again.
 func (a *agent) start(ctx context.Context) (stop, wake func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	m := newMirror()
+	m := newMirror(a.cfg.polls())
 	poke := make(chan struct{}, 1)
 	var running sync.WaitGroup
 	for _, g := range newGroups(a.resources, m, a.cfg, a.deps) {

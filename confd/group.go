@@ -1,10 +1,12 @@
 package confd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
@@ -19,7 +21,7 @@ const (
 )
 
 // group is the targets that share one reload command, or one target without any. All its work is
-// done by one goroutine: run, or pass for a single pass.
+// done by one goroutine: that of run, or of passOnce.
 type group struct {
 	targets      []*target
 	reload       string
@@ -92,33 +94,68 @@ func newStoppedTimer() *time.Timer {
 
 // pass brings every target up to date and then, once, reloads their reader if any target owes it.
 // A target that fails does not stop the others. Failures are logged here and returned; waiting
-// reports that the keys of some target have not been read yet.
+// reports that the keys of some target have not been read yet. When ctx ends, what has not been
+// begun is left out.
 func (g *group) pass(ctx context.Context) (waiting bool, err error) {
 	scopes := make([]scope, len(g.targets))
 	for i, t := range g.targets {
-		scopes[i] = scope{t.Prefix, t.Keys}
+		scopes[i] = t.scope()
 	}
 	var problems []error
 	for i, seen := range g.mirror.views(g.subscription, scopes) {
+		if ctx.Err() != nil {
+			break
+		}
 		if !seen.ready {
 			waiting = true
 			continue
 		}
-		t := g.targets[i]
-		if err := t.apply(ctx, seen.tree); err != nil {
-			t.log.Error("not up to date", "reason", err)
-			problems = append(problems, err)
+		problems = append(problems, g.targets[i].bring(ctx, seen.tree))
+	}
+	problems = append(problems, g.settle(ctx))
+	return waiting, errors.Join(problems...)
+}
+
+// passOnce makes one pass over all groups. It goes by the order of the resource files, as one may
+// be checked against the file or the reload of another before it; a reader is reloaded once, when
+// the last of its files is in place. It reports whether everything is up to date.
+func passOnce(ctx context.Context, groups []*group) (done bool) {
+	owner, last := map[*target]*group{}, map[*target]bool{}
+	var all []*target
+	for _, g := range groups {
+		for i, t := range g.targets {
+			owner[t], last[t] = g, i == len(g.targets)-1
+			all = append(all, t)
 		}
 	}
+	slices.SortStableFunc(all, func(a, b *target) int { return cmp.Compare(a.File, b.File) })
+	done = true
+	for _, t := range all {
+		if ctx.Err() != nil {
+			return false
+		}
+		g := owner[t]
+		seen := g.mirror.views(g.subscription, []scope{t.scope()})[0]
+		if !seen.ready || t.bring(ctx, seen.tree) != nil {
+			done = false
+		}
+		if last[t] && g.settle(ctx) != nil {
+			done = false
+		}
+	}
+	return done
+}
+
+// settle reloads the reader if any target owes it that. A failure is logged here and returned.
+func (g *group) settle(ctx context.Context) error {
 	owing, err := g.owing()
 	if err == nil && len(owing) > 0 {
 		err = g.reloadReader(ctx, owing)
 	}
 	if err != nil {
 		g.log.Error("not reloaded", "reason", err)
-		problems = append(problems, err)
 	}
-	return waiting, errors.Join(problems...)
+	return err
 }
 
 // owing returns the targets whose reader has not been reloaded since they changed.

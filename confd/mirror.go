@@ -14,6 +14,10 @@ import (
 // mirror is the one copy of everything in the store that any resource reads. Sources write it,
 // groups read it. It is safe for concurrent use and never blocks on a reader.
 type mirror struct {
+	// textual makes a key stand for every key that begins with the same letters, /app also for
+	// /app2, which is what confd's env and file backends do.
+	textual bool
+
 	mu            sync.RWMutex // guards the fields below
 	pairs         btree.Map[string, string]
 	complete      map[string]bool // roots that have been read at least once
@@ -38,11 +42,13 @@ type view struct {
 	ready bool
 }
 
-func newMirror() *mirror { return &mirror{complete: map[string]bool{}} }
+func newMirror(textual bool) *mirror { return &mirror{textual: textual, complete: map[string]bool{}} }
 
 // covers reports whether key is one of keys or below one.
-func covers(keys []string, key string) bool {
-	return slices.ContainsFunc(keys, func(k string) bool { return key == k || kv.Below(key, k) })
+func (m *mirror) covers(keys []string, key string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool {
+		return key == k || kv.Below(key, k) || m.textual && strings.HasPrefix(key, k)
+	})
 }
 
 // subscribe returns a subscription that is woken once at the start and then by changes.
@@ -93,7 +99,7 @@ func (m *mirror) replace(root string, pairs map[string]string) {
 	}
 	m.complete[root] = true
 	for _, s := range m.subscriptions { // even an empty root is news to who has waited for it
-		if slices.ContainsFunc(s.keys, func(key string) bool { return covers([]string{root}, key) }) {
+		if slices.ContainsFunc(s.keys, func(key string) bool { return m.covers([]string{root}, key) }) {
 			s.signal()
 		}
 	}
@@ -131,7 +137,7 @@ func (m *mirror) apply(root string, event kv.Event) {
 // wake wakes those whom any of the keys concerns. The caller holds the lock.
 func (m *mirror) wake(changed []string) {
 	for _, s := range m.subscriptions {
-		if slices.ContainsFunc(changed, func(key string) bool { return covers(s.keys, key) }) {
+		if slices.ContainsFunc(changed, func(key string) bool { return m.covers(s.keys, key) }) {
 			s.signal()
 		}
 	}
@@ -161,10 +167,8 @@ func (m *mirror) view(of scope) view {
 			return view{}
 		}
 		m.scan(key, func(key, value string) {
-			if key == of.prefix {
-				key = "/"
-			} else if kv.Below(key, of.prefix) {
-				key = key[len(of.prefix):]
+			if rest, ok := strings.CutPrefix(key, of.prefix); ok {
+				key = "/" + strings.TrimPrefix(rest, "/")
 			}
 			pairs = append(pairs, render.KVPair{Key: key, Value: value})
 		})
@@ -175,20 +179,24 @@ func (m *mirror) view(of scope) view {
 // known reports whether key lies in a root that has been read. The caller holds the lock.
 func (m *mirror) known(key string) bool {
 	for root := range m.complete {
-		if key == root || kv.Below(key, root) {
+		if m.covers([]string{root}, key) {
 			return true
 		}
 	}
 	return false
 }
 
-// scan visits root and what is below it. The caller holds the lock.
+// scan visits what root covers. The caller holds the lock.
 func (m *mirror) scan(root string, visit func(key, value string)) {
-	if value, ok := m.pairs.Get(root); ok {
-		visit(root, value)
+	first := root
+	if !m.textual {
+		first = root + "/"
+		if value, ok := m.pairs.Get(root); ok {
+			visit(root, value)
+		}
 	}
-	m.pairs.Ascend(root+"/", func(key, value string) bool {
-		if !strings.HasPrefix(key, root+"/") {
+	m.pairs.Ascend(first, func(key, value string) bool {
+		if !strings.HasPrefix(key, first) {
 			return false
 		}
 		visit(key, value)

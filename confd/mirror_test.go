@@ -38,7 +38,7 @@ func woken(s *subscription) bool {
 }
 
 func TestAMirrorWakesExactlyThoseWhoseKeysChange(t *testing.T) {
-	m := newMirror()
+	m := newMirror(false)
 	app, app2, both := m.subscribe([]string{"/app"}), m.subscribe([]string{"/app2"}), m.subscribe([]string{"/app/x", "/app2"})
 	event := func(action kv.Action, key, value string, dir bool) kv.Event {
 		return kv.Event{Action: action, Node: &kv.Node{Key: key, Value: value, Dir: dir}}

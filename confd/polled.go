@@ -2,17 +2,18 @@ package confd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/backoff"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -54,13 +55,15 @@ func (p *polled) run(ctx context.Context, m *mirror, roots []string, poke <-chan
 	}
 }
 
-// environmentReader reads every variable as a key: A_B is /a/b.
+// environmentReader reads every variable as a key: A_B is /a/b. Where two names give one key, as
+// HTTP_PROXY and http_proxy do, the one in capitals counts.
 func environmentReader(environ func() []string) func() (map[string]string, error) {
 	return func() (map[string]string, error) {
 		pairs := map[string]string{}
 		for _, entry := range environ() {
 			name, value, _ := strings.Cut(entry, "=")
-			if key := environmentKey(name); key != "" {
+			key := environmentKey(name)
+			if _, taken := pairs[key]; key != "" && (!taken || name == strings.ToUpper(name)) {
 				pairs[key] = value
 			}
 		}
@@ -80,15 +83,10 @@ func fileReader(paths []string, filter string) func() (map[string]string, error)
 	return func() (map[string]string, error) {
 		pairs := map[string]string{}
 		for _, top := range paths {
-			err := filepath.WalkDir(top, func(file string, entry os.DirEntry, err error) error {
-				if err != nil || entry.IsDir() {
-					return err
-				}
-				if match, err := filepath.Match(filter, entry.Name()); file != top && (!match || err != nil) {
-					return err
-				}
-				return readKeys(file, pairs)
-			})
+			files, err := resource.Find(top, filter)
+			for _, file := range files {
+				err = errors.Join(err, readKeys(file, pairs))
+			}
 			if err != nil {
 				return nil, fmt.Errorf("cannot read keys from %s: %w", top, err)
 			}
@@ -102,32 +100,71 @@ func readKeys(file string, pairs map[string]string) error {
 	if err != nil {
 		return err
 	}
-	var document map[string]any
+	var document map[string]item
 	if err := yaml.Unmarshal(data, &document); err != nil {
 		return fmt.Errorf("%s is not a YAML or JSON object: %w", file, err)
 	}
-	flattenDocument("/", document, pairs)
+	item{entries: document}.flatten("/", pairs)
 	return nil
 }
 
-func flattenDocument(key string, value any, pairs map[string]string) {
-	switch value := value.(type) {
-	case map[string]any:
-		for name, child := range value {
-			flattenDocument(path.Join(key, name), child, pairs)
+// item is a value of a YAML document: a scalar, or what has entries. The zero value is null.
+type item struct {
+	text    *string
+	entries map[string]item
+}
+
+// UnmarshalYAML reads scalars as confd does, whose YAML is version 1.1: yes and off are booleans,
+// and a date is the text that was written.
+func (i *item) UnmarshalYAML(node *yaml.Node) error {
+	switch node.Kind {
+	case yaml.MappingNode:
+		return node.Decode(&i.entries)
+	case yaml.SequenceNode:
+		var list []item
+		if err := node.Decode(&list); err != nil {
+			return err
 		}
-	case map[any]any:
-		for name, child := range value {
-			flattenDocument(path.Join(key, fmt.Sprint(name)), child, pairs)
+		i.entries = make(map[string]item, len(list))
+		for number, entry := range list {
+			i.entries[strconv.Itoa(number)] = entry
 		}
-	case []any:
-		for i, child := range value {
-			flattenDocument(path.Join(key, strconv.Itoa(i)), child, pairs)
+		return nil
+	}
+	text, err := scalarText(node)
+	i.text = &text
+	return err
+}
+
+func scalarText(node *yaml.Node) (string, error) {
+	var value any
+	plain := node.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle|yaml.TaggedStyle) == 0
+	switch tag := node.ShortTag(); {
+	case tag == "!!str" && plain:
+		switch node.Value {
+		case "y", "Y", "yes", "Yes", "YES", "on", "On", "ON":
+			return "true", nil
+		case "n", "N", "no", "No", "NO", "off", "Off", "OFF":
+			return "false", nil
 		}
-	case nil:
-	case float64:
-		pairs[kv.Clean(key)] = strconv.FormatFloat(value, 'f', -1, 64)
-	default:
-		pairs[kv.Clean(key)] = fmt.Sprint(value)
+		return node.Value, nil
+	case tag == "!!str" || tag == "!!timestamp":
+		return node.Value, nil
+	}
+	if err := node.Decode(&value); err != nil {
+		return "", err
+	}
+	if number, ok := value.(float64); ok {
+		return strconv.FormatFloat(number, 'f', -1, 64), nil
+	}
+	return fmt.Sprint(value), nil
+}
+
+func (i item) flatten(key string, pairs map[string]string) {
+	if i.text != nil {
+		pairs[kv.Clean(key)] = *i.text
+	}
+	for name, entry := range i.entries {
+		entry.flatten(path.Join(key, name), pairs)
 	}
 }

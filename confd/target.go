@@ -43,6 +43,18 @@ func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
 // reloads reports whether this target has a reader to be told of changes.
 func (t *target) reloads() bool { return t.ReloadCmd != "" && !t.cfg.SyncOnly && !t.cfg.Noop }
 
+// scope is what the template may see.
+func (t *target) scope() scope { return scope{t.Prefix, t.Keys} }
+
+// bring is apply, with the failure logged.
+func (t *target) bring(ctx context.Context, tree render.Tree) error {
+	err := t.apply(ctx, tree)
+	if err != nil {
+		t.log.Error("not up to date", "reason", err)
+	}
+	return err
+}
+
 // apply makes the destination what tree and the template say. Whether the reload that
 // follows is still due is known by t.file.Owes. On error the destination is as it was.
 func (t *target) apply(ctx context.Context, tree render.Tree) error {
@@ -54,16 +66,18 @@ func (t *target) apply(ctx context.Context, tree render.Tree) error {
 		return err
 	}
 	differs, err := t.file.Differs(content)
-	if err != nil || !differs {
+	if err != nil || !differs && !t.cfg.KeepStageFile {
 		return err
 	}
-	return t.install(ctx, content)
+	return t.install(ctx, content, differs)
 }
 
-// install stages content, checks it and puts it in place.
-func (t *target) install(ctx context.Context, content []byte) error {
-	if t.cfg.Noop && !t.cfg.KeepStageFile {
+// install stages content and, if it differs, checks it and puts it in place.
+func (t *target) install(ctx context.Context, content []byte, differs bool) error {
+	if t.cfg.Noop && differs {
 		t.log.Warn("noop: the file would be changed")
+	}
+	if t.cfg.Noop && !t.cfg.KeepStageFile {
 		return nil
 	}
 	staged, err := t.file.Stage(content)
@@ -79,12 +93,11 @@ func (t *target) install(ctx context.Context, content []byte) error {
 	} else {
 		defer staged.Discard() // finds nothing once it is installed
 	}
-	if t.cfg.Noop {
-		t.log.Warn("noop: the file would be changed")
+	if t.cfg.Noop || !differs {
 		return nil
 	}
 	if t.CheckCmd != "" && !t.cfg.SyncOnly {
-		output, err := install.Run(ctx, resource.ExpandCommand(t.CheckCmd, staged.Path, t.Dest), t.CheckTimeout)
+		output, err := install.Run(ctx, t.CheckCommand(staged.Path), t.CheckTimeout)
 		if err != nil {
 			return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
 		}

@@ -34,7 +34,14 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 		return nil, err
 	}
 	owners := map[string]string{} // dest -> the file that writes it
+	seen := map[string]bool{}
 	for _, file := range files {
+		if real, err := filepath.EvalSymlinks(file); err == nil {
+			if seen[real] {
+				continue // a link to a file that is here under its own name
+			}
+			seen[real] = true
+		}
 		entry := Loaded{File: file}
 		data, err := readFile(file)
 		if err == nil {
@@ -53,30 +60,40 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 	return loaded, nil
 }
 
-// find returns the files below dir whose names end in "toml". A link to a file counts, a link to
-// a directory is not entered. Names that begin with ".." are passed over: they are how Kubernetes
-// keeps the versions of a mounted ConfigMap, whose current files are links beside them.
+// find returns the resource files below dir.
 func find(dir string) ([]string, error) {
-	root, err := filepath.EvalSymlinks(dir)
+	files, err := Find(dir, "*toml")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s is missing: put the resource files (*.toml) there, or name another directory with --confdir", dir)
 	}
+	return files, err
+}
+
+// Find returns the files below dir whose names match pattern, in the order of their paths, or dir
+// itself if it is a file. A link to a file counts, a link to a directory is not entered. Names
+// that begin with ".." are passed over: they are how Kubernetes keeps the versions of a mounted
+// ConfigMap, whose current files are links beside them.
+func Find(dir, pattern string) ([]string, error) {
+	root, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return nil, err
 	}
 	var files []string
 	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if path != root && strings.HasPrefix(entry.Name(), "..") {
+		case path == root && !entry.IsDir():
+			files = append(files, dir)
+			return nil
+		case path != root && strings.HasPrefix(entry.Name(), ".."):
 			if entry.IsDir() {
 				return fs.SkipDir
 			}
 			return nil
 		}
-		if !strings.HasSuffix(entry.Name(), "toml") || entry.IsDir() {
-			return nil
+		if matches, err := filepath.Match(pattern, entry.Name()); err != nil || !matches {
+			return err
 		}
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			return nil

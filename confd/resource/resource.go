@@ -2,7 +2,7 @@
 // that says which template becomes which file from which keys, and what to run then.
 //
 // It knows TOML, confd's rules for finding files and turning prefixes and keys into absolute
-// keys, and the names of users. It reads no template and no store and runs nothing.
+// keys, and the names of users. It reads no template file and no store and runs nothing.
 package resource
 
 import (
@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"text/template"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -38,7 +39,7 @@ type Resource struct {
 	Mode     *fs.FileMode // nil keeps the mode of an existing file
 	UID, GID int          // -1 is the process's own
 
-	CheckCmd      string // {{.src}} stands for the staged file, {{.dest}} for the destination
+	CheckCmd      string // for CheckCommand
 	CheckTimeout  time.Duration
 	ReloadCmd     string // final: {{.dest}} is already replaced
 	ReloadTimeout time.Duration
@@ -142,7 +143,7 @@ func (t *table) resource(file, templateDir, globalPrefix string) (Resource, erro
 		UID:    -1, GID: -1,
 		CheckCmd:      t.CheckCmd,
 		CheckTimeout:  DefaultCheckTimeout,
-		ReloadCmd:     ExpandCommand(t.ReloadCmd, "", dest),
+		ReloadCmd:     expandCommand(t.ReloadCmd, "", dest),
 		ReloadTimeout: DefaultReloadTimeout,
 		MinKeys:       t.MinKeys,
 	}
@@ -264,11 +265,26 @@ func number(id *int, name string) (int, error) {
 	return *id, nil
 }
 
+// CheckCommand returns check_cmd for the staged file src. It is a template that knows .src and
+// .dest, as in confd. Where that does not work out, its braces are meant for somebody else, such
+// as docker's --format, and only {{.src}} and {{.dest}} are replaced.
+func (r Resource) CheckCommand(src string) string {
+	var command strings.Builder
+	parsed, err := template.New("check_cmd").Option("missingkey=error").Parse(r.CheckCmd)
+	if err == nil {
+		err = parsed.Execute(&command, map[string]string{"src": src, "dest": r.Dest})
+	}
+	if err != nil {
+		return expandCommand(r.CheckCmd, src, r.Dest)
+	}
+	return command.String()
+}
+
 var placeholder = regexp.MustCompile(`\{\{-?\s*\.(src|dest)\s*-?\}\}`)
 
-// ExpandCommand replaces {{.src}} by src and {{.dest}} by dest, and leaves every other pair of
-// braces to the shell: docker's --format needs them. An empty src leaves {{.src}} as it is.
-func ExpandCommand(command, src, dest string) string {
+// expandCommand replaces {{.src}} by src and {{.dest}} by dest, and leaves every other pair of
+// braces to the shell. An empty src leaves {{.src}} as it is.
+func expandCommand(command, src, dest string) string {
 	return placeholder.ReplaceAllStringFunc(command, func(match string) string {
 		switch {
 		case strings.Contains(match, ".dest"):

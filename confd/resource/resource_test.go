@@ -131,10 +131,26 @@ func TestBadResourceFilesSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestExpandCommandLeavesOtherBracesToTheShell(t *testing.T) {
-	got := resource.ExpandCommand("{{.src}} {{ .dest }} {{- .src -}} {{.Names}} {{.source}}", "/s", "/d")
-	if want := "/s /d /s {{.Names}} {{.source}}"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+func TestACheckIsATemplateUnlessItsBracesAreMeantForOthers(t *testing.T) {
+	for command, want := range map[string]string{
+		`nginx -t -c {{.src}}`:                         `nginx -t -c /s`,
+		`cp {{printf "%q" .src}} {{ .dest }}`:          `cp "/s" /d`,
+		`{{if .src}}test -f {{.src}}{{end}}`:           `test -f /s`,
+		`{{$x := .src}}{{$x}} {{"{{"}}.ID}}`:           `/s {{.ID}}`,
+		`{{.src}} {{ .dest }} {{.Names}} {{.source}}`:  `/s /d {{.Names}} {{.source}}`,
+		`docker ps --format '{{json .}}' < {{ .src }}`: `docker ps --format '{{json .}}' < /s`,
+		`echo {{`: `echo {{`,
+	} {
+		if got := (resource.Resource{CheckCmd: command, Dest: "/d"}).CheckCommand("/s"); got != want {
+			t.Errorf("%s\n got %s\nwant %s", command, got, want)
+		}
+	}
+}
+
+func TestAReloadKeepsAllBracesButTheDestination(t *testing.T) {
+	r, _ := parse(t, table("/d")+`reload_cmd = 'docker kill {{.dest}} {{.src}} {{.ID}} {{"{{"}}' `, "")
+	if want := `docker kill /d {{.src}} {{.ID}} {{"{{"}}`; r.ReloadCmd != want {
+		t.Errorf("got %q, want %q", r.ReloadCmd, want)
 	}
 }
 
@@ -162,6 +178,7 @@ func TestLoadFindsFilesAsConfdDoes(t *testing.T) {
 		"conf.d/a.toml.bak": table("/bak"), "conf.d/a.TOML": table("/upper"),
 	})
 	symlink(t, filepath.Join(elsewhere, "linked.toml"), filepath.Join(dir, "conf.d", "link.toml"))
+	symlink(t, "b.toml", filepath.Join(dir, "conf.d", "c.toml")) // is there already
 	symlink(t, filepath.Join(elsewhere, "dir"), filepath.Join(dir, "conf.d", "linkdir"))
 	symlink(t, filepath.Join(elsewhere, "dir"), filepath.Join(dir, "conf.d", "linkdir.toml"))
 
