@@ -34,6 +34,7 @@ type Config struct {
 	HeartbeatInterval uint // ms
 	ElectionTimeout   uint // ms
 
+	CORS            []string // origins whose web pages may use the API, anyOrigin for all
 	MaxRequestBytes int64
 	LogStore        string
 }
@@ -77,6 +78,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "tells this cluster from others; it is kept in the data directory")
 	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, of no effect in a cluster of one member")
 	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader before a member stands for election; a sole member stands at once")
+	flags.StringSliceVar(&c.CORS, "cors", c.CORS, "`origins` whose web pages may use this store, as scheme://host:port, or * for all (default none)")
 	flags.Int64Var(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "largest body of a request, in `bytes`")
 	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
@@ -92,7 +94,7 @@ func envAliases() map[string][]string {
 	for _, flag := range []string{
 		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
 		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token",
-		"heartbeat-interval", "election-timeout", "max-request-bytes", "discovery", "discovery-srv",
+		"heartbeat-interval", "election-timeout", "cors", "max-request-bytes", "discovery", "discovery-srv",
 	} {
 		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 	}
@@ -131,6 +133,8 @@ func (c *Config) Validate() error {
 	refuse(c.HeartbeatInterval == 0, "heartbeat-interval", "it must be at least 1 ms")
 	refuse(c.ElectionTimeout < 5*c.HeartbeatInterval, "election-timeout", "%d ms is less than five times the heartbeat interval of %d ms", c.ElectionTimeout, c.HeartbeatInterval)
 	refuse(c.ElectionTimeout > 50_000, "election-timeout", "%d ms is more than 50000 ms: the cluster would be without a leader for that long", c.ElectionTimeout)
+	_, err := newCORS(c.CORS)
+	refuse(err != nil, "cors", "%v; an origin is scheme://host or scheme://host:port, or * for all of them", err)
 	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 32<<20, "max-request-bytes", "%d is not between 1024 and 33554432 bytes", c.MaxRequestBytes)
 	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",
 		"%q is unknown: use %s or %s", c.LogStore, raftnode.LogStoreWAL, raftnode.LogStoreBoltDB)

@@ -53,6 +53,9 @@ func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 		{"heartbeat-interval", "0", "at least 1 ms"},
 		{"election-timeout", "400", "less than five times the heartbeat interval"},
 		{"election-timeout", "50001", "more than 50000 ms"},
+		{"cors", "app.example", "an origin is scheme://host"},
+		{"cors", "http://app.example/", "an origin is scheme://host"},
+		{"cors", "*,null", "an origin is scheme://host"},
 		{"max-request-bytes", "10", "not between"},
 		{"experimental-log-store", "paper", "use wal or boltdb"},
 	} {

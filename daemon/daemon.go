@@ -62,6 +62,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	pages, err := newCORS(cfg.CORS)
+	if err != nil {
+		return nil, err
+	}
 	deps = deps.withDefaults()
 
 	taken := map[int]bool{}
@@ -85,10 +89,11 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	}
 	member := memberView{d}
 	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
-	d.server = serve(clients, route(
+	rooms := route(
 		admin.New(member),
 		httpv2.New(httpv2.Config{Store: store, Cluster: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
-	), deps.Log)
+	)
+	d.server = serve(clients, limitBody(pages.wrap(rooms)), deps.Log)
 	return d, nil
 }
 

@@ -26,18 +26,23 @@ const (
 // its own rules for what a path means, and a ServeMux would apply others first.
 func route(admins, v2 http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body != http.NoBody {
-			// Not the server's ReadTimeout: that one would end watches, which have no body, as well.
-			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-		}
-		switch {
-		case r.Method == http.MethodOptions: // what a browser asks first is answered in one place
-			v2.ServeHTTP(w, r)
-		case r.URL.Path == admin.VersionPath, r.URL.Path == admin.HealthPath:
+		switch r.URL.Path {
+		case admin.VersionPath, admin.HealthPath:
 			admins.ServeHTTP(w, r)
 		default:
 			v2.ServeHTTP(w, r)
 		}
+	})
+}
+
+// limitBody bounds the time to send the body of a request. It is not the server's ReadTimeout:
+// that one would end watches, which have no body, as well.
+func limitBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != http.NoBody {
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

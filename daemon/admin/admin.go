@@ -40,7 +40,6 @@ type Member interface {
 // New returns the handler of VersionPath and HealthPath; other paths are answered 404.
 func New(member Member) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Access-Control-Allow-Origin", "*") // anybody may know how a member is
 		switch r.URL.Path {
 		case VersionPath:
 			serveVersion(w, r)

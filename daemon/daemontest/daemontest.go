@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/kvd-io/kvd/daemon"
 )
 
@@ -23,8 +25,8 @@ type Cluster struct {
 }
 
 // Start starts a cluster of n members and stops it when the test ends. n must be 1: this version
-// has no larger ones.
-func Start(t testing.TB, n int) *Cluster {
+// has no larger ones. flags are those of the kvd program, such as "--cors=*".
+func Start(t testing.TB, n int, flags ...string) *Cluster {
 	t.Helper()
 	if n != 1 {
 		t.Fatalf("daemontest: a cluster of %d members was asked for, only 1 is possible", n)
@@ -33,6 +35,11 @@ func Start(t testing.TB, n int) *Cluster {
 	config.DataDir = t.TempDir()
 	config.ListenClientURLs = []string{"http://127.0.0.1:0"}
 	config.ListenPeerURLs = []string{"http://127.0.0.1:0"}
+	set := pflag.NewFlagSet("daemontest", pflag.ContinueOnError)
+	config.AddFlags(set)
+	if err := set.Parse(flags); err != nil {
+		t.Fatalf("daemontest: %v", err)
+	}
 	c := &Cluster{t: t, config: config}
 	t.Cleanup(c.Stop)
 	c.start()

@@ -68,23 +68,7 @@ func New(cfg Config) http.Handler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return AllowAnyOrigin(&handler{Config: cfg})
-}
-
-// AllowAnyOrigin lets web pages of any origin use next, which is etcd's default: every answer says
-// so, and OPTIONS is answered on every path. Wrapping twice changes nothing.
-func AllowAnyOrigin(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		header := w.Header()
-		header.Set("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE")
-		header.Set("Access-Control-Allow-Origin", "*")
-		header.Set("Access-Control-Allow-Headers", "accept, content-type, authorization")
-		if r.Method == http.MethodOptions {
-			w.WriteHeader(http.StatusOK)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	return &handler{Config: cfg}
 }
 
 type handler struct{ Config }

@@ -13,7 +13,7 @@ import (
 
 func TestKvdAnswersAsEtcdDoes(t *testing.T) {
 	etcd := startEtcd(t)
-	kvd := daemontest.Start(t, 1).URL()
+	kvd := startKvd(t)
 	for i, d := range readDialogues(t) {
 		t.Run(d.name, func(t *testing.T) {
 			home := fmt.Sprintf("/t%d", i+1)
@@ -60,6 +60,9 @@ func brief(answer string) string {
 	}
 	return strings.TrimSpace(status + " " + strings.TrimSpace(body))
 }
+
+// startKvd runs a kvd that answers web pages as etcd does by default, and returns its URL.
+func startKvd(t *testing.T) string { return daemontest.Start(t, 1, "--cors=*").URL() }
 
 // startEtcd runs a real etcd and returns the URL of its v2 API once its own writes are over: the
 // last one, with index 3, sets the version of the cluster.

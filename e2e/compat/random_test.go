@@ -7,15 +7,13 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/kvd-io/kvd/daemon/daemontest"
 )
 
 // TestRandomRequestsAreAnsweredAlike sends the same random requests to both, over few enough keys
 // that they get in each other's way, and then compares what a watcher has seen of them. A failure
 // prints how to replay it; it is shrunk to the requests that matter.
 func TestRandomRequestsAreAnsweredAlike(t *testing.T) {
-	etcd, kvd := startEtcd(t), daemontest.Start(t, 1).URL()
+	etcd, kvd := startEtcd(t), startKvd(t)
 	var homes atomic.Int64
 	rapid.Check(t, func(rt *rapid.T) {
 		requests := rapid.SliceOfN(rapid.Custom(drawRequest), 1, 40).Draw(rt, "requests")
