@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/kvd-io/kvd/confd/install"
 )
 
 // filesQuiet is how long files must rest before their change is told: an editor writes in steps.
@@ -53,7 +55,7 @@ func (f *files) run() {
 			if !ok {
 				return
 			}
-			if event.Op != fsnotify.Chmod {
+			if matters(event) {
 				pause.Reset(filesQuiet)
 			}
 		case _, ok := <-f.watcher.Errors: // events were lost: look at everything
@@ -68,6 +70,12 @@ func (f *files) run() {
 			}
 		}
 	}
+}
+
+// matters reports whether an event can have changed what the agent reads. Where a destination lies
+// in a watched directory, to look at each of its own steps would have the agent go round in circles.
+func matters(event fsnotify.Event) bool {
+	return event.Op != fsnotify.Chmod && !install.IsBeside(event.Name)
 }
 
 func (f *files) close() {

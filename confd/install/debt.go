@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // A reload that has not succeeded yet is a debt, kept as a hidden file beside the destination. It
@@ -13,11 +14,24 @@ import (
 //
 // The last version that was reloaded with success can be kept in the same way, to go back to.
 
-func (f File) debtPath() string { return f.hidden(".reload-pending") }
-func (f File) goodPath() string { return f.hidden(".last-good") }
+const (
+	debtSuffix = ".reload-pending"
+	goodSuffix = ".last-good"
+)
+
+func (f File) debtPath() string { return f.hidden(debtSuffix) }
+func (f File) goodPath() string { return f.hidden(goodSuffix) }
 
 func (f File) hidden(suffix string) string {
 	return filepath.Join(filepath.Dir(f.Path), "."+filepath.Base(f.Path)+suffix)
+}
+
+// IsBeside reports whether path is named like one of the files that this package keeps beside
+// destinations: staged, a debt, or a version to go back to.
+func IsBeside(path string) bool {
+	suffix := filepath.Ext(path)
+	isStaged := len(suffix) > 1 && strings.Trim(suffix[1:], "0123456789") == ""
+	return strings.HasPrefix(filepath.Base(path), ".") && (isStaged || suffix == debtSuffix || suffix == goodSuffix)
 }
 
 // Owe records that the destination's reader has to be told of a change.
