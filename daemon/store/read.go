@@ -38,11 +38,7 @@ func (s *state) answer(r kv.Read, rec *record, d *dir, missing *kv.Error, now in
 		return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: s.recordNode(rec, now)}, Index: s.revision}, nil
 	}
 	node := s.dirNode(d, now)
-	if r.Recursive {
-		s.listTree(node, now)
-	} else {
-		s.listChildren(node, now)
-	}
+	s.list(node, r.Recursive, now)
 	return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: node}, Index: s.revision}, nil
 }
 
@@ -72,9 +68,10 @@ func (s *state) setExpiration(n *kv.Node, id uint64, now int64) {
 	}
 }
 
-// listChildren fills in the children of a directory that are not hidden. In key order the
-// subtrees of its directories come in between; they are skipped by seeking past them.
-func (s *state) listChildren(n *kv.Node, now int64) {
+// list fills in the children of a directory that are not hidden, recursively those of each of them
+// too. In key order the subtrees of its directories come in between; they are skipped by seeking
+// past them.
+func (s *state) list(n *kv.Node, recursive bool, now int64) {
 	from, to := subtree(n.Key)
 	dirs, records := s.dirs.Iter(), s.records.Iter()
 	moreDirs, moreRecords := dirs.Seek(from), records.Seek(from)
@@ -84,25 +81,31 @@ func (s *state) listChildren(n *kv.Node, now int64) {
 		case !moreDirs && !moreRecords:
 			return
 		case moreDirs && (!moreRecords || dirs.Key() < records.Key()):
-			if child, deeper := childOf(from, dirs.Key()); deeper {
+			child, deeper := childOf(from, dirs.Key())
+			if deeper {
 				_, end := subtree(child)
 				moreDirs = dirs.Seek(end)
-			} else {
-				if !hidden(child) {
-					n.Nodes = append(n.Nodes, s.dirNode(dirs.Value(), now))
-				}
-				moreDirs = dirs.Next()
+				continue
 			}
+			if !hidden(child) {
+				node := s.dirNode(dirs.Value(), now)
+				if recursive {
+					s.list(node, true, now)
+				}
+				n.Nodes = append(n.Nodes, node)
+			}
+			moreDirs = dirs.Next()
 		default:
-			if child, deeper := childOf(from, records.Key()); deeper {
+			child, deeper := childOf(from, records.Key())
+			if deeper {
 				_, end := subtree(child)
 				moreRecords = records.Seek(end)
-			} else {
-				if !hidden(child) {
-					n.Nodes = append(n.Nodes, s.recordNode(records.Value(), now))
-				}
-				moreRecords = records.Next()
+				continue
 			}
+			if !hidden(child) {
+				n.Nodes = append(n.Nodes, s.recordNode(records.Value(), now))
+			}
+			moreRecords = records.Next()
 		}
 	}
 }
@@ -116,37 +119,5 @@ func childOf(from, key string) (child string, deeper bool) {
 }
 
 func hidden(key string) bool { return strings.HasPrefix(kv.Base(key), "_") }
-
-// listTree fills in everything below a directory. A parent sorts before its children, so each
-// node finds its parent made, or finds that it was left out for being hidden.
-func (s *state) listTree(n *kv.Node, now int64) {
-	from, to := subtree(n.Key)
-	shown := map[string]*kv.Node{n.Key: n}
-	add := func(child *kv.Node) {
-		parent := shown[kv.Parent(child.Key)]
-		if parent == nil || hidden(child.Key) {
-			return
-		}
-		parent.Nodes = append(parent.Nodes, child)
-		if child.Dir {
-			shown[child.Key] = child
-		}
-	}
-	dirs, records := s.dirs.Iter(), s.records.Iter()
-	moreDirs, moreRecords := dirs.Seek(from), records.Seek(from)
-	for {
-		moreDirs, moreRecords = moreDirs && dirs.Key() < to, moreRecords && records.Key() < to
-		switch {
-		case !moreDirs && !moreRecords:
-			return
-		case moreDirs && (!moreRecords || dirs.Key() < records.Key()):
-			add(s.dirNode(dirs.Value(), now))
-			moreDirs = dirs.Next()
-		default:
-			add(s.recordNode(records.Value(), now))
-			moreRecords = records.Next()
-		}
-	}
-}
 
 func unixNano(ns int64) time.Time { return time.Unix(0, ns).UTC() }
