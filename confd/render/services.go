@@ -53,12 +53,12 @@ func (s Service) filter(keep func(Server) bool) (servers []Server) {
 // HostPort returns address and port, with an IPv6 address in brackets.
 func (s Server) HostPort() string { return net.JoinHostPort(s.Address, strconv.Itoa(s.Port)) }
 
-// serviceNameMax is the longest service name: that of a host name.
-const serviceNameMax = 253
+// nameBytesMax is the longest host name, and so the longest name of a service.
+const nameBytesMax = 253
 
 var (
 	serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$`)
-	hostName    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
+	hostName    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*$`)
 	notInID     = regexp.MustCompile(`[^A-Za-z0-9_.:-]`)
 )
 
@@ -74,7 +74,7 @@ func services(tree Tree, dir string, skip func(key, why string)) []Service {
 		if !isDir {
 			return
 		}
-		if len(name) > serviceNameMax || !serviceName.MatchString(name) {
+		if len(name) > nameBytesMax || !serviceName.MatchString(name) {
 			skip(dir+"/"+name, "a service's name has letters, digits, dashes and underscores, and single dots between them")
 			return
 		}
@@ -120,7 +120,7 @@ func readServer(instance, value string) (Server, error) {
 	address, err := netip.ParseAddr(server.Address)
 	server.IsIP = err == nil && address.Zone() == ""
 	switch {
-	case !server.IsIP && !hostName.MatchString(server.Address):
+	case !server.IsIP && (len(server.Address) > nameBytesMax || !hostName.MatchString(server.Address)):
 		return Server{}, fmt.Errorf("address %q is neither an IP address nor a host name", server.Address)
 	case server.IsIP && (address.IsUnspecified() || address.IsMulticast()):
 		return Server{}, fmt.Errorf("address %s is not one of a server", server.Address)
@@ -143,10 +143,14 @@ func hasControls(r registry.Record) bool {
 	return slices.ContainsFunc(texts, func(text string) bool { return strings.ContainsFunc(text, unicode.IsControl) })
 }
 
+// idBytesMax bounds a server's name: proxies refuse a file with lines that are too long.
+const idBytesMax = 256
+
 // serverID spells instance with the letters that every proxy allows in a server's name. A name
-// that had to be changed gets a hash of the original, so that two never become one.
+// that had to be changed gets a hash of the original, so that two do not become one.
 func serverID(instance string) string {
 	id := notInID.ReplaceAllString(instance, "_")
+	id = id[:min(len(id), idBytesMax)]
 	if id != instance {
 		id += fmt.Sprintf("-%.4x", sha256.Sum256([]byte(instance)))
 	}
