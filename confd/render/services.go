@@ -143,14 +143,10 @@ func hasControls(r registry.Record) bool {
 	return slices.ContainsFunc(texts, func(text string) bool { return strings.ContainsFunc(text, unicode.IsControl) })
 }
 
-// idBytesMax bounds a server's name: proxies refuse a file with lines that are too long.
-const idBytesMax = 256
-
 // serverID spells instance with the letters that every proxy allows in a server's name. A name
 // that had to be changed gets a hash of the original, so that two do not become one.
 func serverID(instance string) string {
 	id := notInID.ReplaceAllString(instance, "_")
-	id = id[:min(len(id), idBytesMax)]
 	if id != instance {
 		id += fmt.Sprintf("-%.4x", sha256.Sum256([]byte(instance)))
 	}
