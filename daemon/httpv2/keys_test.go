@@ -252,9 +252,10 @@ func TestStoreErrorsAreRendered(t *testing.T) {
 		{&kv.Error{Kind: kv.HistoryGone, Cause: "the requested history has been cleared [152/3]", Index: 1151}, 400, `{"errorCode":401,"message":"The event in requested index is outdated and cleared","cause":"the requested history has been cleared [152/3]","index":1151}`},
 		{&kv.Error{Kind: kv.Timeout, Cause: "etcdserver: request timed out"}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`},
 		{&kv.Error{Kind: kv.Timeout, Err: context.DeadlineExceeded}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`},
-		{&kv.Error{Kind: kv.NoLeader, Cause: "this member does not lead now"}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"this member does not lead now","index":0}`},
+		{&kv.Error{Kind: kv.NoLeader, Cause: "this member does not lead now"}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: no leader","index":0}`},
+		{&kv.Error{Kind: kv.Unavailable, Cause: "overloaded: 9 bytes"}, 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: too many requests","index":0}`},
 		{fmt.Errorf("apply: %w", &kv.Error{Kind: kv.Exists, Cause: "/a", Index: 9}), 412, `{"errorCode":105,"message":"Key already exists","cause":"/a","index":9}`},
-		{&kv.Error{Kind: kv.TooLarge, Cause: "key longer than 4096 bytes"}, 413, `{"errorCode":210,"message":"Invalid POST form","cause":"key longer than 4096 bytes","index":0}`},
+		{&kv.Error{Kind: kv.TooLarge, Cause: "the key has 131 levels"}, 413, `{"errorCode":210,"message":"Invalid POST form","cause":"the key has 131 levels","index":0}`},
 		{fmt.Errorf("disk <gone>"), 500, `{"errorCode":300,"message":"Raft Internal Error","cause":"disk \u003cgone\u003e","index":0}`},
 	} {
 		store.err = c.err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -81,11 +82,17 @@ func NewError(code Code, cause string) *Error {
 	return &Error{Code: code, Message: codes[code].message, Cause: cause}
 }
 
-// timeoutCause is etcd's text for a request that was not answered in time; clients look for it.
-const timeoutCause = "etcdserver: request timed out"
+// troubles are the kinds of trouble in a cluster that etcd has a text for. They share one code, so
+// that the text is all by which a client can tell whether a write surely did not happen.
+var troubles = map[kv.Kind]string{
+	kv.NoLeader:    "etcdserver: no leader",
+	kv.Timeout:     "etcdserver: request timed out", // which etcd goes on from in some cases
+	kv.Unavailable: "etcdserver: too many requests",
+}
 
 // EncodeError returns the wire form of err. Errors without a code of their own become 300 with
-// their text as cause and index 0, as etcd renders whatever its consensus layer reports.
+// index 0, as etcd renders whatever its consensus layer reports, and with etcd's text for their
+// kind as cause, or else their own.
 func EncodeError(err error) *Error {
 	var wire *Error
 	if errors.As(err, &wire) {
@@ -96,11 +103,11 @@ func EncodeError(err error) *Error {
 		if code, ok := byKind[e.Kind]; ok {
 			return &Error{Code: code, Message: codes[code].message, Cause: e.Cause, Index: e.Index}
 		}
+		if text, ok := troubles[e.Kind]; ok {
+			return NewError(CodeRaftInternal, text)
+		}
 		if e.Cause != "" {
 			return NewError(CodeRaftInternal, e.Cause)
-		}
-		if e.Kind == kv.Timeout {
-			return NewError(CodeRaftInternal, timeoutCause)
 		}
 	}
 	return NewError(CodeRaftInternal, err.Error())
@@ -124,6 +131,13 @@ func (e *Error) Decode(op, key string) *kv.Error {
 	kind := kv.Internal
 	if known, ok := codes[e.Code]; ok {
 		kind = known.kind
+	}
+	if e.Code == CodeRaftInternal {
+		for trouble, text := range troubles {
+			if strings.HasPrefix(e.Cause, text) {
+				kind = trouble
+			}
+		}
 	}
 	return &kv.Error{Op: op, Key: key, Kind: kind, Cause: e.Cause, Index: e.Index, Err: e}
 }

@@ -11,14 +11,22 @@ import (
 
 func TestEveryKindHasAFormOnTheWire(t *testing.T) {
 	comesBackAs := map[kv.Kind]kv.Kind{ // those that a client has to take for something else
-		kv.Internal: kv.Unknown, kv.NoLeader: kv.Unknown, kv.Timeout: kv.Unknown, kv.Unavailable: kv.Unknown,
-		kv.Closed: kv.Unknown, kv.TooLarge: kv.Invalid,
+		kv.Internal: kv.Unknown, kv.Closed: kv.Unknown, kv.TooLarge: kv.Invalid,
 	}
 	for kind := kv.Internal; kind <= kv.TooLarge; kind++ {
 		plain := &kv.Error{Op: "set", Key: "/a", Kind: kind, Cause: "because", Index: 7}
 		for _, err := range []error{plain, fmt.Errorf("wrapped: %w", plain)} {
 			wire := EncodeError(err)
-			if wire.Message == "" || wire.Cause != "because" || wire.Status() < 400 {
+			cause := "because"
+			switch kind {
+			case kv.NoLeader:
+				cause = "etcdserver: no leader"
+			case kv.Timeout:
+				cause = "etcdserver: request timed out"
+			case kv.Unavailable:
+				cause = "etcdserver: too many requests"
+			}
+			if wire.Message == "" || wire.Cause != cause || wire.Status() < 400 {
 				t.Errorf("%v: %+v, status %d", kind, wire, wire.Status())
 			}
 			if wantIndex := wire.Code != CodeRaftInternal; wantIndex != (wire.Index == 7) {
@@ -28,9 +36,20 @@ func TestEveryKindHasAFormOnTheWire(t *testing.T) {
 			if !changed {
 				want = kind
 			}
-			if back := wire.Decode("set", "/a"); back.Kind != want || back.Cause != "because" || !errors.Is(back, wire) {
+			if back := wire.Decode("set", "/a"); back.Kind != want || back.Cause != cause || !errors.Is(back, wire) {
 				t.Errorf("%v comes back as %v, want %v", kind, back, want)
 			}
+		}
+	}
+}
+
+func TestTheTimeoutsOfEtcdAreTimeouts(t *testing.T) {
+	for _, cause := range []string{
+		"etcdserver: request timed out", "etcdserver: request timed out, possibly due to previous leader failure",
+		"etcdserver: request timed out, possibly due to connection lost",
+	} {
+		if got := NewError(CodeRaftInternal, cause).Decode("set", "/a"); got.Kind != kv.Timeout {
+			t.Errorf("%s: %v", cause, got.Kind)
 		}
 	}
 }

@@ -47,7 +47,7 @@ func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool
 				return a, nil
 			}
 			err = a.err()
-			sent = !kv.Is(err, kv.NoLeader) // without a leader nothing can have happened
+			sent = !kv.Is(err, kv.NoLeader) && !kv.Is(err, kv.Unavailable) // for those nothing can have happened
 		}
 		failed = append(failed, failure{c.endpoints[i], err})
 		if cause := c.ended(ctx); cause != nil {
@@ -224,10 +224,7 @@ func (a *answer) err() error {
 	var wire etcdv2.Error
 	if err := json.Unmarshal(a.body, &wire); err == nil && wire.Code != 0 {
 		e := wire.Decode("", "")
-		switch {
-		case wire.Code == etcdv2.CodeRaftInternal:
-			e.Kind = raftKind(wire.Cause)
-		case a.status == http.StatusRequestEntityTooLarge:
+		if a.status == http.StatusRequestEntityTooLarge {
 			e.Kind = kv.TooLarge
 		}
 		return e
@@ -245,17 +242,6 @@ func (a *answer) err() error {
 		e.Kind = kv.Unknown
 	}
 	return e
-}
-
-// raftKind sorts what a server says about trouble in its cluster; the code is one for all of it.
-func raftKind(cause string) kv.Kind {
-	switch {
-	case strings.Contains(cause, "no leader"):
-		return kv.NoLeader
-	case strings.Contains(cause, "timed out"):
-		return kv.Timeout
-	}
-	return kv.Unknown
 }
 
 // about returns err with what was attempted.

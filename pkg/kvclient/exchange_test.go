@@ -161,17 +161,18 @@ func TestAWriteThatMayHaveHappenedIsNotRepeated(t *testing.T) {
 }
 
 func TestAWriteThatSurelyDidNotHappenGoesToTheNextEndpoint(t *testing.T) {
-	for _, body := range []string{
-		`{"errorCode":301,"message":"During Leader Election","index":0}`,
-		`{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: no leader","index":0}`,
+	for body, kind := range map[string]kv.Kind{
+		`{"errorCode":301,"message":"During Leader Election","index":0}`:                                      kv.NoLeader,
+		`{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: no leader","index":0}`:         kv.NoLeader,
+		`{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: too many requests","index":0}`: kv.Unavailable,
 	} {
 		url, _ := serve(t, says(500, body))
 		spare, _ := serve(t, good)
 		if _, err := open(t, inOrder(url, spare)).Write(t.Context(), aWrite); err != nil {
 			t.Errorf("after %s: %v", body, err)
 		}
-		if _, err := open(t, inOrder(url)).Write(t.Context(), aWrite); !kv.Is(err, kv.NoLeader) {
-			t.Errorf("got %v, want the kind %q", err, kv.NoLeader)
+		if _, err := open(t, inOrder(url)).Write(t.Context(), aWrite); !kv.Is(err, kind) {
+			t.Errorf("got %v, want the kind %q", err, kind)
 		}
 	}
 }
