@@ -378,3 +378,25 @@ func TestKeysOfEnvironmentAndFilesStandForAllThatBeginLikeThem(t *testing.T) {
 		}
 	}
 }
+
+func TestHiddenKeysAreSeenOnlyByThoseWhoAskForThem(t *testing.T) {
+	r := newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
+	r.set("/app/x", "open")
+	r.set("/app/_secret/y", "hidden")
+	const dump = `{{range gets "/*/*"}}{{.Value}} {{end}}{{range gets "/*/*/*"}}{{.Value}} {{end}}`
+	r.resource("above", dump, `keys = ["/app"]`)
+	r.resource("itself", dump, `keys = ["/app/_secret"]`)
+	r.resource("both", dump, `keys = ["/app", "/app/_secret/y"]`)
+	r.start()
+	r.eventually("above.out", "open ")
+	r.eventually("itself.out", "hidden ")
+	r.eventually("both.out", "open hidden ")
+	r.set("/app/_secret/y", "changed")
+	r.set("/app/x", "1")
+	r.eventually("itself.out", "changed ")
+	r.eventually("both.out", "1 changed ")
+	r.remove("/app")
+	for _, name := range []string{"above.out", "itself.out", "both.out"} {
+		r.eventually(name, "")
+	}
+}

@@ -44,10 +44,13 @@ type view struct {
 
 func newMirror(textual bool) *mirror { return &mirror{textual: textual, complete: map[string]bool{}} }
 
-// covers reports whether key is one of keys or below one.
+// covers reports whether key is one of keys, or below one and not hidden from there.
 func (m *mirror) covers(keys []string, key string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool {
-		return key == k || kv.Below(key, k) || m.textual && strings.HasPrefix(key, k)
+		if m.textual {
+			return strings.HasPrefix(key, k)
+		}
+		return key == k || kv.Below(key, k) && !kv.HiddenBelow(key, k)
 	})
 }
 
@@ -188,19 +191,11 @@ func (m *mirror) known(key string) bool {
 
 // scan visits what root covers. The caller holds the lock.
 func (m *mirror) scan(root string, visit func(key, value string)) {
-	first := root
-	if !m.textual {
-		first = root + "/"
-		if value, ok := m.pairs.Get(root); ok {
-			visit(root, value)
+	m.pairs.Ascend(root, func(key, value string) bool {
+		if m.covers([]string{root}, key) {
+			visit(key, value)
 		}
-	}
-	m.pairs.Ascend(first, func(key, value string) bool {
-		if !strings.HasPrefix(key, first) {
-			return false
-		}
-		visit(key, value)
-		return true
+		return strings.HasPrefix(key, root)
 	})
 }
 

@@ -32,8 +32,7 @@ type Resource struct {
 
 	// Prefix is stripped from keys before the template sees them; clean, "" is the root.
 	Prefix string
-	// Keys are absolute and clean, without repetition, in order, none below another. Empty: the
-	// template reads no keys.
+	// Keys are absolute and clean, as Minimal returns them. Empty: the template reads no keys.
 	Keys []string
 
 	Mode     *fs.FileMode // nil keeps the mode of an existing file
@@ -193,7 +192,8 @@ func absoluteKeys(prefix string, keys []string) []string {
 	return Minimal(absolute)
 }
 
-// Minimal returns keys in order without those that are repeated or below another.
+// Minimal returns keys in order without those that are repeated or below another. A hidden key is
+// not seen from above and stays.
 func Minimal(keys []string) []string {
 	sorted := slices.Clone(keys)
 	slices.Sort(sorted)
@@ -203,8 +203,8 @@ func Minimal(keys []string) []string {
 		given[key] = true
 	}
 	return slices.DeleteFunc(sorted, func(key string) bool {
-		for key != "" {
-			if key = kv.Parent(key); given[key] {
+		for dir := key; dir != ""; {
+			if dir = kv.Parent(dir); given[dir] && !kv.HiddenBelow(key, dir) {
 				return true
 			}
 		}
