@@ -15,7 +15,7 @@ import (
 const Level = 1
 
 // Type tells the commands apart. The numbers are part of the log format.
-type Type uint32
+type Type uint64
 
 // The types of command.
 const (

@@ -62,6 +62,7 @@ func TestWhatThisVersionDoesNotKnowIsAFormatError(t *testing.T) {
 		"cut short":          valid[:len(valid)-1],
 		"an unknown field":   appendUint(bytes.Clone(valid), 9, 1),
 		"an unknown command": appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 99)),
+		"a type of 33 bits":  appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 1<<32|uint64(TypeTick))),
 		"no operation":       appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeWrite))),
 	} {
 		_, err := Decode(entry)
