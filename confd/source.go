@@ -125,14 +125,18 @@ func (f *followed) follow(ctx context.Context, m *mirror, root string) {
 	retry := backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax}
 	failing := false
 	for ctx.Err() == nil {
+		began := time.Now()
 		index, err := f.list(ctx, m, root)
 		if err == nil {
 			if failing {
 				f.log.Info("reading the store again", "key", keyName(root), "index", index)
 			}
 			failing = false
-			retry.Reset()
 			err = f.wait(ctx, m, root, index+1)
+		}
+		// A store that can be listed and not watched must not be listed over and over.
+		if err == nil || time.Since(began) >= sourceRetryMax {
+			retry.Reset()
 		}
 		if err == nil || ctx.Err() != nil {
 			continue

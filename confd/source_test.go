@@ -1,11 +1,44 @@
 package confd
 
 import (
+	"context"
+	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 )
+
+// unwatchable can be read and not watched.
+type unwatchable struct {
+	kv.Store
+	reads int
+}
+
+func (u *unwatchable) Read(context.Context, kv.Read) (kv.Result, error) {
+	u.reads++
+	return kv.Result{Event: kv.Event{Node: &kv.Node{Dir: true}}, Index: 1}, nil
+}
+
+func (u *unwatchable) Watch(context.Context, kv.WatchFrom) (kv.Watch, error) {
+	return nil, &kv.Error{Kind: kv.HistoryGone}
+}
+
+func TestAStoreThatCannotBeWatchedIsReadAtAGentlePace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &unwatchable{}
+		f := &followed{store: store, watch: true, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		f.run(ctx, newMirror(false), []string{"/x"}, nil)
+		if store.reads < 100 || store.reads > 1000 {
+			t.Errorf("read %d times in ten minutes, want at most every second or so, and at least every five", store.reads)
+		}
+	})
+}
 
 func TestEndpointsComeFromTheSettingsOrFromDNSAndGetTheirScheme(t *testing.T) {
 	lookup := func(record string) ([]string, error) { return []string{record + ":1", "[::1]:2"}, nil }
