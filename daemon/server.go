@@ -18,7 +18,7 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	bodyTimeout       = time.Minute // to send the body of a request
 	idleTimeout       = 2 * time.Minute
-	headerBytesMax    = 64 << 10
+	headerBytesMax    = 1 << 20         // the conditions of a DELETE are in its URL
 	closeGrace        = 5 * time.Second // for requests that are under way when the server closes
 )
 
