@@ -354,7 +354,7 @@ func TestRegistrationsComeBackWithTheStore(t *testing.T) {
 
 func TestADryRunSaysWhatWouldBeRegisteredAndWritesNothing(t *testing.T) {
 	h := newHouse(t)
-	id := parts.RunContainer(t, h.named("-p", "80", "-p", "81", "--label", "SERVICE_81_IGNORE=1"))
+	id := parts.RunContainer(t, h.named("-p", "80", "-p", "81", "--label", "SERVICE_81_IGNORE=1", "--label", "SERVICE_WEIGHT=heavy"))
 	name := strings.TrimPrefix(parts.DockerCommand(t, "inspect", "-f", "{{.Name}}", id), "/")
 	var stdout bytes.Buffer
 	code := program.Run(t.Context(), Program(), []string{"--dry-run", "--endpoints", "http://127.0.0.1:1", "--host", "h1"},
@@ -362,14 +362,15 @@ func TestADryRunSaysWhatWouldBeRegisteredAndWritesNothing(t *testing.T) {
 	if code != program.ExitOK {
 		t.Errorf("exit code %d", code)
 	}
-	var registered, ignored bool
+	var registered, ignored, weightless bool
 	for line := range strings.Lines(stdout.String()) {
 		fields := strings.Fields(line)
 		registered = registered || len(fields) > 3 && fields[0] == name && fields[1] == "80/tcp" && fields[2] == h.service && fields[3] == "h1_"+name+"_80"
+		weightless = weightless || len(fields) > 3 && fields[0] == name && fields[1] == "80" && fields[2] == "but:" && strings.Contains(line, "SERVICE_WEIGHT")
 		ignored = ignored || len(fields) > 3 && fields[0] == name && fields[1] == "81" && strings.Contains(line, "SERVICE_81_IGNORE is set")
 	}
-	if !registered || !ignored {
-		t.Errorf("port 80 named: %v, port 81 refused: %v, in\n%s", registered, ignored, &stdout)
+	if !registered || !ignored || !weightless {
+		t.Errorf("port 80 named: %v, without its weight: %v, port 81 refused: %v, in\n%s", registered, weightless, ignored, &stdout)
 	}
 }
 

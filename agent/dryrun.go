@@ -20,7 +20,13 @@ func dryRun(ctx context.Context, source workload.Source, options Options, w io.W
 	offers, refusals := Offers(snapshot.Workloads, options)
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "CONTAINER\tPORT\tSERVICE\tINSTANCE\tADDRESS\tRESULT")
+	type containerPort struct {
+		container string
+		port      int
+	}
+	offered := map[containerPort]bool{}
 	for _, offer := range offers {
+		offered[containerPort{offer.Workload.Name, offer.Port}] = true
 		result := "registered"
 		if !offer.Checks.empty() {
 			if err := offer.Checks.run(ctx); err != nil {
@@ -36,6 +42,9 @@ func dryRun(ctx context.Context, source workload.Source, options Options, w io.W
 			port = strconv.Itoa(refusal.Port)
 		}
 		result := "no: " + refusal.Reason
+		if offered[containerPort{refusal.Container, refusal.Port}] {
+			result = "but: " + refusal.Reason // it is registered without what is named
+		}
 		fmt.Fprintf(table, "%s\t%s\t\t\t\t%s\n", refusal.Container, port, result)
 	}
 	return table.Flush()
