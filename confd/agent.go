@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -164,20 +166,48 @@ func (a *agent) reload() {
 	}
 }
 
-// watched returns the directories and files whose changes matter.
+// watched returns the directories and files whose changes matter: those where files are looked
+// for, and those where links to files lead.
 func (a *agent) watched() []string {
-	paths := []string{a.cfg.ConfDir, filepath.Join(a.cfg.ConfDir, "conf.d"), filepath.Join(a.cfg.ConfDir, "templates")}
+	paths := []string{a.cfg.ConfDir, filepath.Join(a.cfg.ConfDir, "templates")}
+	trees := []string{filepath.Join(a.cfg.ConfDir, "conf.d")}
 	if a.cfg.Backend == backendFile {
-		paths = append(paths, a.cfg.Files...)
+		trees = append(trees, a.cfg.Files...)
 	}
+	for _, tree := range trees {
+		paths = append(paths, directories(tree)...)
+	}
+	files := slices.Collect(maps.Keys(a.told))
 	for _, r := range a.resources {
-		paths = append(paths, filepath.Dir(r.File), filepath.Dir(r.Src))
+		files = append(files, r.Src)
+	}
+	for _, file := range files {
+		paths = append(paths, filepath.Dir(file))
+		if real, err := filepath.EvalSymlinks(file); err == nil {
+			paths = append(paths, filepath.Dir(real))
+		}
 	}
 	slices.Sort(paths)
 	return slices.DeleteFunc(slices.Compact(paths), func(path string) bool {
 		_, err := os.Stat(path)
 		return err != nil
 	})
+}
+
+// directories returns path, and if it is a directory those below it as far as they can be read.
+func directories(path string) []string {
+	found := []string{path}
+	root, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return found
+	}
+	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error { // reports no error
+		if err == nil && entry.IsDir() {
+			found = append(found, path)
+		}
+		return nil
+	})
+	return found
 }
 
 func environmentKeys(keys []string) []string {

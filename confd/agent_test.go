@@ -400,3 +400,34 @@ func TestHiddenKeysAreSeenOnlyByThoseWhoAskForThem(t *testing.T) {
 		r.eventually(name, "")
 	}
 }
+
+func TestChangesInSubdirectoriesAndBehindLinksAreSeen(t *testing.T) {
+	r := fileRig(t, "")
+	for _, dir := range []string{"conf/conf.d/sub", "keys/sub", "elsewhere"} {
+		if err := os.MkdirAll(r.path(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.cfg.Files = []string{r.path("keys")}
+	r.resource("a", "", `keys = ["/x"]`)
+	for _, name := range []string{"conf/conf.d/a.toml", "conf/templates/a.tmpl"} {
+		r.write("elsewhere/"+filepath.Base(name), strings.ReplaceAll(r.read(name), "a.out", "old.out"))
+		if err := os.Remove(r.path(name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(r.path("elsewhere/"+filepath.Base(name)), r.path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.start()
+	r.until("the agent runs", func() bool { return r.exists("old.out") })
+	r.write("keys/sub/x.yaml", "x: 1")
+	r.write("elsewhere/a.tmpl", `{{getv "/x"}}`)
+	r.eventually("old.out", "1")
+	r.write("elsewhere/a.toml", strings.ReplaceAll(r.read("elsewhere/a.toml"), "old.out", "a.out"))
+	r.eventually("a.out", "1")
+	r.write("conf/conf.d/sub/b.toml", strings.ReplaceAll(r.read("elsewhere/a.toml"), "a.out", "b.out"))
+	r.eventually("b.out", "1")
+	r.write("keys/sub/x.yaml", "x: 2")
+	r.eventually("b.out", "2")
+}

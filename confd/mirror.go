@@ -12,7 +12,7 @@ import (
 )
 
 // mirror is the one copy of everything in the store that any resource reads. Sources write it,
-// groups read it. It is safe for concurrent use and never blocks on a reader.
+// groups read it. It is safe for concurrent use.
 type mirror struct {
 	// textual makes a key stand for every key that begins with the same letters, /app also for
 	// /app2, which is what confd's env and file backends do.
