@@ -174,15 +174,18 @@ func environmentAliases(flags *pflag.FlagSet) map[string][]string {
 
 var singleDash = regexp.MustCompile(`^-[a-z][a-z0-9_-]+(=|$)`)
 
-// doubleDashes spells confd's long flags with one dash as everybody else spells them.
+// doubleDashes spells confd's long flags with one dash as everybody else spells them. The value of
+// a flag stays as it is, even a password that begins with a dash.
 func doubleDashes(args []string) []string {
+	known := newCommand("", &configFile{}).Flags()
 	spelled := slices.Clone(args)
-	for i, arg := range spelled {
-		if arg == "--" {
-			break
+	for i := 0; i < len(spelled) && spelled[i] != "--"; i++ {
+		if singleDash.MatchString(spelled[i]) {
+			spelled[i] = "-" + spelled[i]
 		}
-		if singleDash.MatchString(arg) {
-			spelled[i] = "-" + arg
+		name, isLong := strings.CutPrefix(spelled[i], "--")
+		if flag := known.Lookup(canonical(name)); isLong && flag != nil && flag.NoOptDefVal == "" {
+			i++
 		}
 	}
 	return spelled

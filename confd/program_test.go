@@ -113,8 +113,8 @@ func TestMistakesAtTheCommandLineAreExplained(t *testing.T) {
 }
 
 func TestSingleDashesAreUnderstood(t *testing.T) {
-	given := []string{"-watch", "-interval=5", "--noop", "-u", "name", "-node", "-", "-5", "--", "-watch"}
-	want := []string{"--watch", "--interval=5", "--noop", "-u", "name", "--node", "-", "-5", "--", "-watch"}
+	given := []string{"-watch", "-interval=5", "--noop", "-u", "name", "-node", "-", "-5", "-password", "-x-y", "-basic-auth", "-password=-z", "--prefix", "-noop", "--", "-watch"}
+	want := []string{"--watch", "--interval=5", "--noop", "-u", "name", "--node", "-", "-5", "--password", "-x-y", "--basic-auth", "--password=-z", "--prefix", "-noop", "--", "-watch"}
 	if got := doubleDashes(given); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
