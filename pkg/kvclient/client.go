@@ -179,10 +179,10 @@ func (c *Client) keys(ctx context.Context, op, key string, r etcdv2.Request, rep
 	if err != nil {
 		return kv.Result{}, about(err, op, key)
 	}
+	c.observe(a.position()) // also of an error: it comes from the store as it is now
 	result, err := a.result(mayLackNode)
 	if err != nil {
 		return kv.Result{}, about(err, op, key)
 	}
-	c.observe(a.position())
 	return result, nil
 }
