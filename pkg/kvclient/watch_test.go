@@ -358,6 +358,21 @@ func TestAMemberThatLagsIsWaitedForAndAnotherClusterIsNot(t *testing.T) {
 	}
 }
 
+func TestAnErrorOfAnotherClusterTellsThatItIsAnother(t *testing.T) {
+	before, _ := serve(t, member("c1", 100, 100, ""))
+	link := newLink(t, before)
+	after, _ := serve(t, member("c2", 100, 100, event101))
+	client := open(t, inOrder(link.URL, after))
+	if _, err := client.Read(t.Context(), aRead); !kv.Is(err, kv.NotFound) {
+		t.Fatal(err)
+	}
+	link.setDown(true)
+	if _, err := client.Read(t.Context(), aRead); !kv.Is(err, kv.NotFound) {
+		t.Fatal(err)
+	}
+	wantValues(t, watchFrom(t, client, kv.WatchFrom{Key: "/a", Index: 101}), "101")
+}
+
 func TestKVDBringsAllEventsForOneRequestAndEtcdOne(t *testing.T) {
 	const events = 20
 	for name, requests := range map[string]int64{"etcd": events, "kvd": 1} {
