@@ -363,9 +363,7 @@ func TestAnErrorOfAnotherClusterTellsThatItIsAnother(t *testing.T) {
 	link := newLink(t, before)
 	after, _ := serve(t, member("c2", 100, 100, event101))
 	client := open(t, inOrder(link.URL, after))
-	if _, err := client.Read(t.Context(), aRead); !kv.Is(err, kv.NotFound) {
-		t.Fatal(err)
-	}
+	watchFrom(t, client, kv.WatchFrom{Key: "/a"}).Close()
 	link.setDown(true)
 	if _, err := client.Read(t.Context(), aRead); !kv.Is(err, kv.NotFound) {
 		t.Fatal(err)
