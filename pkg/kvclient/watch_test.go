@@ -9,9 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -152,25 +149,6 @@ func (l *link) setDown(down bool) {
 	if down {
 		l.cut()
 	}
-}
-
-func reverse(t testing.TB, target string, modify func(*http.Response) error) string {
-	t.Helper()
-	to, err := url.Parse(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{}
-	proxy := &httputil.ReverseProxy{
-		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(to) },
-		Transport:      transport,
-		FlushInterval:  -1,
-		ModifyResponse: modify,
-		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	server := httptest.NewServer(proxy)
-	t.Cleanup(func() { server.Close(); transport.CloseIdleConnections() })
-	return server.URL
 }
 
 func TestClientOfKVDIsAStore(t *testing.T) {

@@ -145,6 +145,10 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 	root.Version = Version()
 	root.SetVersionTemplate("{{.Name}} version {{.Version}}\n")
 	addCommonFlags(root, p)
+	forgiving(root)
+	if !root.Runnable() { // cobra would print the help before anybody looks at --print-config
+		root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd: cmd, err: err} })
 
 	inner := root.PersistentPreRunE
@@ -158,7 +162,7 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 			printConfig(env.Stdout, cmd.Flags(), origins)
 			return errPrinted
 		}
-		if env.Log, err = newLogger(env.Stderr, flagValue(cmd, flagLogFormat), flagValue(cmd, flagLogLevel)); err != nil {
+		if env.Log, err = newLogger(env.Stderr, cmd.Flags(), origins); err != nil {
 			return &ExitError{Code: ExitUsage, Err: err}
 		}
 		if inner != nil {
@@ -170,8 +174,8 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 		args = p.Args(args)
 	}
 	root.SetArgs(args)
-	err := root.ExecuteContext(WithEnv(ctx, env))
-	return report(ctx, env.Stderr, root, err)
+	cmd, err := root.ExecuteContextC(WithEnv(ctx, env))
+	return report(ctx, env.Stderr, cmd, err)
 }
 
 // errPrinted ends a command that has only been asked for its configuration.
@@ -185,8 +189,9 @@ type usageError struct {
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// report prints err for a person and returns the exit code that it stands for.
-func report(ctx context.Context, w io.Writer, root *cobra.Command, err error) int {
+// report prints the error of cmd for a person and returns the exit code that it stands for.
+func report(ctx context.Context, w io.Writer, cmd *cobra.Command, err error) int {
+	name := cmd.Root().Name()
 	var stopped stoppedBy
 	var exit *ExitError
 	var usage *usageError
@@ -195,22 +200,26 @@ func report(ctx context.Context, w io.Writer, root *cobra.Command, err error) in
 		return ExitOK
 	case errors.As(err, &exit):
 		if exit.Err != nil {
-			fmt.Fprintf(w, "%s: %v\n", root.Name(), err)
+			fmt.Fprintf(w, "%s: %v\n", name, err)
 		}
 		return exit.Code
 	case errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &stopped):
 		return ExitSignal + int(stopped.signal)
 	case errors.As(err, &usage):
-		fmt.Fprintf(w, "%s: %v\n", root.Name(), err)
+		fmt.Fprintf(w, "%s: %v\n", name, err)
 		if hint := suggestFlag(usage.cmd.Flags(), err); hint != "" {
 			fmt.Fprintf(w, "did you mean %s?\n", hint)
 		}
 		fmt.Fprintf(w, "try: %s --help\n", usage.cmd.CommandPath())
 		return ExitUsage
 	}
-	fmt.Fprintf(w, "%s: %v\n", root.Name(), err)
-	if strings.HasPrefix(err.Error(), "unknown command") {
-		fmt.Fprintf(w, "try: %s --help\n", root.Name())
+	text, unknown := err.Error(), strings.HasPrefix(err.Error(), "unknown command")
+	if unknown && !cmd.HasAvailableSubCommands() { // cobra's words for an argument that nobody takes
+		text = strings.Replace(text, "unknown command", "unexpected argument", 1)
+	}
+	fmt.Fprintf(w, "%s: %s\n", name, text)
+	if unknown {
+		fmt.Fprintf(w, "try: %s --help\n", cmd.CommandPath())
 	}
 	return ExitUsage
 }
@@ -220,6 +229,9 @@ func suggestFlag(flags *pflag.FlagSet, err error) string {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
 		return ""
+	}
+	if whole := unknown.GetSpecifiedShortnames(); flags.Lookup(whole) != nil { // -ip, by old habit
+		return "--" + whole
 	}
 	var names []string
 	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })

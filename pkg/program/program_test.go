@@ -53,7 +53,7 @@ func (tr trial) run(t *testing.T) outcome {
 		show := &cobra.Command{Use: "show", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			env := EnvFrom(cmd.Context())
 			o.ran, o.origins = true, env.Origins
-			env.Log.Debug("shown", "name", o.got.name)
+			env.Log.Debug("shown", "name", o.got.name, "took", 90*time.Second)
 			return tr.result
 		}}
 		flags := show.Flags()
@@ -171,8 +171,15 @@ func TestBadSettingsAreRefusedBeforeTheCommandRuns(t *testing.T) {
 		{"a setting that is about one call only", "print-config: true\n", nil, nil, []string{`unknown setting "print-config"`}},
 		{"a file that is not yaml", "{{{\n", nil, nil, []string{"tool.yaml", "expected yaml"}},
 		{"a file that is missing", "", []string{"--config", "/nonexistent/tool.yaml"}, nil, []string{"/nonexistent/tool.yaml", "no such file"}},
-		{"a bad log level", "", []string{"--log-level", "loud"}, nil, []string{"--log-level", `"loud"`, "debug, info, warn or error"}},
-		{"a bad log format", "", []string{"--log-format", "xml"}, nil, []string{"--log-format", `"xml"`, "text, json or auto"}},
+		{"a bad log level", "", []string{"--log-level", "loud"}, nil, []string{`log-level "loud" (flag)`, "debug, info, warn or error"}},
+		{"a bad log level in the environment", "", nil, map[string]string{"TOOL_LOG_LEVEL": "loud"}, []string{`log-level "loud" (environment TOOL_LOG_LEVEL)`}},
+		{"no file", "", []string{"--config", ""}, nil, []string{"--config needs the path of a file"}},
+		{"no duration", "", []string{"--timeout", "soon"}, nil, []string{"--timeout", "a number of seconds"}},
+		{"no number", "", []string{"--limit", "many"}, nil, []string{"--limit", "use a whole number"}},
+		{"a number too large", "", []string{"--limit", "99999999999999999999"}, nil, []string{"--limit", "out of range"}},
+		{"an argument that nobody takes", "", []string{"stray"}, nil, []string{`unexpected argument "stray"`, "try: tool show --help"}},
+		{"a single dash", "", []string{"-limit", "3"}, nil, []string{"did you mean --limit?"}},
+		{"a bad log format", "", []string{"--log-format", "xml"}, nil, []string{`log-format "xml" (flag)`, "text, json or auto"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := append([]string{"show"}, c.args...)
@@ -276,6 +283,41 @@ func TestAnUnknownFlagIsRefusedWithTheNearestOne(t *testing.T) {
 	for _, part := range []string{"tool: unknown flag: --timeuot", "did you mean --timeout?", "try: tool show --help"} {
 		if !strings.Contains(o.stderr, part) {
 			t.Errorf("%q is not in:\n%s", part, o.stderr)
+		}
+	}
+}
+
+func TestADurationMayBeAPlainNumberOfSeconds(t *testing.T) {
+	file := writeFile(t, "tool.yaml", "timeout: 90\n")
+	for name, c := range map[string]struct {
+		trial trial
+		want  time.Duration
+	}{
+		"flag":        {trial{args: []string{"show", "--timeout", "15"}}, 15 * time.Second},
+		"flag, unit":  {trial{args: []string{"show", "--timeout", "15ms"}}, 15 * time.Millisecond},
+		"environment": {trial{args: []string{"show"}, env: map[string]string{"TOOL_TIMEOUT": "2"}}, 2 * time.Second},
+		"file":        {trial{args: []string{"show", "--config", file}}, 90 * time.Second},
+	} {
+		if o := c.trial.run(t); o.code != ExitOK || o.got.timeout != c.want {
+			t.Errorf("%s: code %d, timeout %v, want %v\n%s", name, o.code, o.got.timeout, c.want, o.stderr)
+		}
+	}
+}
+
+func TestAProgramOfCommandsPrintsItsConfigurationAndItsHelp(t *testing.T) {
+	if o := (trial{args: []string{"--print-config"}}).run(t); o.code != ExitOK || !strings.Contains(o.stdout, "default-name") || strings.Contains(o.stdout, "Usage:") {
+		t.Errorf("code %d\n%s", o.code, o.stdout)
+	}
+	if o := (trial{}).run(t); o.code != ExitOK || !strings.Contains(o.stdout, "Usage:") {
+		t.Errorf("code %d\n%s", o.code, o.stdout)
+	}
+}
+
+func TestDurationsAreWordsInEveryLog(t *testing.T) {
+	for _, format := range []string{"json", "text"} {
+		o := trial{args: []string{"show", "--log-level", "debug", "--log-format", format}}.run(t)
+		if !strings.Contains(o.stderr, "1m30s") {
+			t.Errorf("%s: %s", format, o.stderr)
 		}
 	}
 }

@@ -84,6 +84,9 @@ func resolve(p Program, cmd *cobra.Command, lookupEnv func(string) (string, bool
 	}
 	path := flagValue(cmd, configFlag(p))
 	if path == "" {
+		if origins[configFlag(p)] != OriginDefault {
+			return nil, fmt.Errorf("--%s needs the path of a file", configFlag(p))
+		}
 		return origins, nil
 	}
 	values, err := readConfig(p, path)
