@@ -189,6 +189,9 @@ func checkURLs(flag string, urls []string, required bool) error {
 
 // urlProblem says why text is not the URL of a listener, "" if it is.
 func urlProblem(text string) string {
+	if _, _, err := net.SplitHostPort(text); err == nil && !strings.Contains(text, "/") && urlProblem("http://"+text) == "" {
+		return "it must begin with http://, as in http://" + text
+	}
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:

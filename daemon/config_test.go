@@ -28,7 +28,9 @@ func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 	for _, c := range []struct{ flag, value, want string }{
 		{"listen-client-urls", "https://127.0.0.1:2379", "TLS is not available"},
 		{"listen-client-urls", "unix:///run/kvd.sock", "unix sockets are not available"},
-		{"listen-client-urls", "127.0.0.1:2379", "first path segment in URL cannot contain colon"},
+		{"listen-client-urls", "127.0.0.1:53379", "as in http://127.0.0.1:53379"},
+		{"listen-client-urls", "localhost:53379", "as in http://localhost:53379"},
+		{"listen-client-urls", "[::1]:53379", "as in http://[::1]:53379"},
 		{"listen-client-urls", "localhost", "it must begin with http://"},
 		{"listen-client-urls", "http://127.0.0.1", "it needs a host and a port"},
 		{"listen-client-urls", "http://:2379", "it needs a host"},

@@ -9,33 +9,23 @@ import (
 	"strings"
 )
 
-// portHolder says which process keeps others off a TCP port, "nginx (pid 41)", as far as the
-// process table under proc lets this user see it.
-func portHolder(proc string, port int) (string, bool) {
-	inodes := inodesAt(proc, port)
-	if len(inodes) == 0 {
-		return "", false
-	}
-	links, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
-	if err != nil {
-		return "", false
-	}
-	for _, link := range links {
-		target, err := os.Readlink(link)
-		if err != nil || !inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] {
-			continue
-		}
-		dir := filepath.Dir(filepath.Dir(link))
-		return fmt.Sprintf("%s (pid %s)", commandName(dir), filepath.Base(dir)), true
-	}
-	return "", false
-}
+// portUse is how a TCP port is used, as far as the process table shows it.
+type portUse int
 
-// inodesAt returns the inodes of the sockets that listen on port or, if none does, of the
-// connections that go out from it.
-func inodesAt(proc string, port int) map[string]bool {
+const (
+	unseen    portUse = iota // no socket that is in the table: only bound, or gone by now
+	listening                // others are served on it
+	calling                  // a connection to somebody else begins there
+	lingering                // such a connection has ended, and the kernel keeps the port for a while
+)
+
+// lookAtPort says what keeps others off a port, and in a few words which process it is if proc
+// lets this user see it. A connection to a server's port does not keep the next server off it:
+// listeners share their address with what was accepted there. A connection that begins at the port
+// does, and so does what is left of it.
+func lookAtPort(proc string, port int) (use portUse, holder string) {
 	const stateListen = "0A"
-	listening, connected := map[string]bool{}, map[string]bool{}
+	inodes := map[portUse]map[string]bool{listening: {}, calling: {}}
 	for _, table := range []string{"tcp", "tcp6"} {
 		data, err := os.ReadFile(filepath.Join(proc, "net", table))
 		if err != nil {
@@ -51,17 +41,43 @@ func inodesAt(proc string, port int) map[string]bool {
 			if n, err := strconv.ParseUint(hex, 16, 16); err != nil || int(n) != port {
 				continue
 			}
-			if fields[3] == stateListen {
-				listening[fields[9]] = true
-			} else {
-				connected[fields[9]] = true
+			seen := calling
+			switch {
+			case fields[3] == stateListen:
+				seen = listening
+			case fields[9] == "0": // no process has it any more
+				if use == unseen {
+					use = lingering
+				}
+				continue
 			}
+			inodes[seen][fields[9]] = true
 		}
 	}
-	if len(listening) > 0 {
-		return listening
+	for _, live := range []portUse{listening, calling} {
+		if len(inodes[live]) > 0 {
+			return live, socketHolder(proc, inodes[live])
+		}
 	}
-	return connected
+	return use, ""
+}
+
+// socketHolder names a process that holds one of the sockets, "nginx (pid 41)".
+func socketHolder(proc string, inodes map[string]bool) string {
+	const hidden = "a process that this user may not see"
+	links, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
+	if err != nil {
+		return hidden
+	}
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		if err != nil || !inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] {
+			continue
+		}
+		dir := filepath.Dir(filepath.Dir(link))
+		return fmt.Sprintf("%s (pid %s)", commandName(dir), filepath.Base(dir))
+	}
+	return hidden
 }
 
 // commandName returns the name of the program that the process in dir runs, without its

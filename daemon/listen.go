@@ -44,22 +44,32 @@ func listenError(listen listenFunc, flag, text string, err error, taken map[int]
 	host, port, _ := net.SplitHostPort(address(text))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		holder := "a process that this user may not see"
 		number, _ := strconv.Atoi(port)
-		if p, ok := portHolder("/proc", number); ok {
-			holder = p
-		}
-		offer := "stop it, or choose another port"
+		why, remedy := occupied(lookAtPort("/proc", number))
+		offer := "choose another port"
 		if free, ok := freePort(listen, host, number, taken); ok {
-			offer = fmt.Sprintf("stop it, or use a free port: --%s http://%s", flag, net.JoinHostPort(host, strconv.Itoa(free)))
+			offer = fmt.Sprintf("use a free port: --%s http://%s", flag, net.JoinHostPort(host, strconv.Itoa(free)))
 		}
-		return fmt.Errorf("cannot listen on %s: it is in use by %s; %s", text, holder, offer)
+		return fmt.Errorf("cannot listen on %s: %s; %s, or %s", text, why, remedy, offer)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("cannot listen on %s: this machine does not have the address %s; use one that it has, or 0.0.0.0 for all (--%s)", text, host, flag)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("cannot listen on %s: ports below 1024 are reserved on this machine; use a higher one (--%s)", text, flag)
 	}
 	return fmt.Errorf("cannot listen on %s (--%s): %w", text, flag, err)
+}
+
+// occupied says why a port that is in use cannot be had, and what to do about that.
+func occupied(use portUse, holder string) (why, remedy string) {
+	switch use {
+	case listening:
+		return "it is in use by " + holder, "stop it"
+	case calling:
+		return "a connection of " + holder + " begins at that port", "end it"
+	case lingering:
+		return "a connection that began at that port has ended, and the system keeps the port for up to a minute", "try again then"
+	}
+	return "it is in use by a socket that the system does not list", "try again"
 }
 
 // freePort finds a port behind the occupied one that can be listened on, and marks it as taken.
