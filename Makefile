@@ -2,7 +2,10 @@
 
 GO       ?= go
 PREFIX   ?= /usr/local
+# The folder with the built programs.
+BIN      ?= bin
 PROGRAMS := kvd kvctl kvsidekick kvagent kvconfd
+UNITS    := $(notdir $(wildcard units/*.service))
 
 # A tag names a release; without one it is the commit that tells builds apart.
 VERSION := $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//')
@@ -54,9 +57,16 @@ parts: ## install what the tests use (as root on Debian), or say what is missing
 clean: ## remove what the targets above have built
 	rm -rf bin
 
-install: build ## copy the binaries to $(DESTDIR)$(PREFIX)/bin
-	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+install: build ## install programs, units and docs below $(DESTDIR)$(PREFIX)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin lib/systemd/system lib/sysusers.d share/doc/kvd)
+	install -m 0755 $(addprefix $(BIN)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	install -m 0644 units/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed -i 's|/usr/bin/kv|$(PREFIX)/bin/kv|; s|/usr/share/|$(PREFIX)/share/|' $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
+	install -m 0644 units/kvd.sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/kvd.conf
+	cp -R docs/. units/49-kvconfd.rules templates $(DESTDIR)$(PREFIX)/share/doc/kvd
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/kvd/templates/*.go $(DESTDIR)$(PREFIX)/share/doc/kvd/templates/*/golden
 
-uninstall: ## remove them from there
+uninstall: ## remove them from there; settings and data stay
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS)) $(DESTDIR)$(PREFIX)/lib/sysusers.d/kvd.conf
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/kvd

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,31 @@ func TestUnitsAreHardened(t *testing.T) {
 		output, err := exec.Command(analyze, "security", "--offline=true", "--threshold=20", installed).CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %v\n%s", file, err, output)
+		}
+	}
+}
+
+func TestInstalledUnitsNameInstalledProgramsAndPages(t *testing.T) {
+	root := t.TempDir()
+	make := exec.Command("make", "--no-print-directory", "-o", "build", "install", "DESTDIR="+root, "PREFIX=/opt/kvd", "BIN="+parts.Build(t))
+	make.Dir = ".."
+	if output, err := make.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	named := regexp.MustCompile(`(?m)^(?:ExecStart=|Documentation=file:)(/[^ \n]+)`)
+	for _, file := range unitFiles(t) {
+		unit, err := os.ReadFile(filepath.Join(root, "opt/kvd/lib/systemd/system", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths := named.FindAllStringSubmatch(string(unit), -1)
+		if len(paths) < 2 {
+			t.Errorf("%s names %q, want a program and a page", file, paths)
+		}
+		for _, path := range paths {
+			if _, err := os.Stat(filepath.Join(root, path[1])); err != nil {
+				t.Errorf("%s: %v", file, err)
+			}
 		}
 	}
 }
