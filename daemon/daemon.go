@@ -87,6 +87,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		closeAll(clients)
 		return nil, err
 	}
+	if urls := reachable(slices.DeleteFunc(slices.Clone(clients), onLoopback)); len(urls) > 0 {
+		deps.Log.Warn("anybody who reaches this member may read and write all keys: this version has no access control",
+			"clients", urls, "try", "listen on 127.0.0.1, or let a firewall choose who reaches it")
+	}
 	member := memberView{d}
 	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
 	rooms := route(

@@ -87,6 +87,12 @@ func freePort(listen listenFunc, host string, occupied int, taken map[int]bool) 
 	return 0, false
 }
 
+// onLoopback reports whether only this machine reaches l.
+func onLoopback(l net.Listener) bool {
+	a, ok := l.Addr().(*net.TCPAddr)
+	return ok && a.IP.IsLoopback()
+}
+
 // reachable returns the URLs that others can reach listeners under, for those that are not
 // configured: the port that was opened, and for "every address" one that the machine has.
 func reachable(listeners []net.Listener) []string {

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -268,6 +269,39 @@ func TestAFailedSyncEndsTheProcessAndLosesNothing(t *testing.T) {
 		if held[fmt.Sprintf("/k/%d", i)] != "1" {
 			t.Errorf("/k/%d was acknowledged and is lost", i)
 		}
+	}
+}
+
+func TestAFullDiskIsTheReasonThatIsGiven(t *testing.T) {
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=24m"); err != nil {
+		t.Skipf("part missing: mount: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	p := startProcess(t, "--data-dir", filepath.Join(disk, "data"))
+	client := newClient(t)
+	value := strings.Repeat("x", 1<<20)
+	for i := range 40 {
+		if put(client, p.url, fmt.Sprintf("/k/%d", i), url.Values{"value": {value}}) != nil {
+			break
+		}
+	}
+	if code := p.end(); code != daemon.ExitFault {
+		t.Errorf("exit code %d, want %d:\n%s", code, daemon.ExitFault, p.log)
+	}
+	lines := strings.Split(p.log.String(), "\n")
+	if last := lines[len(lines)-1]; !strings.Contains(last, "no space left on device") {
+		t.Errorf("the last line does not say why: %s", last)
+	}
+}
+
+func TestServingOthersWithoutAccessControlIsWarnedOf(t *testing.T) {
+	const warning = "anybody who reaches this member may read and write all keys"
+	if p := startProcess(t, "--listen-client-urls", "http://0.0.0.0:0"); strings.Count(p.log.String(), warning) != 1 {
+		t.Errorf("on every address:\n%s", p.log)
+	}
+	if p := startProcess(t, "--listen-client-urls", "http://127.0.0.1:0,http://[::1]:0"); strings.Contains(p.log.String(), warning) {
+		t.Errorf("on this machine alone:\n%s", p.log)
 	}
 }
 

@@ -57,7 +57,7 @@ const (
 )
 
 // New returns the handler of /v2/keys, /v2/machines and /v2/members. Every other path is answered
-// 404. It starts no goroutine; a watch ends with its request or when the store closes it.
+// 404, those of etcd's access control and statistics with the reason in JSON. It starts no goroutine; a watch ends with its request or when the store closes it.
 func New(cfg Config) http.Handler {
 	if cfg.MaxRequestBytes == 0 {
 		cfg.MaxRequestBytes = defaultRequestBytes
@@ -76,6 +76,10 @@ type handler struct{ Config }
 const (
 	machinesPath = "/v2/machines"
 	membersPath  = "/v2/members"
+
+	// Not served. Their clients take a plain 404 for JSON and complain about its first letter.
+	authPath  = "/v2/auth"
+	statsPath = "/v2/stats"
 )
 
 // ServeHTTP routes by the escaped path, so that an escaped separator or dot is part of a key and
@@ -98,6 +102,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveMembers(w, r)
 	case escaped == machinesPath:
 		h.serveMachines(w, r)
+	case under(escaped, authPath):
+		h.replyMessage(w, http.StatusNotFound, "access control is not available in this version of kvd")
+	case under(escaped, statsPath):
+		h.replyMessage(w, http.StatusNotFound, "statistics are not available in this version of kvd")
 	default:
 		http.NotFound(w, r)
 	}

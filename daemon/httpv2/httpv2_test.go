@@ -44,6 +44,10 @@ func TestEveryPathAndMethodIsAnsweredAsEtcdDoes(t *testing.T) {
 		{"GET /v2/keys%2Ffoo", 404, notFound, nil},
 		{"GET /v2/machines/", 404, notFound, nil},
 		{"PUT /v3/kv/put", 404, notFound, nil},
+		{"GET /v2/authx", 404, notFound, nil},
+		{"GET /v2/auth/enable", 404, `{"message":"access control is not available in this version of kvd"}`, map[string]string{"Content-Type": json}},
+		{"PUT /v2/auth/users/root", 404, `{"message":"access control is not available in this version of kvd"}`, nil},
+		{"GET /v2/stats/leader", 404, `{"message":"statistics are not available in this version of kvd"}`, map[string]string{"Content-Type": json}},
 
 		{"PATCH /v2/keys/a", 405, notAllowed, map[string]string{"Allow": "HEAD,GET,PUT,POST,DELETE", "Content-Type": text, "X-Content-Type-Options": "nosniff", "X-Etcd-Cluster-Id": ""}},
 		{"TRACE /v2/keys", 405, notAllowed, map[string]string{"Allow": "HEAD,GET,PUT,POST,DELETE"}},

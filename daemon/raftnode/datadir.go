@@ -78,11 +78,24 @@ func foreignEntry(entries []fs.DirEntry) string {
 func dirError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
+		if _, hidden := os.Stat(path); hidden != nil {
+			return fmt.Errorf("cannot make or reach the data directory: %w; %s does not let uid %d do that; let its owner make %s for that user, or choose another --data-dir",
+				err, nearestVisible(path), os.Getuid(), path)
+		}
 		return fmt.Errorf("cannot use the data directory: %w; it must belong to the user that runs kvd (uid %d): chown it, or choose another --data-dir", err, os.Getuid())
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("cannot use the data directory %s: %w; choose another --data-dir", path, err)
 	}
 	return fmt.Errorf("cannot use the data directory %s: %w", path, err)
+}
+
+// nearestVisible returns the lowest directory above path that this user can see.
+func nearestVisible(path string) string {
+	parent := filepath.Dir(path)
+	if _, err := os.Stat(parent); err != nil && parent != path {
+		return nearestVisible(parent)
+	}
+	return parent
 }
 
 // takeLock locks the file at path for this process and writes into it who holds it. The lock ends

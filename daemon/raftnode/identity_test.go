@@ -93,13 +93,6 @@ func TestAPathThatIsNoDirectoryIsRefused(t *testing.T) {
 	}
 }
 
-func TestAnUnreadableDirectoryIsRefusedWithTheRemedy(t *testing.T) {
-	err := dirError("/data", &fs.PathError{Op: "open", Path: "/data", Err: syscall.EACCES})
-	if !strings.Contains(err.Error(), "permission denied") || !strings.Contains(err.Error(), "chown") {
-		t.Errorf("error %q", err)
-	}
-}
-
 func TestADirectoryInUseIsRefusedByNameAndPid(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	open(t, cfg)
@@ -157,5 +150,22 @@ func TestAMachineThatCannotReadAnEntryStops(t *testing.T) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != ExitFault || !strings.Contains(string(output), "cannot be applied: unknown command") {
 		t.Errorf("the process ended with %v and said:\n%s", err, output)
+	}
+}
+
+func TestADirectoryThatCannotBeMadeIsNoDirectoryToChown(t *testing.T) {
+	there := t.TempDir()
+	missing := filepath.Join(there, "none", "such")
+	denied := func(path string) error {
+		return dirError(path, &fs.PathError{Op: "mkdir", Path: path, Err: syscall.EACCES})
+	}
+	if text := denied(missing).Error(); strings.Contains(text, "chown") || !strings.Contains(text, there+" does not let uid") {
+		t.Errorf("of a missing one: %s", text)
+	}
+	if text := denied(there).Error(); !strings.Contains(text, "permission denied") || !strings.Contains(text, "chown it") {
+		t.Errorf("of one that is there: %s", text)
+	}
+	if !errors.Is(denied(missing), fs.ErrPermission) {
+		t.Error("the cause is lost")
 	}
 }

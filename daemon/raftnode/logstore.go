@@ -12,7 +12,10 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 	"go.etcd.io/bbolt"
 )
 
@@ -34,15 +37,16 @@ type logStore interface {
 }
 
 // openLogStore opens the log store of the given kind below dir.
-func openLogStore(kind, dir string, log hclog.Logger) (logStore, error) {
+func openLogStore(kind, dir string, log hclog.Logger, stop *failStop) (logStore, error) {
 	switch kind {
 	case LogStoreWAL:
 		path := filepath.Join(dir, walDir)
 		if err := makeDirs(path); err != nil {
 			return nil, err
 		}
-		meta := &metadb.BoltMetaDB{}
-		store, err := wal.Open(path, wal.WithLogger(log), wal.WithSegmentSize(walSegmentBytes), wal.WithMetaStore(meta))
+		meta := &segmentList{stop: stop}
+		files := &segmentFiles{SegmentFiler: segment.NewFiler(path, walfs.New()), stop: stop}
+		store, err := wal.Open(path, wal.WithLogger(log), wal.WithSegmentSize(walSegmentBytes), wal.WithMetaStore(meta), wal.WithSegmentFiler(files))
 		if err != nil {
 			return nil, errors.Join(err, meta.Close())
 		}
@@ -56,10 +60,38 @@ func openLogStore(kind, dir string, log hclog.Logger) (logStore, error) {
 // walStore closes what the library leaves open: the list of its segments, with the lock on it.
 type walStore struct {
 	*wal.WAL
-	meta *metadb.BoltMetaDB
+	meta *segmentList
 }
 
 func (s *walStore) Close() error { return errors.Join(s.WAL.Close(), s.meta.Close()) }
+
+// segmentFiles and segmentList stop the node when the log cannot begin its next segment. The
+// library does that behind the back of its caller, only logs the error, and refuses the next
+// append with "sealed", which says nothing of a full disk.
+type segmentFiles struct {
+	types.SegmentFiler
+	stop *failStop
+}
+
+// Create makes the file of a new segment.
+func (f *segmentFiles) Create(info types.SegmentInfo) (w types.SegmentWriter, err error) {
+	what := fmt.Sprintf("make a file of %d MiB for the log", info.SizeLimit>>20)
+	err = f.stop.Guard(what, func() error {
+		w, err = f.SegmentFiler.Create(info)
+		return err
+	})
+	return w, err
+}
+
+type segmentList struct {
+	metadb.BoltMetaDB
+	stop *failStop
+}
+
+// CommitState writes the list of segments.
+func (l *segmentList) CommitState(state types.PersistentState) error {
+	return l.stop.Guard("write the list of the log's files", func() error { return l.BoltMetaDB.CommitState(state) })
+}
 
 func openBolt(dir, name string) (*raftboltdb.BoltStore, error) {
 	store, err := raftboltdb.New(raftboltdb.Options{

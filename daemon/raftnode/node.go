@@ -177,8 +177,9 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 		return nil, err
 	}
 	notify := make(chan bool, notifyBuffer)
+	n.warnOfLittleSpace()
 	if err := n.openRaft(deps, notify); err != nil {
-		return nil, fmt.Errorf("open the log in %s: %w", n.dir.path, err)
+		return nil, fmt.Errorf("open the log in %s: %w", n.dir.path, n.explainNoSpace(err))
 	}
 	if err := n.stop.Arm(deps.Fatal); err != nil {
 		return nil, errors.Join(err, n.raft.Shutdown().Error())
@@ -219,7 +220,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 	}
 	n.bolt = bolt
 	n.stable = &guardedStable{StableStore: bolt, stop: n.stop}
-	disk, err := openLogStore(n.config.LogStore, dir, log)
+	disk, err := openLogStore(n.config.LogStore, dir, log, n.stop)
 	if err != nil {
 		return fmt.Errorf("log store %s: %w", n.config.LogStore, err)
 	}
