@@ -50,23 +50,23 @@ func (k Kind) String() string {
 // Error says what was attempted, on which key, why it failed and where the store stood.
 type Error struct {
 	Op    string // the verb, "set"; may be empty
-	Key   string // may be empty
+	Key   string // "/" for the root; may be empty
 	Kind  Kind
 	Cause string // what the store says about it: a path, a comparison, a reason
 	Index Index  // of the store when it decided; 0 if the request never reached it
 	Err   error  // underlying error, for errors.Is and errors.As
+
+	Cluster string // as in Result; not part of the text
 }
 
 // Error formats as "set /a: key not found (/a) [12]", leaving out what is absent.
 func (e *Error) Error() string {
 	var b strings.Builder
-	if e.Op != "" {
-		b.WriteString(e.Op)
+	b.WriteString(e.Op)
+	if e.Op != "" && e.Key != "" {
 		b.WriteByte(' ')
 	}
-	if e.Key != "" {
-		b.WriteString(e.Key)
-	}
+	b.WriteString(e.Key)
 	if b.Len() > 0 {
 		b.WriteString(": ")
 	}

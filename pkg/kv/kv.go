@@ -66,6 +66,7 @@ type Result struct {
 	Index     Index  // of the store when the answer was made; for a write, the write's own
 	RaftIndex uint64 // last committed log index known to the member that answered; 0 if unknown
 	RaftTerm  uint64 // 0 if unknown
+	Cluster   string // whose answer it is, as far as the store says: an index means nothing in another one's history
 }
 
 // Read asks for one key, or for one directory with its children.

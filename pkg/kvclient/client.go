@@ -89,6 +89,7 @@ type Client struct {
 	mu     sync.Mutex // guards the fields below
 	closed bool
 	seen   position // the furthest the store has been seen
+	cut    int      // watches that are interrupted
 }
 
 var _ kv.Store = (*Client)(nil)
@@ -177,12 +178,12 @@ func (c *Client) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 func (c *Client) keys(ctx context.Context, op, key string, r etcdv2.Request, repeatable, mayLackNode bool) (kv.Result, error) {
 	a, err := c.exchange(ctx, r, repeatable)
 	if err != nil {
-		return kv.Result{}, about(err, op, key)
+		return kv.Result{}, about(err, op, nameOf(key))
 	}
 	c.observe(a.position()) // also of an error: it comes from the store as it is now
 	result, err := a.result(mayLackNode)
 	if err != nil {
-		return kv.Result{}, about(err, op, key)
+		return kv.Result{}, about(err, op, nameOf(key))
 	}
 	return result, nil
 }

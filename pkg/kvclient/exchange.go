@@ -1,6 +1,7 @@
 package kvclient
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -216,6 +217,7 @@ func (a *answer) result(mayLackNode bool) (kv.Result, error) {
 		Index:     number(a.header, etcdv2.HeaderIndex),
 		RaftIndex: number(a.header, etcdv2.HeaderRaftIndex),
 		RaftTerm:  number(a.header, etcdv2.HeaderRaftTerm),
+		Cluster:   a.position().cluster,
 	}, nil
 }
 
@@ -224,6 +226,7 @@ func (a *answer) err() error {
 	var wire etcdv2.Error
 	if err := json.Unmarshal(a.body, &wire); err == nil && wire.Code != 0 {
 		e := wire.Decode("", "")
+		e.Cluster = a.position().cluster
 		if a.status == http.StatusRequestEntityTooLarge {
 			e.Kind = kv.TooLarge
 		}
@@ -243,6 +246,9 @@ func (a *answer) err() error {
 	}
 	return e
 }
+
+// nameOf is key as a person writes it.
+func nameOf(key string) string { return cmp.Or(key, "/") }
 
 // about returns err with what was attempted.
 func about(err error, op, key string) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -63,13 +64,13 @@ type poll struct {
 func (c *Client) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
 	w, err := c.newWatch(from)
 	if err != nil {
-		return nil, about(err, "watch", from.Key)
+		return nil, about(err, "watch", nameOf(from.Key))
 	}
 	p, err := w.open(ctx)
 	if err != nil {
 		w.end()
 		c.watches.Done()
-		return nil, about(err, "watch", from.Key)
+		return nil, about(err, "watch", nameOf(from.Key))
 	}
 	w.start = p.registered.index
 	go w.run(p)
@@ -108,7 +109,7 @@ func (w *watch) Close() {
 // watch goes on. While no endpoint can be reached it waits: the log says so.
 func (w *watch) Next(ctx context.Context) (kv.Event, error) {
 	if w.lifetime.Err() != nil {
-		return kv.Event{}, &kv.Error{Op: "watch", Key: w.from.Key, Kind: kv.Closed}
+		return kv.Event{}, &kv.Error{Op: "watch", Key: nameOf(w.from.Key), Kind: kv.Closed}
 	}
 	select {
 	case event, ok := <-w.events:
@@ -117,7 +118,7 @@ func (w *watch) Next(ctx context.Context) (kv.Event, error) {
 		}
 		return event, nil
 	case <-ctx.Done():
-		return kv.Event{}, &kv.Error{Op: "watch", Key: w.from.Key, Kind: kv.Timeout, Err: ctx.Err()}
+		return kv.Event{}, &kv.Error{Op: "watch", Key: nameOf(w.from.Key), Kind: kv.Timeout, Err: ctx.Err()}
 	}
 }
 
@@ -140,7 +141,7 @@ func (w *watch) run(p *poll) {
 			p, err = w.resume(err, &wait)
 		}
 		if err != nil {
-			w.err = about(err, "watch", w.from.Key)
+			w.err = about(err, "watch", nameOf(w.from.Key))
 			return
 		}
 	}
@@ -148,28 +149,45 @@ func (w *watch) run(p *poll) {
 
 // resume registers a poll again after reason, however long it takes, unless reason or a later one
 // is final.
-func (w *watch) resume(reason error, wait *backoff.Backoff) (*poll, error) {
-	log := w.client.log.With("key", w.from.Key, "index", w.from.Index)
-	for first := true; !final(reason); first = false {
+func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error) {
+	if final(reason) {
+		return nil, reason
+	}
+	log := w.client.log.With("key", nameOf(w.from.Key), "index", w.from.Index)
+	// One cut interrupts all watches of a client: the first to notice and the last to go on tell.
+	log.Log(w.lifetime, w.client.interrupted(+1, slog.LevelWarn), "watch interrupted, resuming", "reason", reason)
+	defer func() {
+		if level := w.client.interrupted(-1, slog.LevelInfo); err == nil {
+			log.Log(w.lifetime, level, "watch resumed")
+		}
+	}()
+	for !final(reason) {
 		if w.lifetime.Err() != nil {
 			return nil, &kv.Error{Kind: kv.Closed}
-		}
-		if first {
-			log.Warn("watch interrupted, resuming", "reason", reason)
-		} else {
-			log.Debug("watch not resumed yet", "reason", reason)
 		}
 		if wait.Wait(w.lifetime) != nil {
 			continue
 		}
 		p, err := w.open(w.lifetime)
 		if err == nil {
-			log.Info("watch resumed")
 			return p, nil
 		}
+		log.Debug("watch not resumed yet", "reason", err)
 		reason = err
 	}
 	return nil, reason
+}
+
+// interrupted counts a watch more or less that is interrupted, and returns level if it is the
+// first or was the last of them, a lower one for those between.
+func (c *Client) interrupted(change int, level slog.Level) slog.Level {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut += change
+	if c.cut == max(change, 0) {
+		return level
+	}
+	return slog.LevelDebug
 }
 
 // final reports whether a watch that has met err can never go on.
@@ -260,7 +278,7 @@ func (w *watch) accept(ctx context.Context, p *poll) error {
 // that one is void, and events of this one would be waited for in vain until its index catches up.
 func (w *watch) verify(ctx context.Context, at position) error {
 	if w.known.cluster != "" && at.cluster != w.known.cluster {
-		return &kv.Error{Kind: kv.HistoryGone, Index: at.index, Cause: fmt.Sprintf("the store of cluster %s was replaced by one of cluster %s", w.known.cluster, at.cluster)}
+		return &kv.Error{Kind: kv.HistoryGone, Index: at.index, Cluster: at.cluster, Cause: fmt.Sprintf("the store of cluster %s was replaced by one of cluster %s", w.known.cluster, at.cluster)}
 	}
 	if at.index >= w.known.index {
 		return nil
@@ -272,7 +290,7 @@ func (w *watch) verify(ctx context.Context, at position) error {
 		return err
 	}
 	if now := a.position(); now.index < w.known.index {
-		return &kv.Error{Kind: kv.HistoryGone, Index: max(now.index, at.index), Cause: fmt.Sprintf("the store went back from index %d: its data was replaced", w.known.index)}
+		return &kv.Error{Kind: kv.HistoryGone, Index: max(now.index, at.index), Cluster: at.cluster, Cause: fmt.Sprintf("the store went back from index %d: its data was replaced", w.known.index)}
 	}
 	return nil
 }

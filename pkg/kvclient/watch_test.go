@@ -336,6 +336,21 @@ func TestAMemberThatLagsIsWaitedForAndAnotherClusterIsNot(t *testing.T) {
 	}
 }
 
+func TestAnswersAndErrorsSayWhichStoreTheyAreFrom(t *testing.T) {
+	url, _ := serve(t, member("c1", 100, 100, event101))
+	client := open(t, inOrder(url))
+	_, err := client.Read(t.Context(), kv.Read{})
+	var e *kv.Error
+	if !errors.As(err, &e) || e.Cluster != "c1" || e.Key != "/" || !strings.HasPrefix(err.Error(), "get /: key not found") {
+		t.Errorf("got %v of cluster %q", err, e.Cluster)
+	}
+	kvd := open(t, inOrder(daemontest.Start(t, 1).URL()))
+	written := set(t, kvd, "/a", "1")
+	if read, err := kvd.Read(t.Context(), aRead); err != nil || written.Cluster == "" || read.Cluster != written.Cluster {
+		t.Errorf("written in cluster %q, read from %q: %v", written.Cluster, read.Cluster, err)
+	}
+}
+
 func TestAnErrorOfAnotherClusterTellsThatItIsAnother(t *testing.T) {
 	before, _ := serve(t, member("c1", 100, 100, ""))
 	link := newLink(t, before)
@@ -456,4 +471,36 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.String()
+}
+
+func TestACutThatInterruptsManyWatchesIsToldOnce(t *testing.T) {
+	url := daemontest.Start(t, 1).URL()
+	link := newLink(t, url)
+	var log output
+	cfg := inOrder(link.URL)
+	cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	client, writer := open(t, cfg), open(t, inOrder(url))
+	const watches = 3
+	var open []kv.Watch
+	for range watches {
+		open = append(open, watchFrom(t, client, kv.WatchFrom{Recursive: true}))
+	}
+	link.setDown(true)
+	for deadline := time.Now().Add(10 * time.Second); strings.Count(log.String(), "watch interrupted") < watches; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not all watches are interrupted:\n%s", log.String())
+		}
+	}
+	link.setDown(false)
+	set(t, writer, "/a", "1")
+	for _, w := range open {
+		wantValues(t, w, "1")
+	}
+	for line, want := range map[string]int{
+		`level=WARN msg="watch interrupted, resuming" key=/ `: 1, `level=INFO msg="watch resumed" key=/ `: 1, `msg="watch resumed"`: watches,
+	} {
+		if got := strings.Count(log.String(), line); got != want {
+			t.Errorf("%d lines %s, want %d:\n%s", got, line, want, log.String())
+		}
+	}
 }
