@@ -69,6 +69,10 @@ const (
 	DefaultQuietMax = 500 * time.Millisecond
 )
 
+// replacedGrace is how long a file is held whose keys are all gone because the store was replaced:
+// the registrars of this suite need a heartbeat, five seconds, to bring their records to the new one.
+const replacedGrace = 30 * time.Second
+
 // The backends.
 const (
 	backendEtcd = "etcd"

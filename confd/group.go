@@ -76,9 +76,12 @@ func (g *group) run(ctx context.Context) {
 			return
 		}
 		again.Stop()
-		waiting, err := g.pass(ctx)
-		if err != nil {
+		waiting, hold, err := g.pass(ctx)
+		switch {
+		case err != nil:
 			again.Reset(retry.Next())
+		case hold > 0:
+			again.Reset(hold)
 		}
 		if !waiting {
 			pace.passed()
@@ -95,14 +98,16 @@ func newStoppedTimer() *time.Timer {
 // pass brings every target up to date and then, once, reloads their reader if any target owes it.
 // A target that fails does not stop the others. Failures are logged here and returned; waiting
 // reports that the keys of some target have not been read yet. When ctx ends, what has not been
-// begun is left out.
-func (g *group) pass(ctx context.Context) (waiting bool, err error) {
+// begun is left out. hold is for how long a target must be held as it is, 0 if none is.
+func (g *group) pass(ctx context.Context) (waiting bool, hold time.Duration, err error) {
 	scopes := make([]scope, len(g.targets))
 	for i, t := range g.targets {
 		scopes[i] = t.scope()
 	}
 	var problems []error
-	for i, seen := range g.mirror.views(g.subscription, scopes) {
+	views := g.mirror.views(g.subscription, scopes)
+	graceLeft := max(0, replacedGrace-time.Since(g.mirror.replacedAt()))
+	for i, seen := range views {
 		if ctx.Err() != nil {
 			break
 		}
@@ -110,10 +115,14 @@ func (g *group) pass(ctx context.Context) (waiting bool, err error) {
 			waiting = true
 			continue
 		}
-		problems = append(problems, g.targets[i].bring(ctx, seen.tree))
+		if t := g.targets[i]; !t.holds(seen.tree, graceLeft) {
+			problems = append(problems, t.bring(ctx, seen.tree))
+		} else {
+			hold = graceLeft
+		}
 	}
 	problems = append(problems, g.settle(ctx))
-	return waiting, errors.Join(problems...)
+	return waiting, hold, errors.Join(problems...)
 }
 
 // passOnce makes one pass over all groups. It goes by the order of the resource files, as one may

@@ -1,9 +1,11 @@
 package confd
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tidwall/btree"
 
@@ -20,8 +22,15 @@ type mirror struct {
 
 	mu            sync.RWMutex // guards the fields below
 	pairs         btree.Map[string, string]
-	complete      map[string]bool // roots that have been read at least once
+	complete      map[string]origin // the roots that have been read at least once, with where they are from
+	replaced      time.Time         // when a root was last found in another store than before; zero: never
 	subscriptions []*subscription
+}
+
+// origin is what a root was read from: which cluster, "" if that is not known, and its index then.
+type origin struct {
+	cluster string
+	index   kv.Index
 }
 
 // subscription is one reader's interest in keys and what is below them.
@@ -36,13 +45,14 @@ type scope struct {
 	keys   []string
 }
 
-// view is what one template sees. It is not ready while a part of its scope has never been read.
+// view is what one template sees. It is not ready while a part of its scope has never been read,
+// and while a replaced store has not been read again as a whole: it is never of two stores.
 type view struct {
 	tree  render.Tree
 	ready bool
 }
 
-func newMirror(textual bool) *mirror { return &mirror{textual: textual, complete: map[string]bool{}} }
+func newMirror(textual bool) *mirror { return &mirror{textual: textual, complete: map[string]origin{}} }
 
 // covers reports whether key is one of keys, or below one and not hidden from there.
 func (m *mirror) covers(keys []string, key string) bool {
@@ -80,10 +90,18 @@ func (m *mirror) wakeAll() {
 	}
 }
 
-// replace makes the mirror below root hold exactly pairs, and marks root complete.
-func (m *mirror) replace(root string, pairs map[string]string) {
+// replace makes the mirror below root hold exactly pairs, read from where from says, and marks root
+// complete. It reports whether this is the first news of another store in the place of the one before.
+func (m *mirror) replace(root string, from origin, pairs map[string]string) (another bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	before, known := m.complete[root]
+	wasMixed := m.mixed()
+	m.complete[root] = from
+	if known && (from.index < before.index || from.cluster != before.cluster && from.cluster != "" && before.cluster != "") {
+		m.replaced = time.Now()
+		another = !wasMixed
+	}
 	var changed []string
 	for _, key := range m.keysIn(root) {
 		if _, kept := pairs[key]; !kept {
@@ -97,15 +115,38 @@ func (m *mirror) replace(root string, pairs map[string]string) {
 		}
 	}
 	m.wake(changed)
-	if m.complete[root] {
-		return
-	}
-	m.complete[root] = true
 	for _, s := range m.subscriptions { // even an empty root is news to who has waited for it
-		if slices.ContainsFunc(s.keys, func(key string) bool { return m.covers([]string{root}, key) }) {
+		if wasMixed && !m.mixed() || !known && slices.ContainsFunc(s.keys, func(key string) bool { return m.covers([]string{root}, key) }) {
 			s.signal()
 		}
 	}
+	return another
+}
+
+// mixed reports whether the roots come from more than one store. The caller holds the lock.
+func (m *mirror) mixed() bool {
+	seen := ""
+	for _, from := range m.complete {
+		if seen != "" && from.cluster != "" && from.cluster != seen {
+			return true
+		}
+		seen = cmp.Or(from.cluster, seen)
+	}
+	return false
+}
+
+// whole reports whether all that has been read comes from one store.
+func (m *mirror) whole() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return !m.mixed()
+}
+
+// replacedAt returns when another store was last found in the place of the one before, zero if never.
+func (m *mirror) replacedAt() time.Time {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.replaced
 }
 
 // apply brings one event of a watch on root into the mirror. A directory that is removed takes
@@ -156,6 +197,9 @@ func (m *mirror) views(s *subscription, scopes []scope) []view {
 	default:
 	}
 	views := make([]view, len(scopes))
+	if m.mixed() {
+		return views
+	}
 	for i, scope := range scopes {
 		views[i] = m.view(scope)
 	}

@@ -31,7 +31,7 @@ func (p *polled) load(_ context.Context, m *mirror, _ []string) error {
 	if err != nil {
 		return err
 	}
-	m.replace("", pairs)
+	m.replace("", origin{}, pairs)
 	return nil
 }
 

@@ -239,10 +239,10 @@ func newClient(t *testing.T, endpoint string) *kvclient.Client {
 // gate is an address in front of a server that can be shut.
 type gate struct {
 	listener net.Listener
-	to       string
 	wait     sync.WaitGroup
 
 	mu    sync.Mutex // guards the fields below
+	to    string
 	shut  bool
 	conns map[net.Conn]bool
 }
@@ -275,13 +275,25 @@ func (g *gate) set(shut bool) {
 	}
 }
 
+// lead makes the gate lead to another server, and cuts off everybody at the one before.
+func (g *gate) lead(to string) {
+	g.set(true)
+	g.mu.Lock()
+	g.to = to
+	g.mu.Unlock()
+	g.set(false)
+}
+
 func (g *gate) accept() {
 	for {
 		in, err := g.listener.Accept()
 		if err != nil {
 			return
 		}
-		out, err := net.Dial("tcp", g.to)
+		g.mu.Lock()
+		to := g.to
+		g.mu.Unlock()
+		out, err := net.Dial("tcp", to)
 		g.mu.Lock()
 		if err != nil || g.shut {
 			in.Close()

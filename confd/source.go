@@ -97,6 +97,9 @@ type followed struct {
 	watch    bool
 	interval time.Duration
 	log      *slog.Logger
+
+	mu        sync.Mutex // guards inTrouble
+	inTrouble int        // followers that cannot read or watch
 }
 
 func (f *followed) load(ctx context.Context, m *mirror, roots []string) error {
@@ -108,81 +111,133 @@ func (f *followed) load(ctx context.Context, m *mirror, roots []string) error {
 			break // the next root would find the store as unreachable
 		}
 	}
-	return errors.Join(problems...)
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	if !m.whole() {
+		return errors.New("the store was replaced by another one while it was read; try again")
+	}
+	return nil
 }
 
 func (f *followed) run(ctx context.Context, m *mirror, roots []string, _ <-chan struct{}) {
+	if !f.watch {
+		f.keep(ctx, func(recovered func()) error { return f.look(ctx, m, roots, recovered) })
+		return
+	}
 	var followers sync.WaitGroup
 	for _, root := range roots {
-		followers.Go(func() { f.follow(ctx, m, root) })
+		followers.Go(func() {
+			f.keep(ctx, func(recovered func()) error { return f.follow(ctx, m, root, recovered) })
+		})
 	}
 	followers.Wait()
 }
 
-// follow keeps one root current: list at index i, watch from i+1, and list again when the watch
-// cannot go on or the interval is over. It never watches from "now", so it never skips a change.
-func (f *followed) follow(ctx context.Context, m *mirror, root string) {
+// keep repeats round until ctx ends, at once after a success and with pauses after failures. A
+// round calls recovered when it has got so far that an earlier trouble is over.
+func (f *followed) keep(ctx context.Context, round func(recovered func()) error) {
 	retry := backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax}
-	failing := false
+	var failing, historyGone bool // since the last good round
+	recovered := func() {
+		if failing {
+			failing = false
+			f.troubled(-1, nil)
+		}
+	}
 	for ctx.Err() == nil {
 		began := time.Now()
-		index, err := f.list(ctx, m, root)
-		if err == nil {
-			if failing {
-				f.log.Info("reading the store again", "key", keyName(root), "index", index)
-			}
-			failing = false
-			err = f.wait(ctx, m, root, index+1)
-		}
+		err := round(recovered)
 		// A store that can be listed and not watched must not be listed over and over.
 		if err == nil || time.Since(began) >= sourceRetryMax {
 			retry.Reset()
+			historyGone = false
 		}
-		if err == nil || ctx.Err() != nil {
+		switch {
+		case err == nil || ctx.Err() != nil:
 			continue
+		case kv.Is(err, kv.HistoryGone) && !historyGone: // no trouble: the next round reads everything
+			historyGone = true
+			f.log.Debug("everything is read again", "reason", err)
+		case failing:
+			f.log.Debug("the store cannot be followed yet", "reason", err)
+		default:
+			failing = true
+			f.troubled(1, err)
 		}
-		level := slog.LevelWarn
-		if failing {
-			level = slog.LevelDebug // said once; the rest is repetition
-		}
-		f.log.Log(ctx, level, "cannot follow the store; files stay as they are until it answers", "key", keyName(root), "reason", err)
-		failing = true
 		retry.Wait(ctx)
 	}
+	if failing {
+		f.troubled(-1, nil)
+	}
+}
+
+// troubled counts a follower in trouble, or one less. One line tells of the trouble, another of
+// its end, however many keys are followed.
+func (f *followed) troubled(change int, reason error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inTrouble += change
+	switch {
+	case reason != nil && f.inTrouble == 1:
+		f.log.Warn("cannot follow the store; files stay as they are until it answers", "reason", reason)
+	case reason != nil:
+		f.log.Debug("the store cannot be followed", "reason", reason)
+	case f.inTrouble == 0:
+		f.log.Info("reading the store again")
+	}
+}
+
+// look reads all roots and then waits for the interval to be over.
+func (f *followed) look(ctx context.Context, m *mirror, roots []string, recovered func()) error {
+	if err := f.load(ctx, m, roots); err != nil {
+		return err
+	}
+	recovered()
+	rest, cancel := context.WithTimeout(ctx, f.interval)
+	defer cancel()
+	<-rest.Done()
+	return nil
 }
 
 // list reads root into m and returns the store's index. A root that is absent is empty.
 func (f *followed) list(ctx context.Context, m *mirror, root string) (kv.Index, error) {
 	pairs := map[string]string{}
 	result, err := f.store.Read(ctx, kv.Read{Key: root, Recursive: true, Quorum: true})
+	from := origin{result.Cluster, result.Index}
 	switch {
 	case err == nil:
 		flatten(result.Node, pairs)
 	case kv.Is(err, kv.NotFound):
-		result.Index = indexOf(err)
+		from = originOf(err)
 	default:
 		return 0, err
 	}
-	if result.Index == 0 {
+	if from.index == 0 {
 		return 0, fmt.Errorf("cannot read %s: the answer does not say at which index the store is", keyName(root))
 	}
-	m.replace(root, pairs)
-	return result.Index, nil
+	if m.replace(root, from, pairs) {
+		f.log.Warn("the store was replaced by another one: everything is read again; files whose keys are all gone are held for a while", "hold", replacedGrace, "cluster", from.cluster, "index", from.index)
+	}
+	return from.index, nil
 }
 
-// wait returns nil when it is time to list again.
-func (f *followed) wait(ctx context.Context, m *mirror, root string, from kv.Index) error {
+// follow keeps one root current: list at index i, watch from i+1. It returns nil when the interval
+// is over, and an error when the watch cannot go on: then it is time to list again. It never
+// watches from "now", so it never skips a change.
+func (f *followed) follow(ctx context.Context, m *mirror, root string, recovered func()) error {
+	index, err := f.list(ctx, m, root)
+	if err != nil {
+		return err
+	}
 	timed, cancel := context.WithTimeout(ctx, f.interval)
 	defer cancel()
-	if !f.watch {
-		<-timed.Done()
-		return nil
-	}
-	watch, err := f.store.Watch(timed, kv.WatchFrom{Key: root, Recursive: true, Index: from})
+	watch, err := f.store.Watch(timed, kv.WatchFrom{Key: root, Recursive: true, Index: index + 1})
 	if err != nil {
 		return err
 	}
 	defer watch.Close()
+	recovered()
 	for {
 		event, err := watch.Next(timed)
 		if timed.Err() != nil {
@@ -214,11 +269,11 @@ func keyName(key string) string {
 	return key
 }
 
-// indexOf returns the store's index that err tells, 0 if it tells none.
-func indexOf(err error) kv.Index {
+// originOf returns where err says that it comes from.
+func originOf(err error) origin {
 	var e *kv.Error
 	if errors.As(err, &e) {
-		return e.Index
+		return origin{e.Cluster, e.Index}
 	}
-	return 0
+	return origin{}
 }

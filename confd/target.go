@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/render"
@@ -30,6 +31,8 @@ type target struct {
 	broken   string           // why the version on disk is not the parsed one, so that it is told once
 	skipped  string           // records left out by the last render, so that each is told once
 	kept     *install.Staged  // by --keep-stage-file: only the last one, however often it is tried
+	hadKeys  bool             // in the last pass that was not held
+	held     bool             // because the store was replaced by one without its keys
 }
 
 func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
@@ -45,6 +48,18 @@ func (t *target) reloads() bool { return t.ReloadCmd != "" && !t.cfg.SyncOnly &&
 
 // scope is what the template may see.
 func (t *target) scope() scope { return scope{t.Prefix, t.Keys} }
+
+// holds reports whether the file is to stay as it is although tree has lost all keys: the store was
+// replaced, and those who write the keys still have graceLeft to bring them to the new one.
+func (t *target) holds(tree render.Tree, graceLeft time.Duration) bool {
+	hold := t.hadKeys && tree.Len() == 0 && graceLeft > 0
+	if hold && !t.held {
+		t.log.Warn("the store was replaced by one that has none of the keys of this file; it is held as it is until they are back, or the time is over", "hold", graceLeft.Round(time.Second))
+	}
+	t.held = hold
+	t.hadKeys = hold || tree.Len() > 0
+	return hold
+}
 
 // bring is apply, with the failure logged.
 func (t *target) bring(ctx context.Context, tree render.Tree) error {

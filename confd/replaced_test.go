@@ -1,0 +1,129 @@
+package confd
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/resource"
+	"github.com/kvd-io/kvd/daemon/daemontest"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+func address(c *daemontest.Cluster) string { return strings.TrimPrefix(c.URL(), "http://") }
+
+func TestAReplacedStoreIsToldOnceAndFilesWithoutKeysAreHeld(t *testing.T) {
+	before, after := daemontest.Start(t, 1), daemontest.Start(t, 1)
+	g := newGate(t, address(before))
+	r := newRig(t, newClient(t, before.URL()))
+	r.resource("a", `{{range gets "/a/*"}}{{.Value}} {{end}}`, `keys = ["/a"]`)
+	r.resource("b", `{{range gets "/b/*"}}{{.Value}} {{end}}`, `keys = ["/b"]`)
+	r.resource("both", `{{range gets "/*/*"}}{{.Value}} {{end}}`, `keys = ["/a", "/b"]`)
+	r.resource("none", `none {{range gets "/none/*"}}{{.Value}} {{end}}`, `keys = ["/none"]`)
+	r.set("/a/x", "1")
+	r.set("/b/x", "2")
+	r.deps.Store = newClient(t, g.listener.Addr().String())
+	r.start()
+	r.eventually("a.out", "1 ")
+	r.eventually("both.out", "1 2 ")
+	r.eventually("none.out", "none ")
+
+	r.deps.Store = newClient(t, after.URL())
+	r.set("/b/x", "3")
+	g.lead(address(after))
+	r.eventually("b.out", "3 ")
+	r.eventually("both.out", "3 ")
+	r.until("the hold is told", func() bool { return strings.Contains(r.log.String(), "none of the keys of this file") })
+	if got := r.read("a.out"); got != "1 " {
+		t.Errorf("the file whose keys are all gone became %q", got)
+	}
+	r.set("/a/x", "back")
+	r.eventually("a.out", "back ")
+	r.eventually("both.out", "back 3 ")
+	log := r.log.String()
+	for text, want := range map[string]int{"the store was replaced by another one": 1, "none of the keys of this file": 1, "cannot follow": 0, "reading the store again": 0} {
+		if got := strings.Count(log, text); got != want {
+			t.Errorf("%q is logged %d times, want %d", text, got, want)
+		}
+	}
+}
+
+func TestAHeldFileFollowsTheTruthWhenTheGraceIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.resource("a", `{{range gets "/a/*"}}{{.Value}}{{end}}`, `keys = ["/a"]`)
+		loaded, err := resource.Load(r.cfg.ConfDir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := newMirror(false)
+		m.replace("/a", origin{"c1", 9}, map[string]string{"/a/x": "1"})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			newGroups([]resource.Resource{loaded[0].Resource}, m, r.cfg, r.deps)[0].run(ctx)
+		}()
+		after := func(wait time.Duration, want string) {
+			t.Helper()
+			time.Sleep(wait)
+			synctest.Wait()
+			if got := r.read("a.out"); got != want {
+				t.Errorf("a.out is %q, want %q", got, want)
+			}
+		}
+		after(time.Second, "1")
+		m.replace("/a", origin{"c2", 2}, nil)
+		after(replacedGrace-time.Second, "1")
+		after(2*time.Second, "")
+		m.replace("/a", origin{"c2", 3}, map[string]string{"/a/x": "2"})
+		after(time.Second, "2")
+		m.replace("/a", origin{"c2", 4}, nil) // by somebody who meant it
+		after(time.Second, "")
+		cancel()
+		<-ended
+	})
+}
+
+// swapped answers each read from the next of clusters; the last one stays.
+type swapped struct {
+	kv.Store
+	clusters []string
+}
+
+func (s *swapped) Read(_ context.Context, read kv.Read) (kv.Result, error) {
+	cluster := s.clusters[0]
+	if len(s.clusters) > 1 {
+		s.clusters = s.clusters[1:]
+	}
+	if read.Key == "/absent" {
+		return kv.Result{}, &kv.Error{Kind: kv.NotFound, Index: 5, Cluster: cluster}
+	}
+	return kv.Result{Event: kv.Event{Node: &kv.Node{Key: read.Key, Value: cluster}}, Index: 5, Cluster: cluster}, nil
+}
+
+func TestAStoreThatIsReplacedBetweenTwoKeysIsReadAgainAsAWhole(t *testing.T) {
+	for _, roots := range [][]string{{"/a", "/b"}, {"/a", "/absent"}} {
+		f := &followed{store: &swapped{clusters: []string{"c1", "c2"}}, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
+		m := newMirror(false)
+		if err := f.load(t.Context(), m, roots); err == nil || !strings.Contains(err.Error(), "replaced by another one") {
+			t.Errorf("%q read once: %v", roots, err)
+		}
+		if got := dump(t, m, "/a"); got != "not ready" {
+			t.Errorf("%q read once: the mirror shows %q", roots, got)
+		}
+		synctest.Test(t, func(t *testing.T) { // looked at every hour, it is read again at once
+			f.store = &swapped{clusters: []string{"c1", "c2"}}
+			m := newMirror(false)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			f.run(ctx, m, roots, nil)
+			if got := dump(t, m, "/a"); got != "/a=c2 " {
+				t.Errorf("%q followed: the mirror shows %q", roots, got)
+			}
+		})
+	}
+}
