@@ -34,7 +34,11 @@ type entry struct {
 	expires time.Time // while the key is ours it lives at least until then
 	problem error     // why the last attempt failed; nil after a success
 	logged  string    // the last problem that was logged
+	news    string    // what a write has brought about and was not logged yet
 }
+
+// removed is the news of a key that was ours and that we have taken away.
+const removed = "removed"
 
 // attemptsMax bounds how often one visit to the store starts over because the key keeps changing.
 const attemptsMax = 5
@@ -82,9 +86,10 @@ func (e *entry) reconcile(ctx context.Context, store kv.Store, owner string, ttl
 		result, err := store.Write(ctx, write)
 		switch {
 		case err == nil && write.Op == kv.OpCompareAndDelete:
-			e.index = 0
+			e.index, e.news = 0, removed
 			return nil
 		case err == nil:
+			e.news = e.tidings(write)
 			e.index, e.written, e.held = result.Node.ModifiedIndex, e.wanted, true
 			e.expires = started.Add(ttl)
 			return nil
@@ -93,7 +98,8 @@ func (e *entry) reconcile(ctx context.Context, store kv.Store, owner string, ttl
 		case kv.Is(err, kv.CompareFailed), kv.Is(err, kv.Exists), kv.Is(err, kv.NotFile):
 			e.unsure = true
 		default:
-			e.unsure = true // the outcome may be unknown
+			surelyNot := kv.Is(err, kv.Unavailable) || kv.Is(err, kv.NoLeader)
+			e.unsure = e.unsure || !surelyNot
 			return err
 		}
 	}
@@ -111,6 +117,19 @@ func (e *entry) write(ttl time.Duration) kv.Write {
 		return kv.Write{Op: kv.OpCompareAndSwap, Key: e.key, Value: e.wanted, TTL: ttl, PrevIndex: e.index}
 	}
 	return kv.Write{Op: kv.OpCompareAndSwap, Key: e.key, TTL: ttl, PrevIndex: e.index, Refresh: true}
+}
+
+// tidings is what readers can see of a write that succeeded; "" if they had seen it before.
+func (e *entry) tidings(write kv.Write) string {
+	switch {
+	case !e.held:
+		return "registered"
+	case write.Op == kv.OpCreate:
+		return "registered again"
+	case !write.Refresh:
+		return "changed"
+	}
+	return e.news
 }
 
 // read learns who has the key. It returns a HeldError when somebody else has a key that is wanted.

@@ -68,9 +68,31 @@ func (s *memStore) Read(_ context.Context, r kv.Read) (kv.Result, error) {
 	s.expire()
 	node := s.nodes[r.Key]
 	if node == nil {
+		node = s.list(r.Key)
+	}
+	if node == nil {
 		return kv.Result{}, &kv.Error{Key: r.Key, Kind: kv.NotFound, Index: s.index}
 	}
 	return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: node}, Index: s.index}, nil
+}
+
+// list returns a directory two levels deep, nil if there is nothing below it.
+func (s *memStore) list(key string) *kv.Node {
+	services := map[string]*kv.Node{}
+	dir := &kv.Node{Key: key, Dir: true}
+	for path, node := range s.nodes {
+		if parent := kv.Parent(path); kv.Parent(parent) == key {
+			if services[parent] == nil {
+				services[parent] = &kv.Node{Key: parent, Dir: true}
+				dir.Nodes = append(dir.Nodes, services[parent])
+			}
+			services[parent].Nodes = append(services[parent].Nodes, node)
+		}
+	}
+	if len(dir.Nodes) == 0 {
+		return nil
+	}
+	return dir
 }
 
 func (s *memStore) Write(_ context.Context, w kv.Write) (kv.Result, error) {

@@ -31,11 +31,17 @@ func (p *Publisher) loop(ctx context.Context) {
 	}
 }
 
-// withdraw removes every key that is ours, trying until ctx ends.
+// withdraw removes every key that is ours, or with Keep those that are not wanted any more, trying
+// until ctx ends.
 func (p *Publisher) withdraw(ctx context.Context) {
 	p.adopt()
+	p.sweeping = nil // what was not found until now expires
 	now := time.Now()
-	for _, e := range p.entries {
+	for key, e := range p.entries {
+		if p.cfg.Keep && e.wanted != "" {
+			delete(p.entries, key)
+			continue
+		}
 		e.wanted, e.due = "", now
 	}
 	p.retry.Reset()
@@ -73,6 +79,9 @@ func (p *Publisher) leftover() error {
 func (p *Publisher) adopt() {
 	p.mu.Lock()
 	want := p.desired
+	if p.swept != nil {
+		p.sweeping, p.swept = p.swept, nil
+	}
 	p.mu.Unlock()
 	if want.generation == p.generation {
 		return
@@ -105,6 +114,13 @@ func (p *Publisher) pass(ctx context.Context) time.Duration {
 	if wait := p.notBefore.Sub(now); wait > 0 {
 		p.report() // what needs no store is settled all the same
 		return wait
+	}
+	if err := p.sweep(ctx); err != nil {
+		if ctx.Err() == nil {
+			p.setOutage(err)
+			p.report()
+		}
+		return p.wait()
 	}
 	var visits errgroup.Group
 	visits.SetLimit(requestsMax)
@@ -157,9 +173,10 @@ func heartbeat(ttl time.Duration) time.Duration {
 
 // report forgets what is gone, logs what is new, and publishes the status.
 func (p *Publisher) report() {
-	status, settled := Status{Err: p.outage}, true
+	status, settled := Status{Err: p.outage}, p.sweeping == nil
 	now := time.Now()
 	for key, e := range p.entries {
+		p.logNews(e)
 		if e.gone() {
 			delete(p.entries, key)
 			continue
@@ -186,8 +203,22 @@ func (p *Publisher) report() {
 		if settled {
 			p.settled = p.generation
 		}
+		status.Removed = p.removed
 		p.status, p.turned = status, now
 	})
+}
+
+// logNews logs what has become of one key.
+func (p *Publisher) logNews(e *entry) {
+	if e.news == "" {
+		return
+	}
+	if e.news == removed {
+		p.removed++
+	}
+	record, _ := Decode(e.written) // it is our own
+	p.cfg.Log.Info(e.news, "key", e.key, "address", record.Address, "port", record.Port)
+	e.news, e.logged = "", ""
 }
 
 // logProblem logs what keeps one key from its place, once for each reason.
@@ -227,6 +258,9 @@ func (p *Publisher) setOutage(cause error) {
 // wait is the time until the next entry is due, or until the store may be tried again.
 func (p *Publisher) wait() time.Duration {
 	next := time.Now().Add(p.cfg.TTL)
+	if p.sweeping != nil {
+		next = time.Now()
+	}
 	for _, e := range p.entries {
 		if e.due.Before(next) {
 			next = e.due

@@ -31,7 +31,11 @@ type PublisherConfig struct {
 	Store  kv.Store
 	Prefix string        // directory of all services; "" means DefaultPrefix
 	TTL    time.Duration // of each key, see ValidateTTL; 0 means DefaultTTL
-	Owner  string        // "MACHINE/RUN", unique to this run; "" means NewOwner()
+	Owner  string        // of every record; "" means NewOwner()
+
+	// Keep leaves the desired set in the store when Run ends: it lives on by its TTL, and the
+	// next run of a StandingOwner carries on with it.
+	Keep bool
 
 	// WithdrawTimeout bounds how long Run takes to remove its keys when it ends; 0 means
 	// DefaultWithdrawTimeout. What is left then expires by its TTL.
@@ -47,6 +51,7 @@ type PublisherConfig struct {
 type Status struct {
 	Wanted     int   // records in the desired set
 	Registered int   // of these, those whose key is in the store now, as far as can be known
+	Removed    int   // keys removed since the start, each known to have been ours
 	Err        error // why the rest is not, or why it cannot be known; nil if all is well
 }
 
@@ -68,6 +73,8 @@ type Publisher struct {
 
 	// Owned by the goroutine of Run.
 	entries    map[string]*entry
+	sweeping   func(Record) bool // what a sweep that is still to be made spares; nil: none is
+	removed    int
 	generation uint64 // of the desired set that entries reflect
 	outage     error  // why the store does not answer; nil while it does
 	retry      backoff.Backoff
@@ -75,7 +82,8 @@ type Publisher struct {
 
 	mu      sync.Mutex // guards the fields below
 	desired desired
-	settled uint64 // generation that the store was last seen to agree with
+	swept   func(Record) bool // what the Sweep asked for spares; nil: none, or Run has seen it
+	settled uint64            // generation that the store was last seen to agree with
 	status  Status
 	turned  time.Time // when the latest pass ended
 	ended   bool
@@ -137,10 +145,25 @@ func (p *Publisher) Set(records []Record) {
 		next.values[key] = record.encode()
 	}
 	next.refused = errors.Join(refused...)
+	p.want(func() {
+		next.generation = p.desired.generation
+		p.desired = next
+	})
+}
 
+// Sweep removes what earlier runs have left in the store and nobody wants any more: the records of
+// this publisher's Owner, or of the same program with other settings, that are neither desired nor
+// spared. It happens once, as soon as the store answers, never blocks, and needs a StandingOwner.
+// spare is called from Run.
+func (p *Publisher) Sweep(spare func(Record) bool) {
+	p.want(func() { p.swept = spare })
+}
+
+// want changes what is desired and wakes Run.
+func (p *Publisher) want(change func()) {
 	p.mu.Lock()
-	next.generation = p.desired.generation + 1
-	p.desired = next
+	change()
+	p.desired.generation++
 	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:
@@ -190,7 +213,8 @@ func (p *Publisher) LastPass() time.Time {
 
 // Run registers the desired set, renews it, puts back what vanishes and removes what is no longer
 // desired, until ctx ends. It never gives up on a store that is away. When ctx ends it removes all
-// its keys and returns nil, or says which it had to leave to their TTL.
+// its keys, or with Keep those that are not desired any more, and returns nil, or says which it had
+// to leave to their TTL.
 func (p *Publisher) Run(ctx context.Context) error {
 	var watcher sync.WaitGroup
 	watcher.Go(func() { p.watch(ctx) })

@@ -22,7 +22,7 @@ type Record struct {
 	Port     int               `json:"port"`
 	Protocol string            `json:"protocol"` // "tcp" or "udp"
 	State    string            `json:"state"`
-	Weight   int               `json:"weight,omitempty"`
+	Weight   int               `json:"weight,omitempty"` // 1 to WeightMax; 0 leaves it to the reader
 	Tags     []string          `json:"tags,omitempty"`
 	Meta     map[string]string `json:"meta,omitempty"`
 	Host     string            `json:"host,omitempty"`  // name of the machine it runs on

@@ -28,6 +28,7 @@ func TestRecordsThatCannotBecomeAKeyOrAConfigurationLineAreRefused(t *testing.T)
 		{func(r *Record) { r.Protocol = "icmp" }, "tcp or udp"},
 		{func(r *Record) { r.State = "down" }, "state"},
 		{func(r *Record) { r.Weight = -1 }, "weight"},
+		{func(r *Record) { r.Weight = WeightMax + 1 }, "0 to 256"},
 		{func(r *Record) { r.Tags = make([]string, 65) }, "at most 64"},
 		{func(r *Record) { r.Tags = []string{""} }, "empty"},
 		{func(r *Record) { r.Meta = map[string]string{"k": "a\x00b"} }, "control bytes"},
@@ -67,6 +68,20 @@ func TestOwnersDifferByRunAndAgreeByMachine(t *testing.T) {
 	}
 }
 
+func TestStandingOwnersAreTheSameForEveryRunAndTellProgramsAndSettingsApart(t *testing.T) {
+	a := StandingOwner("h1", "agent", "x=1")
+	if again := StandingOwner("h1", "agent", "x=1"); again != a {
+		t.Errorf("owners %q and %q of one program", a, again)
+	}
+	changed, other, run := StandingOwner("h1", "agent", "x=2"), StandingOwner("h1", "other", "x=1"), NewOwner()
+	if changed == a || !sameProgram(a, changed) || !sameMachine(a, changed) {
+		t.Errorf("owners %q and %q of one program with two settings", a, changed)
+	}
+	if sameProgram(a, other) || sameProgram(a, run) || sameProgram(run, NewOwner()) || sameProgram("", "") {
+		t.Errorf("owners %q, %q and %q are taken for one program's", a, other, run)
+	}
+}
+
 func TestTTLsAndPrefixesAreChecked(t *testing.T) {
 	for _, ttl := range []time.Duration{0, -time.Second, 1500 * time.Millisecond, 25 * time.Hour} {
 		if ValidateTTL(ttl) == nil {
@@ -76,6 +91,11 @@ func TestTTLsAndPrefixesAreChecked(t *testing.T) {
 	for _, prefix := range []string{"", "services", "/", "/a//b", "/_x", "/a/.."} {
 		if ValidatePrefix(prefix) == nil {
 			t.Errorf("prefix %q accepted", prefix)
+		}
+	}
+	for prefix, want := range map[string]string{"/": "below the root", "/services/": "a slash too many"} {
+		if err := ValidatePrefix(prefix); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("prefix %q: %v, want %q", prefix, err, want)
 		}
 	}
 	if err := ValidatePrefix("/a/b"); err != nil {

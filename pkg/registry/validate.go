@@ -17,10 +17,12 @@ const (
 	valueBytesMax = 64 << 10
 	tagsMax       = 64
 	metaMax       = 64
-	weightMax     = 65535
 	ttlMin        = time.Second
 	ttlMax        = 24 * time.Hour
 )
+
+// WeightMax is the highest Weight of a Record: no more than every proxy understands.
+const WeightMax = 256
 
 // Key returns the record's key below prefix: PREFIX/SERVICE/INSTANCE. The record must be valid.
 func (r Record) Key(prefix string) string { return prefix + "/" + r.Service + "/" + r.Instance }
@@ -40,8 +42,8 @@ func (r Record) Validate() error {
 	if r.State != StateUp && r.State != StateDraining {
 		problems = append(problems, fmt.Errorf("state %q: must be %s or %s", r.State, StateUp, StateDraining))
 	}
-	if r.Weight < 0 || r.Weight > weightMax {
-		problems = append(problems, fmt.Errorf("weight %d: must be 0 to %d", r.Weight, weightMax))
+	if r.Weight < 0 || r.Weight > WeightMax {
+		problems = append(problems, fmt.Errorf("weight %d: must be 0 to %d", r.Weight, WeightMax))
 	}
 	if len(r.Tags) > tagsMax {
 		problems = append(problems, fmt.Errorf("%d tags: at most %d are allowed", len(r.Tags), tagsMax))
@@ -77,7 +79,13 @@ func ValidatePrefix(prefix string) error {
 	if !strings.HasPrefix(prefix, "/") {
 		return fmt.Errorf("prefix %q: must begin with a slash, like %s", prefix, DefaultPrefix)
 	}
+	if prefix == "/" {
+		return fmt.Errorf("prefix %q: services need a directory below the root, like %s", prefix, DefaultPrefix)
+	}
 	for _, segment := range strings.Split(prefix[1:], "/") {
+		if segment == "" {
+			return fmt.Errorf("prefix %q: has a slash too many; write it like %s", prefix, DefaultPrefix)
+		}
 		if err := validateName("prefix segment", segment); err != nil {
 			return err
 		}
