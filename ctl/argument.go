@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -25,7 +26,7 @@ func onlyKey(args []string) (string, error) {
 }
 
 // keyAndValue returns a key and a value, which is read from stdin when it is not an argument.
-func keyAndValue(env *program.Env, args []string) (key, value string, err error) {
+func keyAndValue(ctx context.Context, env *program.Env, args []string) (key, value string, err error) {
 	if len(args) == 0 {
 		return "", "", &usageError{text: "key required"}
 	}
@@ -35,8 +36,10 @@ func keyAndValue(env *program.Env, args []string) (key, value string, err error)
 	if terminal, ok := env.Stdin.(*os.File); ok && program.IsTerminal(terminal) {
 		return "", "", &usageError{text: "value required", hint: "give it as an argument or through a pipe"}
 	}
-	data, err := io.ReadAll(io.LimitReader(env.Stdin, valueBytesMax+1))
+	data, err := readAll(ctx, env.Stdin)
 	switch {
+	case ctx.Err() != nil:
+		return "", "", ctx.Err()
 	case err != nil:
 		return "", "", &usageError{text: fmt.Sprintf("cannot read the value from stdin: %v", err)}
 	case len(data) > valueBytesMax:
@@ -45,6 +48,24 @@ func keyAndValue(env *program.Env, args []string) (key, value string, err error)
 		return "", "", &usageError{text: "value required", hint: `stdin is empty; for an empty value say ""`}
 	}
 	return args[0], string(data), nil
+}
+
+// readAll reads up to one byte more than a value may have, unless ctx ends first. A read of stdin
+// cannot be called off: then it is left behind, and ends with the process.
+func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
+	done := make(chan struct{})
+	var read []byte
+	var readErr error
+	go func() {
+		defer close(done)
+		read, readErr = io.ReadAll(io.LimitReader(r, valueBytesMax+1))
+	}()
+	select {
+	case <-done:
+		return read, readErr
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // noMore refuses arguments after the first n: most often a value that was not quoted.

@@ -135,7 +135,8 @@ var session = []step{
 	{line: "-o|json|set|--swap-with-value|10|a|11"},
 	{line: "set|--swap-with-value|x|none|11"},
 	{line: "set|--ttl|0|a|12"},
-	{line: "set|--ttl|-1|a|12"},
+	{line: "set|--ttl|-1|a|12", differs: "a negative time would make the key permanent",
+		want: outcome{1, "", `invalid argument "-1" for "--ttl"`}, alike: "set|a|12"},
 	{line: "set|--ttl|1000|a|12"},
 
 	{line: "rm|a"},

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,11 +34,12 @@ type settings struct {
 
 // Program returns kvctl.
 func Program() program.Program {
+	var s *settings
 	var execWatch *cobra.Command
 	return program.Program{
 		Name: "kvctl",
 		Command: func() *cobra.Command {
-			s := &settings{output: simple, totalTimeout: defaultTotalTimeout}
+			s = &settings{output: simple, totalTimeout: defaultTotalTimeout}
 			execWatch = execWatchCommand(s)
 			return rootCommand(s, execWatch)
 		},
@@ -49,6 +51,13 @@ func Program() program.Program {
 			// flags are its own.
 			execWatch.Flags().SetInterspersed(slices.Contains(args, "--"))
 			return args
+		},
+		Report: func(w io.Writer, f program.Failure) bool {
+			if s.output != asJSON {
+				return false
+			}
+			trouble{Exit: f.Code, Message: f.Text, Hint: strings.Join(f.Hints, "; ")}.print(w, asJSON)
+			return true
 		},
 	}
 }
@@ -69,7 +78,7 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 	clientflags.Add(flags, &s.client)
 	flags.Lookup("endpoints").Shorthand = "C"
 	flags.VarP(&s.output, "output", "o", "how to print: simple, extended or json")
-	flags.DurationVar(&s.totalTimeout, "total-timeout", s.totalTimeout, "longest time for a command, except those that watch")
+	flags.DurationVar(&s.totalTimeout, "total-timeout", s.totalTimeout, "longest time for a command, except those that watch; 0 is no limit")
 	flags.BoolVar(&s.debug, "debug", false, "show each request as a curl command on stderr")
 	flags.Bool("no-sync", false, "accepted for etcdctl's sake: the endpoints are always used as given")
 	flags.Lookup("no-sync").Hidden = true
@@ -118,10 +127,18 @@ type action func(ctx context.Context, c *session, args []string) error
 // turns its error into a message and an exit code.
 func (s *settings) run(act action) func(*cobra.Command, []string) error {
 	return s.runUnbounded(func(ctx context.Context, c *session, args []string) error {
-		ctx, cancel := context.WithTimeout(ctx, s.totalTimeout)
+		ctx, cancel := s.bound(ctx)
 		defer cancel()
 		return act(ctx, c, args)
 	})
+}
+
+// bound returns a context that ends with ctx or after the total timeout, if there is one.
+func (s *settings) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.totalTimeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, s.totalTimeout)
 }
 
 // runUnbounded is run for commands that wait for changes.
@@ -144,6 +161,9 @@ func (s *settings) open(ctx context.Context, env *program.Env, act func(*session
 	cfg.Log = env.Log
 	if s.debug {
 		cfg.OnRequest = func(method, url, form string) { printCurl(env.Stderr, method, url, form) }
+	}
+	if s.totalTimeout < 0 {
+		return &usageError{text: fmt.Sprintf("--total-timeout %v: it cannot be negative", s.totalTimeout), hint: "0 is no limit"}
 	}
 	if err := askPassword(ctx, env, &cfg); err != nil {
 		return err

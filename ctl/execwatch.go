@@ -37,6 +37,9 @@ As with etcdctl, KEY may come last when there is no "--": kvctl exec-watch ./rel
 			if err != nil {
 				return err
 			}
+			if _, err := exec.LookPath(argv[0]); err != nil {
+				return &usageError{text: fmt.Sprintf("cannot run %s: %v", argv[0], errors.Unwrap(err))}
+			}
 			return c.follow(ctx, from.at(key), func(e kv.Event, _ kv.Index) (bool, error) {
 				if e.Node.Dir {
 					fmt.Fprintf(c.env.Stderr, "Ignored dir %s change\n", e.Node.Key)

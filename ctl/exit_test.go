@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/daemon/daemontest"
 )
@@ -91,7 +92,13 @@ func TestEachExitCodeMeansWhatIsDocumented(t *testing.T) {
 		{"directory", live, "get|/d", 1, "/d: is a directory\n"},
 		{"nothing to run", live, "exec-watch|/a", 1, "key and command to exec required"},
 		{"a value that fits no environment", live, "exec-watch|--after-index|1|/big|--|true", 1, "cannot run true for /big"},
-		{"nothing that can run", live, "exec-watch|--after-index|1|/a|--|/none/such", 1, "cannot run /none/such for /a"},
+		{"nothing that can run", live, "exec-watch|/a|--|/none/such", 1, "cannot run /none/such: "},
+		{"negative TTL", live, "set|--ttl|-1|/a|1", 1, `invalid argument "-1" for "--ttl"`},
+		{"negative TTL of a directory", live, "mkdir|--ttl|-5s|/new", 1, "--ttl -5s: it cannot be negative"},
+		{"negative limit", live, "get|/a|--total-timeout|-1s", 1, "--total-timeout -1s: it cannot be negative\nhint: 0 is no limit"},
+		{"no limit", live, "get|/a|--total-timeout|0", 0, ""},
+		{"no limit to the opening of a watch", live, "watch|--after-index|1|/a|--total-timeout|0", 0, ""},
+		{"a value that looks like a flag", live, "set|/a|-5", 1, `what begins with "-" and is no flag goes after "--", as in: kvctl set -- KEY -5`},
 
 		{"refused", refusing(t), "get|/a", 2, "connection refused; is kvd running?"},
 		{"refused everywhere", refusing(t) + "," + refusing(t), "set|/a|1", 2, "connection refused; is kvd running?"},
@@ -156,6 +163,61 @@ func TestAnInterruptionEndsACommandWith130AndAWatchWith0(t *testing.T) {
 	}
 }
 
+func TestAnInterruptionEndsTheReadingOfAValueAtOnce(t *testing.T) {
+	live := daemontest.Start(t, 1).URL()
+	stdin, feed := io.Pipe()
+	defer feed.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	var stdout, stderr output
+	ended := make(chan int)
+	go func() {
+		ended <- call{endpoint: live, stdin: stdin, args: []string{"set", "/a"}}.start(ctx, &stdout, &stderr)
+	}()
+	if _, err := feed.Write([]byte("half")); err != nil { // returns when kvctl has read it
+		t.Fatal(err)
+	}
+	cancel()
+	select {
+	case code := <-ended:
+		if code != 130 {
+			t.Errorf("code %d: %s", code, &stderr)
+		}
+	case <-time.After(patience):
+		t.Fatal("it waits for the rest")
+	}
+	if got := kvctl(t, live, "get", "/a"); got.code != 4 {
+		t.Errorf("half a value was written: %+v", got)
+	}
+}
+
+func TestTheTimeLimitBeginsWhenTheValueIsThere(t *testing.T) {
+	live := daemontest.Start(t, 1).URL()
+	const limit = 400 * time.Millisecond
+	stdin, feed := io.Pipe()
+	go func() {
+		time.Sleep(limit + 50*time.Millisecond) // slow, which is what is tested
+		io.WriteString(feed, "late")
+		feed.Close()
+	}()
+	got := call{endpoint: live, stdin: stdin, args: []string{"set", "/a", "--total-timeout", limit.String()}}.run(t)
+	if got.code != 0 || got.stdout != "late\n" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestATTLIsATimeRoundedUpToSeconds(t *testing.T) {
+	live := daemontest.Start(t, 1).URL()
+	for ttl, want := range map[string]string{"90": "90", "15m": "900", "1500ms": "2"} {
+		for _, command := range []string{"set|/a|1", "setdir|/d"} {
+			got := kvctl(t, live, append(strings.Split(command, "|"), "--debug", "--ttl", ttl)...)
+			if got.code != 0 || !strings.Contains(got.stderr, "ttl="+want) {
+				t.Errorf("%s --ttl %s: %+v, want %s s", command, ttl, got, want)
+			}
+		}
+		kvctl(t, live, "rm", "-r", "/d")
+	}
+}
+
 func TestErrorsAreJSONWhenOutputIs(t *testing.T) {
 	live := daemontest.Start(t, 1).URL()
 	for _, c := range []struct {
@@ -163,6 +225,10 @@ func TestErrorsAreJSONWhenOutputIs(t *testing.T) {
 	}{
 		{live, "-o|json|get|/none", `{"exit":4,"code":100,"message":"Key not found","cause":"/none","index":N}`},
 		{live, "get|-o|json", `{"exit":1,"message":"key required"}`},
+		{live, "ls|--recurse|-o|json", `{"exit":1,"message":"unknown flag: --recurse","hint":"did you mean --recursive?; try: kvctl ls --help"}`},
+		{live, "--total-timeout|x|get|-o=json", `{"exit":1,"message":"invalid argument \"x\" for \"--total-timeout\" flag: use a time such as 500ms, 15s or 2m, or a number of seconds","hint":"try: kvctl get --help"}`},
+		{live, "bogus|--output=json", `{"exit":1,"message":"unknown command \"bogus\" for \"kvctl\"","hint":"try: kvctl --help"}`},
+		{live, "get|/a|-o|json|--config|/none.yaml", `{"exit":1,"message":"cannot read the configuration file: open /none.yaml: no such file or directory"}`},
 		{live, "update|/none|1|-o|json", `{"exit":4,"code":100,"message":"Key not found","cause":"/none","index":N,"hint":"kvctl set creates a key, kvctl mkdir a directory"}`},
 	} {
 		got := kvctl(t, c.endpoint, strings.Split(c.line, "|")...).stderr

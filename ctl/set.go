@@ -2,10 +2,13 @@ package ctl
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -47,23 +50,21 @@ func updatedirCommand(s *settings) *cobra.Command {
 
 // writer is a command that writes a key, or makes a directory when write.Dir is set.
 type writer struct {
-	write      kv.Write
-	ttlSeconds int64
-	inOrder    bool
+	write   kv.Write
+	inOrder bool
 }
-
-// ttlSecondsMax is the longest TTL that a time.Duration holds, 292 years.
-const ttlSecondsMax = int64(math.MaxInt64 / time.Second)
 
 func (w *writer) command(s *settings, use, short string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, GroupID: groupDirs,
 		ValidArgsFunction: s.completeKey,
-		RunE: s.run(func(ctx context.Context, c *session, args []string) error {
-			write, err := w.ready(c, args)
+		RunE: s.runUnbounded(func(ctx context.Context, c *session, args []string) error {
+			write, err := w.ready(ctx, c, args)
 			if err != nil {
 				return err
 			}
+			ctx, cancel := s.bound(ctx) // from now: who feeds a pipe may take longer
+			defer cancel()
 			result, err := c.client.Write(ctx, write)
 			if err != nil {
 				return err
@@ -79,22 +80,30 @@ func (w *writer) command(s *settings, use, short string) *cobra.Command {
 Without VALUE it is read from stdin, whole. A key or value that begins with "-" goes after "--":
 
   kvctl ` + cmd.Name() + ` -- /temperature -12`
+		cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+			var unknown *pflag.NotExistError
+			if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
+				err = fmt.Errorf("%w; what begins with \"-\" and is no flag goes after \"--\", as in: kvctl %s -- KEY -%s", err, cmd.Name(), unknown.GetSpecifiedShortnames())
+			}
+			return cmd.Parent().FlagErrorFunc()(cmd, err)
+		})
 	}
-	cmd.Flags().Int64Var(&w.ttlSeconds, "ttl", 0, "`seconds` until it is removed; 0 is never")
+	cmd.Flags().DurationVar(&w.write.TTL, "ttl", 0, "`time` until it is removed, such as 90 (seconds) or 15m; 0 is never")
 	return cmd
 }
 
 // ready returns the write that flags and arguments ask for.
-func (w *writer) ready(c *session, args []string) (kv.Write, error) {
+func (w *writer) ready(ctx context.Context, c *session, args []string) (kv.Write, error) {
 	write := w.write
+	if write.TTL < 0 {
+		return write, &usageError{text: fmt.Sprintf("--ttl %v: it cannot be negative", write.TTL), hint: "0 is for ever"}
+	}
+	write.TTL = wholeSeconds(write.TTL)
 	var err error
 	if write.Dir {
 		write.Key, err = onlyKey(args)
 	} else {
-		write.Key, write.Value, err = keyAndValue(c.env, args)
-	}
-	if w.ttlSeconds > 0 {
-		write.TTL = time.Duration(min(w.ttlSeconds, ttlSecondsMax)) * time.Second
+		write.Key, write.Value, err = keyAndValue(ctx, c.env, args)
 	}
 	switch {
 	case w.inOrder:
@@ -103,4 +112,13 @@ func (w *writer) ready(c *session, args []string) (kv.Write, error) {
 		write.Op = kv.OpCompareAndSwap
 	}
 	return write, err
+}
+
+// wholeSeconds rounds up to the unit of a store's TTLs, unless no time.Duration is that long.
+func wholeSeconds(d time.Duration) time.Duration {
+	whole := d.Truncate(time.Second)
+	if whole < d && whole <= math.MaxInt64-time.Second {
+		whole += time.Second
+	}
+	return whole
 }

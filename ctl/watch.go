@@ -63,7 +63,7 @@ func (w *watchFlags) at(key string) kv.WatchFrom {
 // follow passes changes to act until it wants no more or fails, or a signal ends it, which is no
 // error. index is where the store was known to stand when the change was waited for.
 func (c *session) follow(ctx context.Context, from kv.WatchFrom, act func(e kv.Event, index kv.Index) (more bool, err error)) error {
-	opening, cancel := context.WithTimeout(ctx, c.totalTimeout)
+	opening, cancel := c.bound(ctx)
 	watch, err := c.client.Watch(opening, from)
 	cancel()
 	if err != nil {

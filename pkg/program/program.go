@@ -56,6 +56,19 @@ type Program struct {
 	// Args rewrites the arguments before parsing, for programs whose users expect other
 	// conventions, such as confd's single dash. nil leaves them alone.
 	Args func(args []string) []string
+
+	// Report prints a failure that no command has printed, such as an unknown flag, for programs
+	// that print errors in a form that a flag chooses: the root's flags hold what arguments and
+	// environment say, as far as that can be understood. It returns false to leave it to Run,
+	// which prints for people; nil always does.
+	Report func(w io.Writer, f Failure) bool
+}
+
+// Failure is an error that ends a program, as it is told.
+type Failure struct {
+	Code  int      // the exit code
+	Text  string   // what happened, without the program's name
+	Hints []string // what to do, a line each; may be empty
 }
 
 // Env is what a running command may use of the world. Tests build their own.
@@ -175,7 +188,23 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 	}
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(WithEnv(ctx, env))
-	return report(ctx, env.Stderr, cmd, err)
+	f := diagnose(ctx, cmd, err)
+	if f.Text == "" {
+		return f.Code
+	}
+	if p.Report != nil {
+		if env.Origins == nil {
+			guess(p, root, args, lookupEnv)
+		}
+		if p.Report(env.Stderr, f) {
+			return f.Code
+		}
+	}
+	fmt.Fprintf(env.Stderr, "%s: %s\n", root.Name(), f.Text)
+	for _, hint := range f.Hints {
+		fmt.Fprintln(env.Stderr, hint)
+	}
+	return f.Code
 }
 
 // errPrinted ends a command that has only been asked for its configuration.
@@ -189,39 +218,38 @@ type usageError struct {
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// report prints the error of cmd for a person and returns the exit code that it stands for.
-func report(ctx context.Context, w io.Writer, cmd *cobra.Command, err error) int {
-	name := cmd.Root().Name()
+// diagnose says how the error of cmd is told and which exit code it stands for. Without a text
+// there is nothing to tell.
+func diagnose(ctx context.Context, cmd *cobra.Command, err error) Failure {
 	var stopped stoppedBy
 	var exit *ExitError
 	var usage *usageError
 	switch {
 	case err == nil, errors.Is(err, errPrinted):
-		return ExitOK
+		return Failure{Code: ExitOK}
 	case errors.As(err, &exit):
-		if exit.Err != nil {
-			fmt.Fprintf(w, "%s: %v\n", name, err)
+		if exit.Err == nil {
+			return Failure{Code: exit.Code}
 		}
-		return exit.Code
+		return Failure{Code: exit.Code, Text: err.Error()}
 	case errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &stopped):
-		return ExitSignal + int(stopped.signal)
+		return Failure{Code: ExitSignal + int(stopped.signal)}
 	case errors.As(err, &usage):
-		fmt.Fprintf(w, "%s: %v\n", name, err)
+		f := Failure{Code: ExitUsage, Text: err.Error()}
 		if hint := suggestFlag(usage.cmd.Flags(), err); hint != "" {
-			fmt.Fprintf(w, "did you mean %s?\n", hint)
+			f.Hints = append(f.Hints, "did you mean "+hint+"?")
 		}
-		fmt.Fprintf(w, "try: %s --help\n", usage.cmd.CommandPath())
-		return ExitUsage
+		f.Hints = append(f.Hints, "try: "+usage.cmd.CommandPath()+" --help")
+		return f
 	}
-	text, unknown := err.Error(), strings.HasPrefix(err.Error(), "unknown command")
-	if unknown && !cmd.HasAvailableSubCommands() { // cobra's words for an argument that nobody takes
-		text = strings.Replace(text, "unknown command", "unexpected argument", 1)
+	f := Failure{Code: ExitUsage, Text: err.Error()}
+	if strings.HasPrefix(f.Text, "unknown command") {
+		if !cmd.HasAvailableSubCommands() { // cobra's words for an argument that nobody takes
+			f.Text = strings.Replace(f.Text, "unknown command", "unexpected argument", 1)
+		}
+		f.Hints = []string{"try: " + cmd.CommandPath() + " --help"}
 	}
-	fmt.Fprintf(w, "%s: %s\n", name, text)
-	if unknown {
-		fmt.Fprintf(w, "try: %s --help\n", cmd.CommandPath())
-	}
-	return ExitUsage
+	return f
 }
 
 // suggestFlag names the defined flag nearest to the unknown one that err complains about.

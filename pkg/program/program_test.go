@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -332,6 +333,42 @@ func TestAnUnknownCommandIsRefused(t *testing.T) {
 	o := trial{args: []string{"shwo"}}.run(t)
 	if o.code != ExitUsage || !strings.Contains(o.stderr, `unknown command "shwo"`) || !strings.Contains(o.stderr, "tool --help") {
 		t.Errorf("code %d\n%s", o.code, o.stderr)
+	}
+}
+
+func TestAProgramMayReportFailuresInAFormThatAFlagChooses(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		env  map[string]string
+		want string
+	}{
+		{[]string{"--bogus", "--form", "short"}, nil, "1 unknown flag: --bogus"},
+		{[]string{"--number", "x", "--form=short"}, nil, `1 invalid argument "x" for "--number" flag: use a whole number`},
+		{[]string{"--bogus"}, map[string]string{"TOOL_FORM": "short"}, "1 unknown flag: --bogus"},
+		{[]string{"--bogus"}, nil, "tool: unknown flag: --bogus\ntry: tool --help\n"},
+	} {
+		var form string
+		p := Program{
+			Name: "tool",
+			Command: func() *cobra.Command {
+				cmd := &cobra.Command{Use: "tool", RunE: func(*cobra.Command, []string) error { return nil }}
+				cmd.PersistentFlags().StringVar(&form, "form", "", "")
+				cmd.PersistentFlags().Int("number", 0, "")
+				return cmd
+			},
+			Report: func(w io.Writer, f Failure) bool {
+				if form == "short" {
+					fmt.Fprint(w, f.Code, " ", f.Text)
+				}
+				return form == "short"
+			},
+		}
+		var stderr strings.Builder
+		lookup := func(name string) (string, bool) { value, ok := c.env[name]; return value, ok }
+		code := Run(t.Context(), p, c.args, lookup, &Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &stderr})
+		if code != ExitUsage || stderr.String() != c.want {
+			t.Errorf("%q: code %d, %q, want %q", c.args, code, stderr.String(), c.want)
+		}
 	}
 }
 

@@ -99,6 +99,18 @@ func resolve(p Program, cmd *cobra.Command, lookupEnv func(string) (string, bool
 	return origins, setFromFile(cmd, path, configFlag(p), values, origins)
 }
 
+// guess gives the root's flags what environment and arguments say, and passes over what cannot be
+// understood: for the form of an error that came before the settings were resolved.
+func guess(p Program, root *cobra.Command, args []string, lookupEnv func(string) (string, bool)) {
+	flags := root.PersistentFlags()
+	_ = setFromEnvironment(p, flags, map[string]Origin{}, lookupEnv)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	_ = flags.ParseAll(args, func(f *pflag.Flag, value string) error {
+		_ = f.Value.Set(value)
+		return nil
+	})
+}
+
 func setFromEnvironment(p Program, flags *pflag.FlagSet, origins map[string]Origin, lookupEnv func(string) (string, bool)) error {
 	var problems []error
 	flags.VisitAll(func(f *pflag.Flag) {
