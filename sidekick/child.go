@@ -159,6 +159,18 @@ func (c *child) signal(s os.Signal) {
 	}
 }
 
+// succeeded is the outcome of a command that found nothing wrong.
+const succeeded = "exit code 0"
+
+// outcome says how the child ended. It must have.
+func (c *child) outcome() string {
+	<-c.ended
+	if status, ok := c.command.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return fmt.Sprintf("signal %d (%v)", int(status.Signal()), status.Signal())
+	}
+	return fmt.Sprintf("exit code %d", c.command.ProcessState.ExitCode())
+}
+
 // exitCode is what a shell would report: the code, or 128 plus the number of the signal that
 // killed the child. The child must have ended.
 func (c *child) exitCode() int {

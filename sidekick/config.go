@@ -106,7 +106,10 @@ func (cfg *Config) check() error {
 	if cfg.Service == "" {
 		problem("--service is missing: it names what is registered, as in --service web")
 	}
-	if cfg.Port < 1 || cfg.Port > 65535 {
+	switch {
+	case cfg.Port == 0:
+		problem("--port is missing: the port on which the service answers, as in --port 8080")
+	case cfg.Port < 1 || cfg.Port > 65535:
 		problem("--port %d: must be 1 to 65535, the port on which the service answers", cfg.Port)
 	}
 	switch {

@@ -66,7 +66,7 @@ func addFlags(cmd *cobra.Command, cfg *Config) {
 	flags.StringVar(&cfg.Host, "host", "", "`name` of this machine (default: its host name)")
 	flags.StringSliceVar(&cfg.Tags, "tag", nil, "`tag` of the record; may be repeated")
 	flags.StringSliceVar(&cfg.Meta, "meta", nil, "`key=value` of the record; may be repeated")
-	flags.IntVar(&cfg.Weight, "weight", 0, "`weight` for load balancers, 1 to 65535; 0: leave it to them")
+	flags.IntVar(&cfg.Weight, "weight", 0, "`weight` for load balancers, 1 to 256; 0: leave it to them")
 	flags.StringVar(&cfg.Protocol, "protocol", "tcp", "tcp or udp")
 	flags.StringVar(&cfg.Prefix, "prefix", registry.DefaultPrefix, "`directory` of all services in the store")
 	flags.DurationVar(&cfg.TTL, "ttl", registry.DefaultTTL, "the record expires this long after kvsidekick was last heard of; whole seconds")
@@ -109,6 +109,9 @@ func run(ctx context.Context, cfg Config) error {
 		Record: plan.record, Monitor: plan.monitor, Source: source,
 		Drain: cfg.Drain, WithdrawTimeout: cfg.WithdrawTimeout,
 		Notify: SystemdNotifier(env.Log), Log: env.Log,
+	}
+	if child != nil {
+		s.Outcome = child.outcome
 	}
 	s.Run(ctx)
 	if child != nil {

@@ -16,6 +16,7 @@ package sidekick
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -33,6 +34,11 @@ const (
 
 	// lastTry bounds the publisher's own attempt to remove a record that withdraw could not remove.
 	lastTry = time.Second
+
+	// overdueAfter is when somebody may begin to wonder why nothing is registered, remindAfter when
+	// to tell it again.
+	overdueAfter = 10 * time.Second
+	remindAfter  = 10 * time.Minute
 )
 
 // Sidekick keeps Record registered while the one workload of Source runs and Monitor finds it
@@ -44,6 +50,7 @@ type Sidekick struct {
 	Record          registry.Record
 	Monitor         health.Monitor
 	Source          workload.Source
+	Outcome         func() string // how Source ended, asked once it has; nil if it ends only when told to
 	Drain           time.Duration // between removing the record and ending Source
 	WithdrawTimeout time.Duration
 	Notify          *Notifier    // nil tells nobody
@@ -54,8 +61,9 @@ type Sidekick struct {
 	state     workload.Workload
 	gate      *gate
 	verdict   health.Verdict
+	opened    time.Time   // when the gate was
+	overdue   *time.Timer // to tell that no check has passed
 	status    registry.Status
-	offered   bool // the record is wanted in the store
 	ready     bool // the record was registered at least once
 }
 
@@ -81,7 +89,10 @@ func (s *Sidekick) Run(ctx context.Context) {
 	snapshots := make(chan workload.Snapshot)
 	sourceEnded, stopSource := s.startSource(lasting, snapshots)
 	defer stopSource()
+	s.overdue = time.NewTimer(0)
+	s.overdue.Stop()
 	defer s.closeGate()
+	started := time.Now()
 
 	watchdog, stopWatchdog := s.startWatchdog()
 	defer stopWatchdog()
@@ -92,15 +103,19 @@ func (s *Sidekick) Run(ctx context.Context) {
 			if s.withdraw(lasting) {
 				s.drain(sourceEnded)
 			}
+			stopSource()
+			s.tellEnd(slog.LevelInfo, started)
 			return
 		case <-sourceEnded:
-			s.Log.Info("workload ended", "what", s.state.Name)
+			s.tellEnd(slog.LevelWarn, started)
 			s.withdraw(lasting)
 			return
 		case snapshot := <-snapshots:
 			s.follow(lasting, snapshot.Workloads[0])
 		case s.verdict = <-s.verdicts():
 			s.judge()
+		case <-s.overdue.C:
+			s.remind()
 		case latest := <-statuses:
 			s.settle(latest)
 		case <-watchdog:
@@ -195,10 +210,13 @@ func (s *Sidekick) openGate(ctx context.Context) {
 		})
 	}()
 	s.gate = &gate{verdicts: verdicts, close: func() { cancel(); <-done }}
+	s.opened = time.Now()
+	s.overdue.Reset(overdueAfter)
 }
 
 func (s *Sidekick) closeGate() {
 	if s.gate != nil {
+		s.overdue.Stop()
 		s.gate.close()
 		s.gate, s.verdict = nil, health.Verdict{}
 	}
@@ -214,6 +232,9 @@ func (s *Sidekick) verdicts() <-chan health.Verdict {
 
 // judge acts on a new verdict.
 func (s *Sidekick) judge() {
+	if s.verdict.Err == nil {
+		s.overdue.Stop() // from now on failures are told as they come
+	}
 	switch {
 	case s.verdict.Err == nil:
 	case s.ready:
@@ -224,9 +245,34 @@ func (s *Sidekick) judge() {
 	s.publish(s.verdict.Healthy)
 }
 
+// remind tells that a workload that runs has passed no check yet.
+func (s *Sidekick) remind() {
+	reason := s.verdict.Err
+	if reason == nil {
+		reason = errNoVerdict
+	}
+	s.Log.Warn("not registered yet: the check does not pass", "check", s.Monitor.Check.String(),
+		"for", time.Since(s.opened).Round(time.Second), "reason", reason)
+	s.overdue.Reset(remindAfter)
+}
+
+var errNoVerdict = errors.New("the first check has not ended")
+
+// tellEnd logs the end of the workload, as a warning when nobody asked for it.
+func (s *Sidekick) tellEnd(level slog.Level, started time.Time) {
+	if s.Outcome == nil {
+		return
+	}
+	outcome, hint := s.Outcome(), []any(nil)
+	if level == slog.LevelWarn && !s.ready && outcome == succeeded {
+		hint = []any{"hint", "it was never registered; a command that goes on in the background must be kept in the foreground, or followed with --unit"}
+	}
+	s.Log.Log(context.Background(), level, "workload ended", append([]any{"what", s.state.Name, "outcome", outcome,
+		"ran", time.Since(started).Round(time.Millisecond)}, hint...)...)
+}
+
 // publish wants the record in the store, or not.
 func (s *Sidekick) publish(wanted bool) {
-	s.offered = wanted
 	if wanted {
 		s.publisher.Set([]registry.Record{s.Record})
 	} else {
@@ -240,13 +286,12 @@ func (s *Sidekick) settle(latest registry.Status) {
 	s.status = latest
 	switch {
 	case latest.Registered > before.Registered:
-		s.Log.Info("registered", "key", s.Record.Key(s.Prefix), "address", s.Record.Address, "port", s.Record.Port)
 		if !s.ready {
 			s.ready = true
 			s.Notify.ready()
 		}
-	case latest.Registered < before.Registered:
-		s.Log.Info("not registered any more", "key", s.Record.Key(s.Prefix))
+	case latest.Registered < before.Registered && latest.Wanted > 0 && latest.Err != nil:
+		s.Log.Warn("not registered any more", "key", s.Record.Key(s.Prefix), "reason", latest.Err)
 	}
 }
 
@@ -256,7 +301,7 @@ func (s *Sidekick) withdraw(ctx context.Context) (needsDrain bool) {
 	s.Notify.stopping(s.WithdrawTimeout + s.Drain + progressMax)
 	s.Notify.status("removing the record")
 	// Not whether it is known to be registered: its answer may be on the way.
-	offered := s.offered
+	before := s.publisher.Status().Removed
 	s.publish(false)
 	ctx, cancel := context.WithTimeout(ctx, s.WithdrawTimeout)
 	defer cancel()
@@ -264,10 +309,7 @@ func (s *Sidekick) withdraw(ctx context.Context) (needsDrain bool) {
 		s.Log.Warn("the record could not be removed; it expires", "within", s.TTL, "reason", err)
 		return false
 	}
-	if offered {
-		s.Log.Info("record removed", "key", s.Record.Key(s.Prefix))
-	}
-	return offered && s.state.State == workload.Running
+	return s.publisher.Status().Removed > before && s.state.State == workload.Running
 }
 
 // drain lets the workload serve those who have not yet seen that its record is gone.

@@ -143,7 +143,7 @@ func TestBadInputIsExplained(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                                          "--service is missing",
 		"--port 80 -- app":                          "--service is missing",
-		"--service web -- app":                      "--port 0: must be 1 to 65535",
+		"--service web -- app":                      "--port is missing: the port",
 		"--service web --port 65536 -- app":         "--port 65536: must be 1 to 65535",
 		"--service web --port http -- app":          "invalid argument",
 		"--service web --port 80":                   "nothing to follow",
@@ -156,6 +156,7 @@ func TestBadInputIsExplained(t *testing.T) {
 		"--service web --port 80 --address ::  x":   "nobody can connect",
 		"--service web --port 80 --meta zone x":     "must be key=value",
 		"--service web --port 80 --weight -1 x":     "weight -1",
+		"--service web --port 80 --weight 257 x":    "must be 0 to 256",
 		"--service web --port 80 --protocol ip x":   "tcp or udp",
 		"--service web --port 80 --prefix a x":      "must begin with a slash",
 		"--service web --port 80 --ttl 1500ms x":    "whole seconds",

@@ -142,9 +142,9 @@ func TestExitCodesOfCommandsArePassedOn(t *testing.T) {
 		code    int
 		says    string
 	}{
-		{[]string{"/bin/sh", "-c", "exit 0"}, 0, ""},
-		{[]string{"/bin/sh", "-c", "exit 42"}, 42, ""},
-		{[]string{"/bin/sh", "-c", "kill -SEGV $$"}, 128 + 11, ""},
+		{[]string{"/bin/sh", "-c", "exit 0"}, 0, `"outcome":"exit code 0"`},
+		{[]string{"/bin/sh", "-c", "exit 42"}, 42, `"outcome":"exit code 42"`},
+		{[]string{"/bin/sh", "-c", "kill -SEGV $$"}, 128 + 11, `"outcome":"signal 11 (segmentation fault)"`},
 		{[]string{"no-such-program"}, 127, "no such program in $PATH"},
 		{[]string{"/no/such/program"}, 127, "no such file"},
 		{[]string{directory}, 126, "cannot run"},
@@ -156,6 +156,53 @@ func TestExitCodesOfCommandsArePassedOn(t *testing.T) {
 	}
 	if s.record() != nil {
 		t.Error("a record was left behind")
+	}
+}
+
+func TestACommandThatGoesIntoTheBackgroundIsToldFromOneThatFails(t *testing.T) {
+	s := newScene(t)
+	const hint = "must be kept in the foreground, or followed with --unit"
+	for script, hinted := range map[string]bool{"sleep 0.01 >/dev/null 2>&1 & exit 0": true, "exit 3": false} {
+		p := start(t, nil, append(s.flags(), "--", "/bin/sh", "-c", script)...)
+		p.exit()
+		output := p.text()
+		if !strings.Contains(output, `"level":"WARN","msg":"workload ended"`) || !strings.Contains(output, `"ran":`) {
+			t.Errorf("%s: nobody was warned:\n%s", script, output)
+		}
+		if strings.Contains(output, hint) != hinted {
+			t.Errorf("%s: the hint is there: %v\n%s", script, !hinted, output)
+		}
+	}
+}
+
+func TestNothingIsDrainedThatNobodyCouldFind(t *testing.T) {
+	for name, prepare := range map[string]func(*scene) (says string){
+		"it was never healthy": func(s *scene) string { s.healthy(false); return "503" },
+		"the store never answered": func(s *scene) string {
+			s.cluster.Stop()
+			return "store does not answer"
+		},
+		"the key is another's": func(s *scene) string {
+			if _, err := s.store.Write(t.Context(), kv.Write{Op: kv.OpSet, Key: key, Value: "10.0.0.9:80"}); err != nil {
+				t.Fatal(err)
+			}
+			return "left alone"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			says := prepare(s)
+			p := s.wrap(nil, "--check", "http:/", "--drain", "1h", "--withdraw-timeout", "1h")
+			p.awaitText("app: started as")
+			p.awaitText(says)
+			p.signal(syscall.SIGTERM)
+			if code := p.exit(); code != 7 {
+				t.Errorf("exit code %d", code)
+			}
+			if strings.Contains(p.text(), "removed") {
+				t.Error("something was said to be removed")
+			}
+		})
 	}
 }
 
