@@ -83,8 +83,8 @@ func (c config) validate() error {
 		return fmt.Errorf("--proxy %q: use auto, haproxy, nginx or builtin", c.proxy)
 	case c.docker != dockerAuto && c.docker != dockerOff:
 		return fmt.Errorf("--docker %q: use auto or off", c.docker)
-	case c.ttl < time.Second || c.ttl > time.Minute:
-		return fmt.Errorf("--ttl %v: use 1s to 1m", c.ttl)
+	case c.ttl < time.Second || c.ttl > time.Minute || c.ttl%time.Second != 0:
+		return fmt.Errorf("--ttl %v: use whole seconds, 1s to 1m", c.ttl)
 	case !(c.slack >= 1 && c.slack <= 100):
 		return fmt.Errorf("--slack %v: use 1 to 100", c.slack)
 	case c.timeLimit <= 0:

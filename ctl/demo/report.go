@@ -79,7 +79,11 @@ func (p printer) step(s Step) {
 
 func (p printer) result(r Report) {
 	p.line("")
-	p.line("%d requests in %.1f s, %d failed; answered by %s", r.Requests, r.Seconds, r.Failed, perBackend(r.Answers))
+	if len(r.Answers) == 0 {
+		p.line("%d requests in %.1f s; nothing has answered", r.Requests, r.Seconds)
+	} else {
+		p.line("%d requests in %.1f s, %d failed; answered by %s", r.Requests, r.Seconds, r.Failed, perBackend(r.Answers))
+	}
 	if r.Pass {
 		p.line("%s", p.paint(green, "PASS"))
 		return
