@@ -28,7 +28,7 @@ func execWatchCommand(s *settings) *cobra.Command {
 The command finds the change in its environment: KV_WATCH_ACTION, KV_WATCH_KEY, KV_WATCH_VALUE,
 KV_WATCH_PREV_VALUE, KV_WATCH_MODIFIED_INDEX and KV_WATCH_TTL; the first three and the index also as
 ETCD_WATCH_*. Values are as stored. A command that fails is reported and the watch goes on; one
-that cannot be started ends it (exit 1). A signal that ends kvctl ends the command first.
+that is not there is refused at once, one that cannot be started ends it (exit 1). A signal that ends kvctl ends the command first.
 
 As with etcdctl, KEY may come last when there is no "--": kvctl exec-watch ./reload.sh /services`,
 		Example: `  kvctl exec-watch --recursive /services -- sh -c 'echo "$KV_WATCH_KEY is now $KV_WATCH_VALUE"'`,

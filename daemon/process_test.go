@@ -272,7 +272,7 @@ func TestAFailedSyncEndsTheProcessAndLosesNothing(t *testing.T) {
 	}
 }
 
-func TestAFullDiskIsTheReasonThatIsGiven(t *testing.T) {
+func TestAFullDiskIsTheReasonThatIsGivenAndLosesNothing(t *testing.T) {
 	disk := t.TempDir()
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=24m"); err != nil {
 		t.Skipf("part missing: mount: %v", err)
@@ -280,11 +280,9 @@ func TestAFullDiskIsTheReasonThatIsGiven(t *testing.T) {
 	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
 	p := startProcess(t, "--data-dir", filepath.Join(disk, "data"))
 	client := newClient(t)
-	value := strings.Repeat("x", 1<<20)
-	for i := range 40 {
-		if put(client, p.url, fmt.Sprintf("/k/%d", i), url.Values{"value": {value}}) != nil {
-			break
-		}
+	value, acknowledged := strings.Repeat("x", 1<<20), 0
+	for put(client, p.url, fmt.Sprintf("/k/%d", acknowledged), url.Values{"value": {value}}) == nil && acknowledged < 40 {
+		acknowledged++
 	}
 	if code := p.end(); code != daemon.ExitFault {
 		t.Errorf("exit code %d, want %d:\n%s", code, daemon.ExitFault, p.log)
@@ -292,6 +290,17 @@ func TestAFullDiskIsTheReasonThatIsGiven(t *testing.T) {
 	lines := strings.Split(p.log.String(), "\n")
 	if last := lines[len(lines)-1]; !strings.Contains(last, "no space left on device") {
 		t.Errorf("the last line does not say why: %s", last)
+	}
+	if err := syscall.Mount("", disk, "", syscall.MS_REMOUNT, "size=100m"); err != nil {
+		t.Fatal(err)
+	}
+	p = startProcess(t, "--data-dir", filepath.Join(disk, "data"))
+	held := map[string]string{}
+	get(t, client, p.url, "/k").flatten(held)
+	for i := range acknowledged {
+		if held[fmt.Sprintf("/k/%d", i)] != value {
+			t.Errorf("with room again, /k/%d is lost, of %d that were acknowledged", i, acknowledged)
+		}
 	}
 }
 
