@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -69,6 +70,8 @@ func DefaultConfig() Config {
 func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.Name, "name", c.Name, "name of this member, for people; it is kept in the data directory")
 	flags.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` with the data of this member alone (default NAME.kvd in the working directory)")
+	dir := flags.Lookup("data-dir")
+	dir.Value = derived{Value: dir.Value, otherwise: c.dataDir}
 	flags.StringSliceVar(&c.ListenClientURLs, "listen-client-urls", c.ListenClientURLs, "`urls` to serve clients on")
 	flags.StringSliceVar(&c.AdvertiseClientURLs, "advertise-client-urls", c.AdvertiseClientURLs, "client `urls` to tell others (default: those it listens on)")
 	flags.StringSliceVar(&c.ListenPeerURLs, "listen-peer-urls", c.ListenPeerURLs, "`url` to hold for other members")
@@ -87,6 +90,14 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 		flags.Lookup(name).Hidden = true
 	}
 }
+
+// derived shows, in place of an empty setting, what follows from others.
+type derived struct {
+	pflag.Value
+	otherwise func() string
+}
+
+func (d derived) String() string { return cmp.Or(d.Value.String(), d.otherwise()) }
 
 // envAliases are etcd's environment variables for the flags that etcd has as well.
 func envAliases() map[string][]string {

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"github.com/kvd-io/kvd/pkg/program"
 )
 
 func TestTheDefaultsAreValid(t *testing.T) {
@@ -74,6 +77,26 @@ func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 				t.Errorf("error %v, want one about --%s with %q", err, c.flag, c.want)
 			}
 		})
+	}
+}
+
+func TestThePrintedConfigurationNamesTheDataDirectory(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                              "default.kvd default",
+		"--name=n1":                     "n1.kvd default",
+		"--name=n1 --data-dir=/var/kvd": "/var/kvd flag",
+	} {
+		var stdout strings.Builder
+		env := &program.Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: io.Discard}
+		none := func(string) (string, bool) { return "", false }
+		if code := program.Run(t.Context(), Program(), append(strings.Fields(args), "--print-config"), none, env); code != 0 {
+			t.Fatalf("code %d", code)
+		}
+		_, row, _ := strings.Cut(stdout.String(), "\ndata-dir ")
+		row, _, _ = strings.Cut(row, "\n")
+		if got := strings.Join(strings.Fields(row), " "); got != want {
+			t.Errorf("kvd %s: data-dir %q, want %q", args, got, want)
+		}
 	}
 }
 
