@@ -27,13 +27,12 @@ type Agent struct {
 	Log       *slog.Logger // nil discards
 
 	// Ready, unless nil, is called once, in a goroutine of Run, when what ran at the start and
-	// answered at the first attempt is in the store.
+	// answered at the first attempt is in the store, and nothing that earlier runs left beyond it.
 	Ready func()
 }
 
-// Run registers until ctx ends, then withdraws everything and returns nil. It returns an error
-// when the source can never work, or when something had to be left in the store to its TTL.
-// It is called once.
+// Run registers until ctx ends, then lets the Publisher end and returns nil. It returns an error when
+// the source can never work, or the Publisher's. It is called once.
 func (a *Agent) Run(ctx context.Context) error {
 	if a.Log == nil {
 		a.Log = slog.New(slog.DiscardHandler)
@@ -68,8 +67,7 @@ func (a *Agent) loop(ctx context.Context, snapshots <-chan workload.Snapshot, gr
 	defer gate.close()
 	var latest workload.Snapshot
 	var told []Refusal
-	var records []registry.Record
-	isReady := a.Ready == nil
+	isReady := false
 	for {
 		select {
 		case snapshot, open := <-snapshots:
@@ -83,14 +81,12 @@ func (a *Agent) loop(ctx context.Context, snapshots <-chan workload.Snapshot, gr
 		offers, refusals := Offers(latest.Workloads, a.Options)
 		a.tell(refusals, told)
 		told = refusals
-		before := records
-		records = gate.admit(offers)
-		a.tellChanges(before, records)
-		a.Publisher.Set(records)
+		a.Publisher.Set(gate.admit(offers))
 		if !isReady && gate.allTried() {
 			isReady = true
+			a.Publisher.Sweep(isOffered(offers)) // not before: what answers is carried over without a gap
 			group.Go(func() {
-				if a.Publisher.Settle(ctx) == nil {
+				if a.Publisher.Settle(ctx) == nil && a.Ready != nil {
 					a.Ready()
 				}
 			})
@@ -113,19 +109,14 @@ func (a *Agent) tell(refusals, told []Refusal) {
 	}
 }
 
-// tellChanges logs which records have come and gone.
-func (a *Agent) tellChanges(before, after []registry.Record) {
-	tell := func(message string, from, without []registry.Record) {
-		for _, r := range from {
-			if !slices.ContainsFunc(without, func(other registry.Record) bool { return sameEndpoint(r, other) }) {
-				a.Log.Info(message, "service", r.Service, "instance", r.Instance, "address", r.Address, "port", r.Port)
-			}
-		}
+// isOffered returns whether a record is about one of the offers. One that is may be of an earlier run
+// and not have answered this one yet.
+func isOffered(offers []Offer) func(registry.Record) bool {
+	return func(r registry.Record) bool {
+		return slices.ContainsFunc(offers, func(offer Offer) bool { return sameEndpoint(r, offer.Record) })
 	}
-	tell("removing", before, after)
-	tell("registering", after, before)
 }
 
 func sameEndpoint(a, b registry.Record) bool {
-	return a.Service == b.Service && a.Instance == b.Instance && a.Address == b.Address && a.Port == b.Port
+	return a.Service == b.Service && a.Instance == b.Instance && a.Protocol == b.Protocol && a.Address == b.Address && a.Port == b.Port
 }

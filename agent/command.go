@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -33,6 +35,7 @@ type settings struct {
 	tags          []string
 	dockerHost    string
 	engineTimeout time.Duration
+	withdraw      bool
 	dryRun        bool
 }
 
@@ -52,22 +55,22 @@ func command() *cobra.Command {
 that answers registered in the store, as PREFIX/SERVICE/INSTANCE with a TTL.
 Run one on each host. Containers name their service with the label SERVICE_NAME.
 
-It starts without the store and registers when that answers, but not without the engine. On SIGTERM
-it withdraws what it has registered.
+It starts without the store and registers when that answers, but not without the engine. When it is
+stopped its registrations stay until their TTL is over, and the next run carries on with them.
 
 Exit codes: 0 ended as asked, 1 bad arguments or configuration, 2 no engine answers at the start,
-3 this user may not ask the engine, 5 ended with registrations left to their TTL.`,
+3 this user may not ask the engine, 5 with --withdraw-on-stop, ended with registrations left to their TTL.`,
 		Example: `  kvagent                                      # the engine and the store of this machine
   kvagent --dry-run                            # say what would be registered, and why not the rest
   kvagent --endpoints http://10.0.0.1:2379 --ip 10.0.0.7
   docker run -d -p 80 -l SERVICE_NAME=web IMAGE`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
 	clientflags.Add(flags, &s.store)
 	flags.StringVar(&s.prefix, "prefix", registry.DefaultPrefix, "`directory` of all services in the store")
-	flags.DurationVar(&s.ttl, "ttl", registry.DefaultTTL, "how long registrations outlive this agent when it ends without withdrawing them")
+	flags.DurationVar(&s.ttl, "ttl", registry.DefaultTTL, "how long registrations outlive this agent when it is stopped or dies; whole seconds")
 	flags.StringVar(&s.host, "host", "", "`name` of this machine, part of every instance's name (default: its host name)")
 	flags.StringVar(&s.ip, "ip", "", "`address` to register for published ports (default: where the route to the store begins)")
 	flags.BoolVar(&s.internal, "internal", false, "register containers' own addresses and exposed ports instead of published ones")
@@ -76,6 +79,7 @@ Exit codes: 0 ended as asked, 1 bad arguments or configuration, 2 no engine answ
 	flags.StringSliceVar(&s.tags, "tags", nil, "comma-separated `tags` to add to every registration")
 	flags.StringVar(&s.dockerHost, "docker-host", docker.DefaultHost, "`address` of the engine, unix:///PATH or tcp://HOST:PORT")
 	flags.DurationVar(&s.engineTimeout, "engine-timeout", time.Minute, "how long registrations outlive an engine that does not answer; 0: for ever")
+	flags.BoolVar(&s.withdraw, "withdraw-on-stop", false, "remove the registrations when the agent is stopped, to take this host out")
 	flags.BoolVar(&s.dryRun, "dry-run", false, "print what would be registered and why the rest would not be, write nothing, and exit")
 	return cmd
 }
@@ -110,7 +114,8 @@ func (s settings) run(ctx context.Context) error {
 	}
 	env.Log.Info("starting", "host", options.Host, "ip", options.Address, "prefix", s.prefix, "ttl", s.ttl, "engine", s.dockerHost, "store", s.store.Endpoints)
 
-	publisher := registry.NewPublisher(registry.PublisherConfig{Store: client, Prefix: s.prefix, TTL: s.ttl, Log: env.Log})
+	publisher := registry.NewPublisher(registry.PublisherConfig{
+		Store: client, Prefix: s.prefix, TTL: s.ttl, Owner: s.owner(options), Keep: !s.withdraw, Log: env.Log})
 	a := Agent{Source: source, Publisher: publisher, Options: options, Log: env.Log, Ready: func() {
 		env.Log.Info("ready", "registered", publisher.Status().Registered)
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
@@ -135,6 +140,30 @@ func exitCode(err error, otherwise int) int {
 		return exitDenied
 	}
 	return otherwise
+}
+
+// owner names the records of this agent, the same for every run of it. An agent of another host name
+// or engine is another program: machines are cloned with their identities, and one may have two engines.
+func (s settings) owner(options Options) string {
+	engine := fnv.New64a()
+	fmt.Fprintf(engine, "%s %s", options.Host, s.dockerHost)
+	return registry.StandingOwner(options.Host, fmt.Sprintf("kvagent-%016x", engine.Sum64()), fmt.Sprintf("%+v", options))
+}
+
+// noArguments explains what people who come from registrator try.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	uri, err := url.Parse(args[0])
+	if err != nil || uri.Scheme != "etcd" || uri.Host == "" {
+		return fmt.Errorf("unexpected argument %q: kvagent has flags only; try: kvagent --help", args[0])
+	}
+	flags := "--endpoints http://" + uri.Host
+	if prefix := strings.TrimRight(uri.Path, "/"); prefix != "" {
+		flags += " --prefix " + prefix
+	}
+	return fmt.Errorf("unexpected argument %q: the store is named by flags; use %s", args[0], flags)
 }
 
 func usage(err error) error { return &program.ExitError{Code: program.ExitUsage, Err: err} }

@@ -37,6 +37,7 @@ func TestBadSettingsAreNamedAndNothingStarts(t *testing.T) {
 	}{
 		{[]string{"--prefix", "services"}, "--prefix"},
 		{[]string{"--prefix", "/a//b"}, "--prefix"},
+		{[]string{"--prefix", "/"}, "a directory below the root"},
 		{[]string{"--ttl", "10ms"}, "--ttl"},
 		{[]string{"--ttl", "soon"}, "ttl"},
 		{[]string{"--ip", "0.0.0.0"}, "--ip"},
@@ -50,6 +51,9 @@ func TestBadSettingsAreNamedAndNothingStarts(t *testing.T) {
 		{[]string{"--docker-host", "ssh://there"}, "--docker-host"},
 		{[]string{"--endpoints", "ftp://there"}, "ftp"},
 		{[]string{"web"}, "web"},
+		{[]string{"etcd://127.0.0.1:2379/services"}, "use --endpoints http://127.0.0.1:2379 --prefix /services"},
+		{[]string{"etcd://127.0.0.1:2379"}, "use --endpoints http://127.0.0.1:2379\n"},
+		{[]string{"consul://127.0.0.1:8500"}, "kvagent has flags only"},
 		{[]string{"--interna"}, "--interna"},
 	} {
 		code, stderr := kvagent(t, nil, c.args...)
@@ -123,7 +127,7 @@ func TestAStoreThatIsNotThereIsNamedAndWaitedFor(t *testing.T) {
 
 func TestAnAgentThatCannotWithdrawSaysSo(t *testing.T) {
 	h := newHouse(t)
-	a := h.kvagent()
+	a := h.kvagent("--withdraw-on-stop")
 	parts.RunContainer(t, h.named("-p", "80"))
 	h.untilOne("it is registered", anyRecord)
 	h.cluster.Stop()

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -325,18 +326,83 @@ func TestInternalRegistersTheContainersOwnAddress(t *testing.T) {
 func TestWhatRunsBeforeTheAgentIsRegisteredWhenItIsReady(t *testing.T) {
 	h := newHouse(t)
 	parts.RunContainer(t, h.named("-p", "80"))
-	first := h.kvagent()
+	first := h.kvagent("--withdraw-on-stop")
 	h.untilOne("it is registered", anyRecord)
 	if code := first.end(); code != program.ExitOK {
 		t.Errorf("exit code %d", code)
 	}
 	if records := h.records(h.service); len(records) > 0 {
-		t.Errorf("an agent that has ended left %v", records)
+		t.Errorf("an agent that was to withdraw on its stop left %v", records)
 	}
 	second := h.kvagent()
 	until(t, "the second agent is ready", func() bool { return second.logged("ready") })
 	if len(h.records(h.service)) != 1 {
 		t.Error("the agent was ready before it had registered what ran")
+	}
+}
+
+func TestARestartOfTheAgentIsSeenByNobody(t *testing.T) {
+	h := newHouse(t)
+	parts.RunContainer(t, h.named("-p", "80"))
+	first := h.kvagent()
+	h.untilOne("it is registered", anyRecord)
+	until(t, "the log says so", func() bool { return first.logged(`"msg":"registered"`) })
+	watch, err := h.store.Watch(t.Context(), kv.WatchFrom{Key: registry.DefaultPrefix, Recursive: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	if code := first.end(); code != program.ExitOK {
+		t.Errorf("exit code %d", code)
+	}
+	second := h.kvagent()
+	until(t, "the second agent is ready", func() bool { return second.logged(`"msg":"ready"`) })
+	if !second.logged(`"msg":"registered"`) {
+		t.Error("ready before it had taken over what ran")
+	}
+	end := kv.Write{Op: kv.OpSet, Key: registry.DefaultPrefix + "/end", Value: "of the test"}
+	if _, err := h.store.Write(t.Context(), end); err != nil {
+		t.Fatal(err)
+	}
+	if event, err := watch.Next(t.Context()); err != nil || event.Node.Key != end.Key {
+		t.Errorf("a watcher saw %+v, %v", event, err)
+	}
+}
+
+func TestWhatHasGoneBetweenTwoRunsIsRemovedByTheSecond(t *testing.T) {
+	h := newHouse(t)
+	gone := parts.RunContainer(t, h.named("-p", "80", "--label", "SERVICE_ID=gone"))
+	silent := parts.RunContainer(t, h.named("-p", "80", "--label", "SERVICE_ID=silent"), "sh", "-c", "httpd -p 80 -h /www; while :; do sleep 1; done")
+	moved := parts.RunContainer(t, h.named("-p", "80", "--label", "SERVICE_ID=moved"))
+	first := h.kvagent("--ttl", "600s") // nothing expires during the test
+	until(t, "all are registered", func() bool { return len(h.records(h.service)) == 3 })
+	first.end()
+
+	beside := registry.Record{Service: h.service, Instance: "beside", Address: "127.0.0.1", Port: 80, Protocol: "tcp", State: registry.StateUp,
+		Host: "h1", Owner: registry.NewOwner()} // as a sidekick on this machine
+	value, err := json.Marshal(beside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.store.Write(t.Context(), kv.Write{Op: kv.OpSet, Key: beside.Key(registry.DefaultPrefix), Value: string(value), TTL: limit * 10}); err != nil {
+		t.Fatal(err)
+	}
+	parts.DockerCommand(t, "rm", "-f", gone, moved)
+	parts.DockerCommand(t, "exec", silent, "busybox", "killall", "httpd") // it runs and does not answer
+	parts.RunContainer(t, h.named("-p", "80", "--label", "SERVICE_ID=moved"), "sh", "-c", "while :; do sleep 1; done")
+
+	second := h.kvagent("--ttl", "600s")
+	until(t, "the second agent is ready", func() bool { return second.logged(`"msg":"ready"`) })
+	var left []string
+	for instance := range h.records(h.service) {
+		left = append(left, instance)
+	}
+	slices.Sort(left)
+	if got := fmt.Sprint(left); got != "[beside silent]" {
+		t.Errorf("left are %s", got)
+	}
+	if !second.logged(`"msg":"removed"`) {
+		t.Error("nobody was told of the removal")
 	}
 }
 

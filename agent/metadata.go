@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/kvd-io/kvd/pkg/registry"
 )
 
 // metadataPrefix begins every label and environment variable that is meant for the agent.
@@ -136,8 +138,6 @@ func splitEscaped(list string) []string {
 	return append(parts, strings.TrimSpace(part.String()))
 }
 
-const weightMax = 256
-
 // weight returns the weight, 0 if none is given.
 func (m metadata) weight() (int, error) {
 	text := strings.TrimSpace(m[keyWeight])
@@ -145,8 +145,8 @@ func (m metadata) weight() (int, error) {
 		return 0, nil
 	}
 	weight, err := strconv.Atoi(text)
-	if err != nil || weight < 1 || weight > weightMax {
-		return 0, fmt.Errorf("%s%s=%.20q: must be a number from 1 to %d; left out", metadataPrefix, keyWeight, text, weightMax)
+	if err != nil || weight < 0 || weight > registry.WeightMax {
+		return 0, fmt.Errorf("%s%s=%.20q: must be a number from 0 to %d; left out", metadataPrefix, keyWeight, text, registry.WeightMax)
 	}
 	return weight, nil
 }
