@@ -87,8 +87,7 @@ func (e *Error) Error() string {
 // Unwrap returns the underlying error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// KindOf returns the Kind of the first Error in err's chain, Internal for any other error.
-// It must not be called with nil.
+// KindOf returns the Kind of the first Error in err's chain, Internal for any other error and nil.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {
@@ -108,7 +107,7 @@ func Is(err error, k Kind) bool {
 func Temporary(err error) bool {
 	switch KindOf(err) {
 	case NoLeader, Timeout, Unknown, Unavailable:
-		return err != nil
+		return true
 	}
 	return false
 }
