@@ -59,7 +59,7 @@ It starts without the store and registers when that answers, but not without the
 stopped its registrations stay until their TTL is over, and the next run carries on with them.
 
 Exit codes: 0 ended as asked, 1 bad arguments or configuration, 2 no engine answers at the start,
-3 this user may not ask the engine, 5 with --withdraw-on-stop, ended with registrations left to their TTL.`,
+3 this user may not ask the engine, 5 ended with records that were to be removed left to their TTL.`,
 		Example: `  kvagent                                      # the engine and the store of this machine
   kvagent --dry-run                            # say what would be registered, and why not the rest
   kvagent --endpoints http://10.0.0.1:2379 --ip 10.0.0.7
@@ -132,7 +132,7 @@ func (s settings) run(ctx context.Context) error {
 const (
 	exitNoEngine = 2 // no engine answered at the start
 	exitDenied   = 3 // this user may not ask the engine
-	exitLeftover = 5 // ended, but the store did not answer: registrations were left to their TTL
+	exitLeftover = 5 // ended, but the store did not answer: what was to be removed was left to its TTL
 )
 
 func exitCode(err error, otherwise int) int {
