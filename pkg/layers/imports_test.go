@@ -107,7 +107,7 @@ func judge(from string, room layer, path string, inTest bool) []string {
 	}
 	var found []string
 	for _, w := range walls {
-		if within(w.library, path) && !matchAny(w.rooms, from) {
+		if within(w.module, path) && !matchAny(w.rooms, from) {
 			found = append(found, fmt.Sprintf("%s imports %q, which is for %q: %s", from, path, w.rooms, w.why))
 		}
 	}

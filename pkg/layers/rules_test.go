@@ -56,9 +56,9 @@ var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "
 
 // wall keeps one library in the rooms that were made for it.
 type wall struct {
-	library string // import path; what is below it is meant as well
-	rooms   []string
-	why     string
+	module string // import path; what is below it is meant as well
+	rooms  []string
+	why    string
 }
 
 var walls = []wall{
