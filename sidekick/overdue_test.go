@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,10 +36,10 @@ func (running) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 }
 
 // refused fails until it is told to pass.
-type refused struct{ passes bool }
+type refused struct{ passes atomic.Bool }
 
 func (r *refused) Run(context.Context) error {
-	if r.passes {
+	if r.passes.Load() {
 		return nil
 	}
 	return errors.New("connection refused")
@@ -77,7 +78,7 @@ func TestAServiceThatNeverAnswersIsWarnedOfOnceAndThenRarely(t *testing.T) {
 			t.Errorf("warned %d times within an hour", n)
 		}
 		before := warnings()
-		check.passes = true
+		check.passes.Store(true)
 		time.Sleep(time.Hour)
 		if n := warnings(); n != before {
 			t.Errorf("warned %d times more although it answers", n-before)
