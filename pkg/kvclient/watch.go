@@ -150,7 +150,10 @@ func (w *watch) run(p *poll) {
 // resume registers a poll again after reason, however long it takes, unless reason or a later one
 // is final.
 func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error) {
-	if final(reason) {
+	switch {
+	case w.lifetime.Err() != nil: // closed, not interrupted
+		return nil, &kv.Error{Kind: kv.Closed}
+	case final(reason):
 		return nil, reason
 	}
 	log := w.client.log.With("key", nameOf(w.from.Key), "index", w.from.Index)
@@ -162,11 +165,8 @@ func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error)
 		}
 	}()
 	for !final(reason) {
-		if w.lifetime.Err() != nil {
-			return nil, &kv.Error{Kind: kv.Closed}
-		}
 		if wait.Wait(w.lifetime) != nil {
-			continue
+			return nil, &kv.Error{Kind: kv.Closed}
 		}
 		p, err := w.open(w.lifetime)
 		if err == nil {

@@ -232,6 +232,22 @@ func TestAWatchSurvivesARestart(t *testing.T) {
 	}
 }
 
+func TestClosingAWatchIsNoInterruption(t *testing.T) {
+	for name, url := range map[string]string{"etcd": etcdtest.Start(t).URL, "kvd": daemontest.Start(t, 1).URL()} {
+		var log output
+		cfg := inOrder(url)
+		cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+		client := open(t, cfg)
+		w := watchFrom(t, client, kv.WatchFrom{Key: "/a"})
+		set(t, client, "/a", "1")
+		wantValues(t, w, "1")
+		w.Close()
+		if log.String() != "" {
+			t.Errorf("%s: %s", name, log.String())
+		}
+	}
+}
+
 func TestAWipedStoreIsHistoryGone(t *testing.T) {
 	server := etcdtest.Start(t)
 	client := open(t, inOrder(server.URL))

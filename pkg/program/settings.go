@@ -244,7 +244,7 @@ func scalar(value any) (string, error) {
 func printConfig(w io.Writer, flags *pflag.FlagSet, origins map[string]Origin) {
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	flags.VisitAll(func(f *pflag.Flag) {
-		if unsettable(f.Name) {
+		if unsettable(f.Name) || f.Hidden {
 			return
 		}
 		value := f.Value.String()
