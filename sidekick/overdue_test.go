@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -35,6 +36,24 @@ func (running) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 	return nil
 }
 
+// journal is a log that can be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
 // refused fails until it is told to pass.
 type refused struct{ passes atomic.Bool }
 
@@ -49,7 +68,7 @@ func (r *refused) String() string { return "tcp" }
 
 func TestAServiceThatNeverAnswersIsWarnedOfOnceAndThenRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log journal
 		check := &refused{}
 		s := &Sidekick{
 			Store: nowhere{}, Prefix: registry.DefaultPrefix, TTL: registry.DefaultTTL,
