@@ -34,14 +34,18 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	}
 	defer closeSource()
 	a := &agent{cfg: cfg, deps: deps, source: source, told: map[string]string{}}
-	if err := a.load(); err != nil {
+	err = a.load()
+	switch {
+	case cfg.Onetime && err == nil:
+		return a.once(ctx)
+	case cfg.Onetime || err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	if cfg.Onetime {
-		return a.once(ctx)
-	}
-	return a.forever(ctx)
+	return a.forever(ctx) // a directory that is not there yet is waited for
 }
+
+// looksMax bounds how often the directory is read again while ever more of it comes into being.
+const looksMax = 8
 
 // agent is a running kvconfd. It belongs to the goroutine that called Run.
 type agent struct {
@@ -51,6 +55,8 @@ type agent struct {
 	resources []resource.Resource // what is at work
 	broken    int                 // resource files that cannot be used as they are now
 	told      map[string]string   // by resource file: what has been logged about its present version
+	trouble   string              // with the directory as a whole, so that it is told once
+	covered   []string            // what was watched after the last look
 }
 
 // load reads the configuration directory. A file that cannot be used keeps its last good version
@@ -129,9 +135,7 @@ func (a *agent) forever(ctx context.Context) error {
 	tick := time.NewTicker(a.cfg.Interval)
 	defer tick.Stop()
 
-	// Only now that changes would be noticed, read again: nothing falls between.
-	changes.cover(a.watched())
-	a.reload()
+	a.look(changes)
 	for {
 		stop, wake := a.start(ctx)
 		same := true
@@ -145,8 +149,7 @@ func (a *agent) forever(ctx context.Context) error {
 			case <-tick.C:
 			}
 			before := a.resources
-			a.reload()
-			changes.cover(a.watched())
+			a.look(changes)
 			if same = reflect.DeepEqual(before, a.resources); same {
 				wake()
 			}
@@ -159,17 +162,41 @@ func (a *agent) forever(ctx context.Context) error {
 	}
 }
 
+// look reads the directory, and again if that has led to more that is to be watched: what changes
+// before it is watched is not reported.
+func (a *agent) look(changes *files) {
+	a.reload()
+	for range looksMax {
+		before := a.covered
+		a.covered = a.watched()
+		changes.cover(a.covered)
+		if slices.Equal(a.covered, before) {
+			return
+		}
+		a.reload()
+	}
+}
+
 // reload is load for a running agent: when the directory cannot be read, everything stays.
 func (a *agent) reload() {
-	if err := a.load(); err != nil {
+	err := a.load()
+	switch {
+	case err == nil:
+		a.trouble = ""
+		return
+	case err.Error() == a.trouble:
+	case len(a.resources) == 0 && errors.Is(err, fs.ErrNotExist):
+		a.deps.Log.Warn("nothing to do until there is a configuration directory; it is watched for", "reason", err)
+	default:
 		a.deps.Log.Error("everything stays as it is", "reason", err)
 	}
+	a.trouble = err.Error()
 }
 
 // watched returns the directories and files whose changes matter: those where files are looked
 // for, and those where links to files lead.
 func (a *agent) watched() []string {
-	paths := []string{a.cfg.ConfDir, filepath.Join(a.cfg.ConfDir, "templates")}
+	paths := []string{nearest(a.cfg.ConfDir), filepath.Join(a.cfg.ConfDir, "templates")}
 	trees := []string{filepath.Join(a.cfg.ConfDir, "conf.d")}
 	if a.cfg.Backend == backendFile {
 		trees = append(trees, a.cfg.Files...)
@@ -192,6 +219,16 @@ func (a *agent) watched() []string {
 		_, err := os.Stat(path)
 		return err != nil
 	})
+}
+
+// nearest returns path, or the lowest directory above it that exists.
+func nearest(path string) string {
+	for {
+		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
 }
 
 // directories returns path, and if it is a directory those below it as far as they can be read.

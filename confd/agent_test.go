@@ -247,14 +247,29 @@ func TestHangupReadsTheConfigurationDirectoryAgain(t *testing.T) {
 	r := fileRig(t, "x: 1")
 	hangup := make(chan os.Signal, 1)
 	r.deps.Hangup = hangup
-	r.cfg.ConfDir = r.path("later") // does not exist yet, so it cannot be watched
+	r.cfg.ConfDir = r.path("later") // does not exist yet
 	r.start()
-	r.until("the empty start is reported", func() bool { return strings.Contains(r.log.String(), "there are no resource files") })
+	r.until("the empty start is reported", func() bool { return strings.Contains(r.log.String(), "later does not exist") })
 	r.resource("a", `{{getv "/x"}}`, `keys = ["/"]`)
 	if err := os.Rename(r.path("conf"), r.path("later")); err != nil {
 		t.Fatal(err)
 	}
 	hangup <- os.Interrupt // any signal on this channel
+	r.eventually("a.out", "1")
+}
+
+func TestAConfigurationDirectoryThatComesLaterIsFound(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/"]`)
+	r.cfg.ConfDir = r.path("deep/er/later")
+	r.start()
+	r.until("the missing directory is reported", func() bool { return strings.Contains(r.log.String(), "later does not exist") })
+	if err := os.MkdirAll(r.path("deep/er"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(r.path("conf"), r.cfg.ConfDir); err != nil {
+		t.Fatal(err)
+	}
 	r.eventually("a.out", "1")
 }
 

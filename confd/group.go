@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"time"
 
@@ -30,7 +31,30 @@ type group struct {
 	subscription *subscription
 	cfg          Config
 	log          *slog.Logger
+	failure      failure // of the reload
 }
+
+// failure is what went wrong last, so that a retry which fails for the same reason is not told as
+// if it were news.
+type failure struct{ reason string }
+
+// tell logs err as an error, or at debug if it is the one of the last time. nil is a success.
+func (f *failure) tell(log *slog.Logger, message string, err error) {
+	if err == nil {
+		f.reason = ""
+		return
+	}
+	reason := stagedSuffix.ReplaceAllString(err.Error(), "")
+	level := slog.LevelError
+	if reason == f.reason {
+		level = slog.LevelDebug
+	}
+	log.Log(context.Background(), level, message, "reason", err)
+	f.reason = reason
+}
+
+// stagedSuffix is what a check's error names differently at each retry.
+var stagedSuffix = regexp.MustCompile(`\.[0-9]{6,}`)
 
 // newGroups sorts resources into groups that read m, in the order of their first members.
 func newGroups(resources []resource.Resource, m *mirror, cfg Config, deps Deps) []*group {
@@ -161,9 +185,7 @@ func (g *group) settle(ctx context.Context) error {
 	if err == nil && len(owing) > 0 {
 		err = g.reloadReader(ctx, owing)
 	}
-	if err != nil {
-		g.log.Error("not reloaded", "reason", err)
-	}
+	g.failure.tell(g.log, "not reloaded", err)
 	return err
 }
 

@@ -357,3 +357,19 @@ func TestAChangeBetweenListingAndWatchIsNotLost(t *testing.T) {
 	r.start()
 	r.eventually("a.out", "2")
 }
+
+func TestARetryThatFailsForTheSameReasonIsNotToldAgain(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]
+reload_cmd = "test -e $DIR/other && echo other; false"`)
+	r.resource("b", `{{getv "/x"}}`, "keys = [\"/x\"]\ncheck_cmd = \"false {{.src}}\"")
+	r.start()
+	for _, message := range []string{`msg="not reloaded"`, `msg="not up to date"`} {
+		r.until("it has failed three times: "+message, func() bool { return strings.Count(r.log.String(), message) >= 3 })
+		if got := strings.Count(r.log.String(), "level=ERROR "+message); got != 1 {
+			t.Errorf("%s: the same reason is told %d times", message, got)
+		}
+	}
+	r.write("other", "")
+	r.until("another reason is told", func() bool { return strings.Count(r.log.String(), `level=ERROR msg="not reloaded"`) == 2 })
+}

@@ -6,12 +6,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
 	"github.com/kvd-io/kvd/pkg/program"
 )
@@ -62,10 +62,9 @@ func defaultConfDir() string {
 // options are the flags as they are typed, where Config wants something else.
 type options struct {
 	Config
-	intervalSeconds int
-	password        string
-	srvDomain       string
-	srvRecord       string
+	password  string
+	srvDomain string
+	srvRecord string
 }
 
 func newCommand(confDir string, file *configFile) *cobra.Command {
@@ -110,7 +109,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 	flags.StringVar(&o.Filter, "filter", "*", "file backend: `pattern` for the names of files in directories")
 	flags.BoolVar(&o.Onetime, "onetime", false, "bring everything up to date once and exit, with 1 if anything failed; wins over --watch")
 	flags.BoolVar(&o.Watch, "watch", false, "follow changes as they happen; otherwise look at every interval")
-	flags.IntVar(&o.intervalSeconds, "interval", int(DefaultInterval/time.Second), "`seconds` between two looks at everything; with --watch too, as a safety net")
+	flags.DurationVar(&o.Interval, "interval", DefaultInterval, "`time` between two looks at everything; with --watch too, as a safety net")
 	flags.BoolVar(&o.Noop, "noop", false, "change nothing, log what would change")
 	flags.BoolVar(&o.SyncOnly, "sync-only", false, "write files, but run no check_cmd and no reload_cmd")
 	flags.BoolVar(&o.KeepStageFile, "keep-stage-file", false, "leave the staged file where it was not installed")
@@ -136,7 +135,6 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 // config returns the settings that Run takes.
 func (o options) config() Config {
 	cfg := o.Config
-	cfg.Interval = time.Duration(o.intervalSeconds) * time.Second
 	cfg.Client.Password = o.password
 	switch {
 	case o.srvRecord != "":
@@ -216,7 +214,8 @@ type configFile struct {
 }
 
 // decode returns the settings of confd.toml under the names of the flags. Names that mean nothing
-// are left out and warned of later, as confd's users have all kinds of things in this file.
+// are left out and warned of later, as confd's users have all kinds of things in this file; but a
+// misspelt one is an error.
 func (c *configFile) decode(path string, data []byte) (map[string]any, error) {
 	var raw map[string]any
 	if _, err := toml.Decode(string(data), &raw); err != nil {
@@ -229,6 +228,9 @@ func (c *configFile) decode(path string, data []byte) (map[string]any, error) {
 		_, isTable := value.(map[string]any)
 		switch {
 		case known.Lookup(name) == nil || isTable || slices.Contains(ignored, name):
+			if meant := misspelling(name, raw, known); meant != "" {
+				return nil, fmt.Errorf("unknown setting %q: did you mean %s?", written, meant)
+			}
 			c.unknown = append(c.unknown, written)
 		case value == "" || isEmptyList(value): // confd's documentation shows unset settings like this
 		default:
@@ -237,6 +239,25 @@ func (c *configFile) decode(path string, data []byte) (map[string]any, error) {
 	}
 	slices.Sort(c.unknown)
 	return c.values, nil
+}
+
+// misspelling returns the flag that an unknown name in a file was surely meant to be, "" if it may
+// mean something elsewhere. What the file sets under its right name was not meant.
+func misspelling(name string, file map[string]any, known *pflag.FlagSet) string {
+	if known.Lookup(name) != nil {
+		return ""
+	}
+	set := map[string]bool{}
+	for written := range file {
+		set[canonical(written)] = true
+	}
+	var names []string
+	known.VisitAll(func(f *pflag.Flag) {
+		if !set[f.Name] {
+			names = append(names, f.Name)
+		}
+	})
+	return resource.Meant(name, names)
 }
 
 func isEmptyList(value any) bool {

@@ -31,8 +31,9 @@ type target struct {
 	broken   string           // why the version on disk is not the parsed one, so that it is told once
 	skipped  string           // records left out by the last render, so that each is told once
 	kept     *install.Staged  // by --keep-stage-file: only the last one, however often it is tried
-	hadKeys  bool             // in the last pass that was not held
-	held     bool             // because the store was replaced by one without its keys
+	failure  failure
+	hadKeys  bool // in the last pass that was not held
+	held     bool // because the store was replaced by one without its keys
 }
 
 func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
@@ -64,9 +65,7 @@ func (t *target) holds(tree render.Tree, graceLeft time.Duration) bool {
 // bring is apply, with the failure logged.
 func (t *target) bring(ctx context.Context, tree render.Tree) error {
 	err := t.apply(ctx, tree)
-	if err != nil {
-		t.log.Error("not up to date", "reason", err)
-	}
+	t.failure.tell(t.log, "not up to date", err)
 	return err
 }
 

@@ -96,6 +96,9 @@ type Staged struct {
 // and owner, flushed to disk. On error nothing is left behind.
 func (f File) Stage(content []byte) (*Staged, error) {
 	temporary, err := os.CreateTemp(filepath.Dir(f.Path), "."+filepath.Base(f.Path)+".")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot write %s: the directory %s does not exist; create it, or correct dest", f.Path, filepath.Dir(f.Path))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot stage %s: %w", f.Path, err)
 	}

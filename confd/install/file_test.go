@@ -95,6 +95,13 @@ func TestAFileIsReplacedAndNothingElseIsLeft(t *testing.T) {
 	}
 }
 
+func TestAMissingDirectoryIsNamed(t *testing.T) {
+	f := install.File{Path: filepath.Join(t.TempDir(), "none", "proxy.cfg"), UID: -1, GID: -1}
+	if _, err := f.Stage(nil); err == nil || !strings.Contains(err.Error(), "directory "+filepath.Dir(f.Path)+" does not exist; create it") || strings.Contains(err.Error(), "/.proxy") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestTheModeOfAnExistingFileIsKeptUnlessOneIsGiven(t *testing.T) {
 	f := destination(t)
 	put(t, f, "one")
@@ -152,7 +159,7 @@ func TestAFailureLeavesTheOldFileAndNoStagedOne(t *testing.T) {
 	f := destination(t)
 	put(t, f, "old")
 	f.Path = filepath.Join(filepath.Dir(f.Path), "missing", "proxy.cfg")
-	if _, err := f.Stage([]byte("new")); err == nil || !strings.Contains(err.Error(), "cannot stage") {
+	if _, err := f.Stage([]byte("new")); err == nil || !strings.Contains(err.Error(), "cannot write") {
 		t.Errorf("staging in a missing directory: %v", err)
 	}
 

@@ -24,10 +24,10 @@ type Loaded struct {
 
 // Load reads every resource file of a configuration directory, in the order of their paths. A
 // file that cannot be used does not touch the others. err is about the directory: it has no
-// conf.d, or cannot be read. A directory that does not exist holds no files, which is no error.
+// conf.d, or cannot be read; it is an fs.ErrNotExist if the directory itself is not there.
 func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 	if _, err := os.Stat(confDir); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, &missingDirectory{confDir}
 	}
 	files, err := find(filepath.Join(confDir, "conf.d"))
 	if err != nil {
@@ -59,6 +59,15 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 	}
 	return loaded, nil
 }
+
+// missingDirectory says that a configuration directory does not exist.
+type missingDirectory struct{ path string }
+
+func (m *missingDirectory) Error() string {
+	return m.path + " does not exist: create it with conf.d and templates in it, or name another directory with --confdir"
+}
+
+func (m *missingDirectory) Is(target error) bool { return target == fs.ErrNotExist }
 
 // find returns the resource files below dir.
 func find(dir string) ([]string, error) {

@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -63,7 +64,7 @@ type document struct {
 type table struct {
 	Src              string   `toml:"src"`
 	Dest             string   `toml:"dest"`
-	Keys             []string `toml:"keys"`
+	Keys             keyList  `toml:"keys"`
 	Prefix           string   `toml:"prefix"`
 	Mode             string   `toml:"mode"`
 	UID              *int     `toml:"uid"`
@@ -76,6 +77,25 @@ type table struct {
 	ReloadCmdTimeout duration `toml:"reload_cmd_timeout"`
 	MinKeys          int      `toml:"min_keys"`
 	OnReloadFailure  string   `toml:"on_reload_failure"`
+}
+
+// keyList reads a list of keys.
+type keyList []string
+
+func (l *keyList) UnmarshalTOML(value any) error {
+	list, ok := value.([]any)
+	if text, isText := value.(string); isText {
+		return fmt.Errorf("keys must be a list: keys = [%q]", text)
+	}
+	for _, item := range list {
+		key, isText := item.(string)
+		ok = ok && isText
+		*l = append(*l, key)
+	}
+	if !ok {
+		return errors.New("keys must be a list of texts: keys = [\"/\"]")
+	}
+	return nil
 }
 
 // duration reads "30s", and a bare number as seconds.
@@ -109,8 +129,16 @@ func Parse(file string, data []byte, templateDir, globalPrefix string) (r Resour
 	if err != nil {
 		return Resource{}, nil, explain(err)
 	}
+	var misspelt error
 	for _, key := range meta.Undecoded() {
+		if meant := misspelling(meta, key); meant != "" {
+			misspelt = errors.Join(misspelt, fmt.Errorf("unknown setting %q: did you mean %s?", key, meant))
+			continue
+		}
 		warnings = append(warnings, fmt.Sprintf("unknown setting %q is ignored", key))
+	}
+	if misspelt != nil {
+		return Resource{}, warnings, misspelt
 	}
 	if doc.Template == nil {
 		return Resource{}, warnings, errors.New("there is no [template] table")
@@ -120,6 +148,31 @@ func Parse(file string, data []byte, templateDir, globalPrefix string) (r Resour
 	}
 	r, err = doc.Template.resource(file, templateDir, globalPrefix)
 	return r, warnings, err
+}
+
+// settings are the names that table knows.
+var settings = func() (names []string) {
+	for field := range reflect.TypeFor[table]().Fields() {
+		names = append(names, field.Tag.Get("toml"))
+	}
+	return names
+}()
+
+// misspelling returns the setting that an unknown key must have been meant to be, "" if it may mean
+// something elsewhere. What the file sets under its right name was not meant.
+func misspelling(meta toml.MetaData, key toml.Key) string {
+	known := []string{"template"}
+	if len(key) == 2 && strings.EqualFold(key[0], "template") {
+		known = slices.Clone(settings)
+	} else if len(key) != 1 {
+		return ""
+	}
+	for _, set := range meta.Keys() {
+		if len(set) == len(key) {
+			known = slices.DeleteFunc(known, func(name string) bool { return strings.EqualFold(name, set[len(set)-1]) })
+		}
+	}
+	return Meant(strings.ToLower(key[len(key)-1]), known)
 }
 
 // explain adds the line to an error of the TOML reader.

@@ -1,6 +1,7 @@
 package resource_test
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -101,8 +102,8 @@ func TestOwnersAreFoundByNameAndByNumber(t *testing.T) {
 }
 
 func TestUnknownSettingsAreIgnoredWithAWarning(t *testing.T) {
-	_, warnings := parse(t, "[template]\nsrc = \"a\"\ndest = \"/b\"\nrelod_cmd = \"x\"\n[backend]\nname = \"y\"\n", "")
-	if text := strings.Join(warnings, " "); !strings.Contains(text, "template.relod_cmd") || !strings.Contains(text, "backend.name") {
+	_, warnings := parse(t, "[template]\nsrc = \"a\"\ndest = \"/b\"\ndebounce = \"x\"\ndesc = \"not dest\"\n[backend]\nname = \"y\"\n", "")
+	if text := strings.Join(warnings, " "); !strings.Contains(text, "template.debounce") || !strings.Contains(text, "template.desc") || !strings.Contains(text, "backend.name") {
 		t.Errorf("warnings %q name neither", warnings)
 	}
 }
@@ -114,7 +115,12 @@ func TestBadResourceFilesSayWhatIsWrong(t *testing.T) {
 		"[template]\nmode = 0644":   "not valid TOML",
 		"[template]\ndest = \"/b\"": "src is missing",
 		"[template]\nsrc = \"a\"":   "dest is missing",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = \"/x\"":                   "not valid TOML",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = \"/x\"":                   "keys must be a list: keys = [\"/x\"]",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = [1]":                      "keys must be a list of texts",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nrelod_cmd = \"x\"":               "unknown setting \"template.relod_cmd\": did you mean reload_cmd?",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nreload_comand = \"x\"":           "did you mean reload_cmd?",
+		"[Template]\nsrc = \"a\"\ndest = \"/b\"\ncheck_command_timeout = \"1s\"":  "did you mean check_cmd_timeout?",
+		"[templates]\nsrc = \"a\"\ndest = \"/b\"":                                 "did you mean template?",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmode = \"4755\"":                 "not a file mode",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmode = \"rw\"":                   "not a file mode",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nowner = \"nobody-of-that-name\"": "not a user",
@@ -213,12 +219,12 @@ func TestABrokenFileDoesNotTouchTheOthers(t *testing.T) {
 	}
 }
 
-func TestAMissingDirectoryHoldsNothingButOneWithoutConfDIsAMistake(t *testing.T) {
+func TestAMissingDirectoryIsToldFromOneWithoutConfD(t *testing.T) {
 	dir := t.TempDir()
-	if loaded, err := resource.Load(filepath.Join(dir, "none"), ""); err != nil || len(loaded) != 0 {
-		t.Errorf("missing directory: %v, %v", loaded, err)
+	if _, err := resource.Load(filepath.Join(dir, "none"), ""); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "none does not exist: create it") {
+		t.Errorf("missing directory: %v", err)
 	}
-	if _, err := resource.Load(dir, ""); err == nil || !strings.Contains(err.Error(), "conf.d is missing") {
+	if _, err := resource.Load(dir, ""); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "conf.d is missing") {
 		t.Errorf("directory without conf.d: %v", err)
 	}
 }
