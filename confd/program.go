@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
 	"github.com/kvd-io/kvd/pkg/program"
+	"github.com/kvd-io/kvd/pkg/spelling"
 )
 
 const flagConfigFile = "config-file"
@@ -257,7 +257,7 @@ func misspelling(name string, file map[string]any, known *pflag.FlagSet) string 
 			names = append(names, f.Name)
 		}
 	})
-	return resource.Meant(name, names)
+	return spelling.Meant(name, names)
 }
 
 func isEmptyList(value any) bool {

@@ -23,6 +23,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/spelling"
 )
 
 // Resource is one template and what belongs to it. It is not changed after Parse.
@@ -172,7 +173,7 @@ func misspelling(meta toml.MetaData, key toml.Key) string {
 			known = slices.DeleteFunc(known, func(name string) bool { return strings.EqualFold(name, set[len(set)-1]) })
 		}
 	}
-	return Meant(strings.ToLower(key[len(key)-1]), known)
+	return spelling.Meant(strings.ToLower(key[len(key)-1]), known)
 }
 
 // explain adds the line to an error of the TOML reader.

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/kvd-io/kvd/pkg/spelling"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -263,42 +264,10 @@ func suggestFlag(flags *pflag.FlagSet, err error) string {
 	}
 	var names []string
 	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if name := nearest(unknown.GetSpecifiedName(), names); name != "" {
+	if name := spelling.Meant(unknown.GetSpecifiedName(), names); name != "" {
 		return "--" + name
 	}
 	return ""
-}
-
-// nearest returns the one of names that name was most likely meant to be, "" if none is close.
-func nearest(name string, names []string) string {
-	best, bestDistance := "", 3
-	for _, candidate := range names {
-		if d := editDistance(name, candidate); d < bestDistance && len(name) > 2 {
-			best, bestDistance = candidate, d
-		}
-	}
-	return best
-}
-
-// editDistance counts the single-letter changes between a and b (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := diagonal
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			diagonal = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // IsTerminal reports whether w is a terminal.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/kvd-io/kvd/pkg/spelling"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
@@ -198,7 +199,7 @@ func collectFlags(cmd *cobra.Command, known map[string]bool) {
 }
 
 func unknownSetting(path, name string, known map[string]bool) error {
-	if meant := nearest(name, slices.Sorted(maps.Keys(known))); meant != "" {
+	if meant := spelling.Meant(name, slices.Sorted(maps.Keys(known))); meant != "" {
 		return fmt.Errorf("configuration file %s: unknown setting %q, did you mean %q?", path, name, meant)
 	}
 	return fmt.Errorf("configuration file %s: unknown setting %q", path, name)

@@ -1,4 +1,6 @@
-package resource
+// Package spelling guesses which of the known names a misspelt one was meant to be. It knows
+// letters, not what the names are for.
+package spelling
 
 // Meant returns the one of names that written was most likely meant to be, "" if none is close: one
 // or two letters are wrong, or a name is spelled out, as command for cmd.
