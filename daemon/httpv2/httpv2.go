@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,9 +103,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveMembers(w, r)
 	case escaped == machinesPath:
 		h.serveMachines(w, r)
-	case under(escaped, authPath):
+	case routed(escaped, authPath, "enable", "users", "roles"):
 		h.replyMessage(w, http.StatusNotFound, "access control is not available in this version of kvd")
-	case under(escaped, statsPath):
+	case routed(escaped, statsPath, "self", "leader", "store"):
 		h.replyMessage(w, http.StatusNotFound, "statistics are not available in this version of kvd")
 	default:
 		http.NotFound(w, r)
@@ -112,6 +113,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func under(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
+
+// routed reports whether path is that of one of the resources of root, or of something below it.
+func routed(path, root string, resources ...string) bool {
+	return slices.ContainsFunc(resources, func(resource string) bool { return under(path, root+"/"+resource) })
+}
 
 // cleanPath returns the path without empty, "." and ".." segments; a trailing slash stays.
 func cleanPath(escaped string) string {
