@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -52,6 +54,7 @@ func findEngine(ctx context.Context, folder string, c *crew) (e *engine, reason 
 	if err != nil {
 		return nil, err.Error()
 	}
+	c.later(func() error { return unmountBelow(data) }) // after p has been stopped
 	c.join(p)
 	err = c.await(ctx, 20*time.Second, func() bool {
 		version, err = e.version(ctx)
@@ -65,6 +68,25 @@ func findEngine(ctx context.Context, folder string, c *crew) (e *engine, reason 
 	}
 	e.name = fmt.Sprintf("engine %s, started for the demo", version)
 	return e, ""
+}
+
+// unmountBelow takes away the mounts that a dockerd has left below folder. Where mounts are private
+// it mounts its data on itself, and does not always undo that when it ends.
+func unmountBelow(folder string) error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("look for mounts below %s: %w", folder, err)
+	}
+	var problems []error
+	lines := strings.Split(string(mounts), "\n")
+	for _, line := range slices.Backward(lines) { // the newest first: it may stand on an older one
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], folder+"/") {
+			if err := syscall.Unmount(fields[4], syscall.MNT_DETACH); err != nil {
+				problems = append(problems, fmt.Errorf("unmount %s: %w", fields[4], err))
+			}
+		}
+	}
+	return errors.Join(problems...)
 }
 
 func (e *engine) version(ctx context.Context) (string, error) {
