@@ -9,7 +9,7 @@ import (
 )
 
 // AppendEvent appends the JSON of e, without a newline, and returns the extended slice.
-// The bytes are those that encoding/json makes of Encode(e); this is the hot path of a server.
+// The bytes are those that encoding/json makes of an Event; this is the hot path of a server.
 func AppendEvent(b []byte, e kv.Event) []byte {
 	b = append(b, `{"action":`...)
 	b = appendString(b, string(e.Action))

@@ -28,32 +28,6 @@ type Event struct {
 	PrevNode *Node     `json:"prevNode,omitempty"`
 }
 
-// Encode returns the wire form of e.
-func Encode(e kv.Event) Event {
-	wire := Event{Action: e.Action, Node: encodeNode(e.Node), PrevNode: encodeNode(e.PrevNode)}
-	if e.Removes() && wire.Node != nil {
-		wire.Node.Value = nil // a removed key has no value any more, not an empty one
-	}
-	return wire
-}
-
-func encodeNode(n *kv.Node) *Node {
-	if n == nil {
-		return nil
-	}
-	wire := &Node{Key: n.Key, Dir: n.Dir, TTL: n.TTL, ModifiedIndex: n.ModifiedIndex, CreatedIndex: n.CreatedIndex}
-	if !n.Dir {
-		wire.Value = &n.Value
-	}
-	if !n.Expiration.IsZero() {
-		wire.Expiration = &n.Expiration
-	}
-	for _, child := range n.Nodes {
-		wire.Nodes = append(wire.Nodes, encodeNode(child))
-	}
-	return wire
-}
-
 // Decode returns the event that wire stands for.
 func (wire Event) Decode() kv.Event {
 	return kv.Event{Action: wire.Action, Node: wire.Node.decode(), PrevNode: wire.PrevNode.decode()}

@@ -32,9 +32,6 @@ func Parse(text, address string) (Check, error) {
 	return nil, fmt.Errorf("check %q: unknown form; use one of: %s", text, Forms)
 }
 
-// IsExec reports whether text asks for a command to be run.
-func IsExec(text string) bool { return strings.HasPrefix(text, "exec:") }
-
 func parseTCP(text, address string) (Check, error) {
 	if err := validateAddress(address); err != nil {
 		return nil, fmt.Errorf("check %q: %w", text, err)
