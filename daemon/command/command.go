@@ -12,7 +12,7 @@ import (
 )
 
 // Level is the feature level that this build writes and the highest that it can execute.
-const Level = 1
+const Level = 2
 
 // Type tells the commands apart. The numbers are part of the log format.
 type Type uint64
