@@ -27,7 +27,7 @@ const (
 func route(admins, v2 http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case admin.VersionPath, admin.HealthPath:
+		case admin.VersionPath, admin.HealthPath, admin.StatePath:
 			admins.ServeHTTP(w, r)
 		default:
 			v2.ServeHTTP(w, r)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/kvd-io/kvd/daemon/admin"
 	"github.com/kvd-io/kvd/daemon/httpv2"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -23,6 +24,11 @@ func (v memberView) HasLeader() bool { return v.d.node.Status().Leader != 0 }
 func (v memberView) Position() (index, term uint64) { return v.d.service.Position() }
 
 func (v memberView) ReadBarrier(ctx context.Context) error { return v.d.service.ReadBarrier(ctx) }
+
+func (v memberView) Mark() admin.Mark {
+	mark := v.d.service.Mark()
+	return admin.Mark{Index: mark.Index, RaftIndex: mark.RaftIndex, Sum: mark.Sum.String()}
+}
 
 func (v memberView) Members() []httpv2.Member {
 	known := v.d.service.Members()

@@ -1,7 +1,7 @@
 // Package admin answers what operators and their probes ask a member: which version it speaks and
 // whether it can serve.
 //
-// It knows what the service tells about itself through Member. It knows no keys.
+// It knows what the member tells about itself through Member. It knows no keys.
 package admin
 
 import (
@@ -11,12 +11,15 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/kvd-io/kvd/pkg/kv"
 )
 
 // The paths that New serves.
 const (
 	VersionPath = "/version"
 	HealthPath  = "/health"
+	StatePath   = "/debug/state"
 )
 
 // serverVersion is the release of etcd whose v2 API this is, to the byte. Clients take it apart
@@ -35,9 +38,19 @@ type Member interface {
 	HasLeader() bool
 	// ReadBarrier returns nil if the member can answer a linearizable read now.
 	ReadBarrier(ctx context.Context) error
+	// Mark returns the place in the log that the member's state has reached, and its sum.
+	Mark() Mark
 }
 
-// New returns the handler of VersionPath and HealthPath; other paths are answered 404.
+// Mark is the answer of StatePath. Members with the same RaftIndex have the same Sum, and so has a
+// member that has read its log again; the sum is a fingerprint of all keys, directories and leases.
+type Mark struct {
+	Index     kv.Index `json:"index"`     // of the last change of the store
+	RaftIndex uint64   `json:"raftIndex"` // of the last log entry executed
+	Sum       string   `json:"sum"`       // 32 hexadecimal digits
+}
+
+// New returns the handler of VersionPath, HealthPath and StatePath; other paths are answered 404.
 func New(member Member) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -45,6 +58,8 @@ func New(member Member) http.Handler {
 			serveVersion(w, r)
 		case HealthPath:
 			serveHealth(w, r, member)
+		case StatePath:
+			serveState(w, r, member)
 		default:
 			http.NotFound(w, r)
 		}
@@ -98,6 +113,19 @@ func unhealthy(r *http.Request, member Member) string {
 		return "QGET ERROR:" + err.Error()
 	}
 	return ""
+}
+
+func serveState(w http.ResponseWriter, r *http.Request, member Member) {
+	if !onlyGet(w, r) {
+		return
+	}
+	body, err := json.Marshal(member.Mark())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(append(body, '\n'))
 }
 
 func onlyGet(w http.ResponseWriter, r *http.Request) bool {

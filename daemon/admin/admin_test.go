@@ -17,6 +17,8 @@ type member struct {
 
 func (m member) HasLeader() bool { return !m.leaderless }
 
+func (m member) Mark() Mark { return Mark{Index: 7, RaftIndex: 9, Sum: "00ff"} }
+
 func (m member) ReadBarrier(ctx context.Context) error {
 	if m.barrier == nil {
 		return nil
@@ -38,6 +40,8 @@ func TestAnswersAreThoseOfEtcdToTheByte(t *testing.T) {
 		{"alive without a leader", "GET", "/health?serializable=true", member{leaderless: true}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
 		{"without a quorum", "GET", "/health", broken, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"QGET ERROR:a \"bad\" day"}` + "\n"},
 		{"an alarm left out that cannot be raised", "GET", "/health?exclude=NOSPACE", member{}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
+		{"state", "GET", "/debug/state", member{leaderless: true}, 200, "application/json", `{"index":7,"raftIndex":9,"sum":"00ff"}` + "\n"},
+		{"head of state", "HEAD", "/debug/state", member{}, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
 		{"write to version", "PUT", "/version", member{}, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
 		{"head of health", "HEAD", "/health", member{}, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
 		{"elsewhere", "GET", "/health/", member{}, 404, "text/plain; charset=utf-8", "404 page not found\n"},

@@ -2,6 +2,8 @@ package daemontest_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -71,5 +73,31 @@ func TestAWatchDoesNotHoldUpAStop(t *testing.T) {
 	}
 	if body, err := io.ReadAll(response.Body); err == nil && strings.Contains(string(body), "action") {
 		t.Errorf("the watch ended with an event: %s", body)
+	}
+}
+
+func TestARestartedMemberHasTheSameStateSum(t *testing.T) {
+	cluster, client := daemontest.Start(t, 1), newClient(t)
+	mark := func() (m struct {
+		Index, RaftIndex uint64
+		Sum              string
+	}) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(call(t, client, http.MethodGet, cluster.URL()+"/debug/state", nil)), &m); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	empty := mark()
+	for i := range 20 {
+		call(t, client, http.MethodPut, fmt.Sprintf("%s/v2/keys/a/%d", cluster.URL(), i), url.Values{"value": {"1"}, "ttl": {"1000"}})
+	}
+	full := mark()
+	if full.Sum == empty.Sum || full.Index != empty.Index+20 || full.RaftIndex < empty.RaftIndex+20 {
+		t.Errorf("after 20 writes %+v, before %+v", full, empty)
+	}
+	cluster.Restart()
+	if got := mark(); got.Sum != full.Sum || got.Index != full.Index || got.RaftIndex < full.RaftIndex {
+		t.Errorf("after the restart %+v, before %+v", got, full)
 	}
 }

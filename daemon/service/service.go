@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/raftnode"
+	"github.com/kvd-io/kvd/daemon/store"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -77,6 +78,9 @@ func (s *Service) Watch(_ context.Context, from kv.WatchFrom) (kv.Watch, error) 
 
 // Index returns the store's index on this member.
 func (s *Service) Index() kv.Index { return s.state.machine.Index() }
+
+// Mark returns the sum of this member's state and the place in the log that it belongs to.
+func (s *Service) Mark() store.Mark { return s.state.machine.Mark() }
 
 // Position returns the last log index that this member knows to be committed, and the term.
 func (s *Service) Position() (index, term uint64) {

@@ -131,6 +131,21 @@ func (m *Machine) Sum() Sum {
 	return m.state.sum
 }
 
+// Mark is what the state amounts to at one place of the log.
+type Mark struct {
+	Index     kv.Index // of the last change
+	RaftIndex uint64   // of the last log entry executed
+	Sum       Sum
+}
+
+// Mark returns the sum of the state and the place in the log that it belongs to. Members that have
+// executed the same entries have the same mark.
+func (m *Machine) Mark() Mark {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return Mark{Index: m.state.revision, RaftIndex: m.state.applied, Sum: m.state.sum}
+}
+
 // current returns a copy of the state that no change will touch. It is shared: read only.
 func (m *Machine) current() *state {
 	if v := m.view.Load(); v != nil {
