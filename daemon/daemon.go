@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/httpv2"
 	"github.com/kvd-io/kvd/daemon/raftnode"
+	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/daemon/service"
 )
 
@@ -48,6 +50,7 @@ type Daemon struct {
 	config  Config
 	node    *raftnode.Node
 	service *service.Service
+	table   *route.Table
 	server  *server
 
 	clientURLs []string // advertised
@@ -93,11 +96,12 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	}
 	member := memberView{d}
 	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
-	rooms := route(
-		admin.New(member),
-		httpv2.New(httpv2.Config{Store: store, Cluster: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
-	)
-	d.server = serve(clients, limitBody(pages.wrap(rooms)), deps.Log)
+	anybody := func(next http.HandlerFunc) http.HandlerFunc { return next }
+	d.table = route.New(anybody, slices.Concat(
+		httpv2.Routes(httpv2.Config{Store: store, Cluster: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
+		admin.Routes(member),
+	)...)
+	d.server = serve(clients, limitBody(pages.wrap(d.table)), deps.Log)
 	return d, nil
 }
 

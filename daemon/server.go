@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/kvd-io/kvd/daemon/admin"
 )
 
 // Limits on what a client may make the server wait for or keep. There is no limit on the time of an
@@ -21,19 +19,6 @@ const (
 	headerBytesMax    = 1 << 20         // the conditions of a DELETE are in its URL
 	closeGrace        = 5 * time.Second // for requests that are under way when the server closes
 )
-
-// route gives each request to the room that it is for. It goes by the path as sent: the v2 API has
-// its own rules for what a path means, and a ServeMux would apply others first.
-func route(admins, v2 http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case admin.VersionPath, admin.HealthPath, admin.StatePath:
-			admins.ServeHTTP(w, r)
-		default:
-			v2.ServeHTTP(w, r)
-		}
-	})
-}
 
 // limitBody bounds the time to send the body of a request. It is not the server's ReadTimeout:
 // that one would end watches, which have no body, as well.

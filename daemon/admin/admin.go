@@ -12,10 +12,11 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// The paths that New serves.
+// The paths that are served.
 const (
 	VersionPath = "/version"
 	HealthPath  = "/health"
@@ -50,35 +51,24 @@ type Mark struct {
 	Sum       string   `json:"sum"`       // 32 hexadecimal digits
 }
 
-// New returns the handler of VersionPath, HealthPath and StatePath; other paths are answered 404.
-func New(member Member) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case VersionPath:
-			serveVersion(w, r)
-		case HealthPath:
-			serveHealth(w, r, member)
-		case StatePath:
-			serveState(w, r, member)
-		default:
-			http.NotFound(w, r)
-		}
-	})
+// Routes returns the routes of VersionPath, HealthPath and StatePath.
+func Routes(member Member) []route.Route {
+	get := route.For(route.Nothing, http.MethodGet)
+	return []route.Route{
+		{Path: VersionPath, Methods: get, Handler: serveVersion},
+		{Path: HealthPath, Methods: get, Handler: func(w http.ResponseWriter, r *http.Request) { serveHealth(w, r, member) }},
+		// The sum lets whoever knows the rest find out a value by trying.
+		{Path: StatePath, Methods: route.For(route.Root, http.MethodGet), Handler: func(w http.ResponseWriter, _ *http.Request) { serveState(w, member) }},
+	}
 }
 
-func serveVersion(w http.ResponseWriter, r *http.Request) {
-	if !onlyGet(w, r) {
-		return
-	}
+func serveVersion(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, `{"etcdserver":"`+serverVersion+`","etcdcluster":"`+clusterVersion+`"}`)
 }
 
 // serveHealth does what a client would do and tells how it went.
 func serveHealth(w http.ResponseWriter, r *http.Request, member Member) {
-	if !onlyGet(w, r) {
-		return
-	}
 	reason := unhealthy(r, member)
 	body, err := json.Marshal(health{Health: strconv.FormatBool(reason == ""), Reason: reason})
 	switch {
@@ -115,10 +105,7 @@ func unhealthy(r *http.Request, member Member) string {
 	return ""
 }
 
-func serveState(w http.ResponseWriter, r *http.Request, member Member) {
-	if !onlyGet(w, r) {
-		return
-	}
+func serveState(w http.ResponseWriter, member Member) {
 	body, err := json.Marshal(member.Mark())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -126,13 +113,4 @@ func serveState(w http.ResponseWriter, r *http.Request, member Member) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(append(body, '\n'))
-}
-
-func onlyGet(w http.ResponseWriter, r *http.Request) bool {
-	if r.Method == http.MethodGet {
-		return true
-	}
-	w.Header().Set("Allow", http.MethodGet)
-	http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-	return false
 }

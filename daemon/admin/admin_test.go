@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"testing"
 	"testing/synctest"
+
+	"github.com/kvd-io/kvd/daemon/route"
 )
 
 // member is a Member with what a test says about it.
@@ -24,6 +26,10 @@ func (m member) ReadBarrier(ctx context.Context) error {
 		return nil
 	}
 	return m.barrier(ctx)
+}
+
+func table(m Member) http.Handler {
+	return route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, Routes(m)...)
 }
 
 func TestAnswersAreThoseOfEtcdToTheByte(t *testing.T) {
@@ -48,7 +54,7 @@ func TestAnswersAreThoseOfEtcdToTheByte(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			answer := httptest.NewRecorder()
-			New(c.member).ServeHTTP(answer, httptest.NewRequest(c.method, c.target, nil))
+			table(c.member).ServeHTTP(answer, httptest.NewRequest(c.method, c.target, nil))
 			if answer.Code != c.status || answer.Header().Get("Content-Type") != c.contentType || answer.Body.String() != c.body {
 				t.Errorf("%d %s %q, want %d %s %q", answer.Code, answer.Header().Get("Content-Type"), answer.Body, c.status, c.contentType, c.body)
 			}
@@ -60,7 +66,7 @@ func TestAMemberThatDoesNotAnswerInASecondIsNotHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := member{barrier: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 		answer := httptest.NewRecorder()
-		New(stuck).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/health", nil))
+		table(stuck).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/health", nil))
 		if answer.Code != http.StatusServiceUnavailable {
 			t.Errorf("status %d", answer.Code)
 		}

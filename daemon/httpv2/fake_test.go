@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -86,13 +87,18 @@ func (c fakeCluster) Members() []Member          { return append([]Member(nil), 
 func (c fakeCluster) LeaderID() (uint64, bool)   { return c.leader, c.leader != 0 }
 func (c fakeCluster) Position() (uint64, uint64) { return 77, 3 }
 
+// table returns the handler of all routes, without access control.
+func table(cfg Config) http.Handler {
+	return route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, Routes(cfg)...)
+}
+
 // serve starts a real HTTP server around a handler, because status, length and HEAD are its work too.
 func serve(t *testing.T, cfg Config) string {
 	t.Helper()
 	if cfg.Cluster == nil {
 		cfg.Cluster = fakeCluster{}
 	}
-	server := httptest.NewServer(New(cfg))
+	server := httptest.NewServer(table(cfg))
 	t.Cleanup(server.Close)
 	return server.URL
 }

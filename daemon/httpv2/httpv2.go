@@ -9,11 +9,10 @@ package httpv2
 import (
 	"log/slog"
 	"net/http"
-	"path"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/pkg/etcdv2"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -57,9 +56,9 @@ const (
 	defaultWriteTimeout = 30 * time.Second
 )
 
-// New returns the handler of /v2/keys, /v2/machines and /v2/members. Every other path is answered
-// 404, those of etcd's access control and statistics with the reason in JSON. It starts no goroutine; a watch ends with its request or when the store closes it.
-func New(cfg Config) http.Handler {
+// Routes returns the routes of the API. It starts no goroutine; a watch ends with its request or
+// when the store closes it.
+func Routes(cfg Config) []route.Route {
 	if cfg.MaxRequestBytes == 0 {
 		cfg.MaxRequestBytes = defaultRequestBytes
 	}
@@ -69,7 +68,14 @@ func New(cfg Config) http.Handler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &handler{Config: cfg}
+	h := &handler{Config: cfg}
+	const get, head, put, post, del = http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete
+	return []route.Route{
+		{Path: etcdv2.KeysPath, Below: true, Handler: h.serveKeys, Methods: route.For(route.Rights, head, get, put, post, del)},
+		{Path: membersPath, Below: true, Handler: h.serveMembers,
+			Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, post, del, put))},
+		{Path: machinesPath, Handler: h.serveMachines, Methods: route.For(route.Nothing, get, head)},
+	}
 }
 
 type handler struct{ Config }
@@ -77,81 +83,4 @@ type handler struct{ Config }
 const (
 	machinesPath = "/v2/machines"
 	membersPath  = "/v2/members"
-
-	// Not served. Their clients take a plain 404 for JSON and complain about its first letter.
-	authPath  = "/v2/auth"
-	statsPath = "/v2/stats"
 )
-
-// ServeHTTP routes by the escaped path, so that an escaped separator or dot is part of a key and
-// never of the route.
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	escaped := r.URL.EscapedPath()
-	if escaped == "*" { // the server as a whole, of which only OPTIONS can be asked
-		w.Header().Set("Connection", "close")
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	if clean := cleanPath(escaped); clean != escaped {
-		redirect(w, r, clean)
-		return
-	}
-	switch {
-	case under(escaped, etcdv2.KeysPath):
-		h.serveKeys(w, r)
-	case under(escaped, membersPath):
-		h.serveMembers(w, r)
-	case escaped == machinesPath:
-		h.serveMachines(w, r)
-	case routed(escaped, authPath, "enable", "users", "roles"):
-		h.replyMessage(w, http.StatusNotFound, "access control is not available in this version of kvd")
-	case routed(escaped, statsPath, "self", "leader", "store"):
-		h.replyMessage(w, http.StatusNotFound, "statistics are not available in this version of kvd")
-	default:
-		http.NotFound(w, r)
-	}
-}
-
-func under(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
-
-// routed reports whether path is that of one of the resources of root, or of something below it.
-func routed(path, root string, resources ...string) bool {
-	return slices.ContainsFunc(resources, func(resource string) bool { return under(path, root+"/"+resource) })
-}
-
-// cleanPath returns the path without empty, "." and ".." segments; a trailing slash stays.
-func cleanPath(escaped string) string {
-	if !strings.HasPrefix(escaped, "/") {
-		escaped = "/" + escaped
-	}
-	clean := path.Clean(escaped) // allocates nothing for a path that is clean
-	switch {
-	case clean == "/" || !strings.HasSuffix(escaped, "/"):
-		return clean
-	case len(clean)+1 == len(escaped):
-		return escaped
-	}
-	return clean + "/"
-}
-
-// redirect sends the client to the clean spelling with the same method and body. It has no body of
-// its own: nothing that a client sent comes back as HTML.
-func redirect(w http.ResponseWriter, r *http.Request, escaped string) {
-	if r.URL.RawQuery != "" {
-		escaped += "?" + r.URL.RawQuery
-	}
-	w.Header().Set("Location", escaped)
-	w.WriteHeader(http.StatusTemporaryRedirect)
-}
-
-// allow reports whether the method is one of allowed, a list joined by commas; else it answers 405.
-func allow(w http.ResponseWriter, r *http.Request, allowed string) bool {
-	for method := range strings.SplitSeq(allowed, ",") {
-		if method == r.Method {
-			return true
-		}
-	}
-	w.Header().Set("Allow", allowed)
-	http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-	return false
-}

@@ -10,9 +10,6 @@ import (
 )
 
 func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r, "HEAD,GET,PUT,POST,DELETE") {
-		return
-	}
 	h.setClusterID(w)
 	w.Header().Set("Content-Type", "application/json")
 	p, err := parse(w, r, h.MaxRequestBytes)

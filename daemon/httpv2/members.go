@@ -28,16 +28,13 @@ func encodeMember(m Member) memberJSON {
 
 // serveMembers answers reads. Members cannot be changed through this API yet, and it says so.
 func (h *handler) serveMembers(w http.ResponseWriter, r *http.Request) {
-	switch r.Method {
-	case http.MethodGet:
+	if r.Method == http.MethodGet {
 		h.readMembers(w, strings.TrimPrefix(r.URL.Path[len(membersPath):], "/"))
-	case http.MethodPost, http.MethodPut, http.MethodDelete:
-		h.setClusterID(w)
-		w.Header().Set("Allow", "GET")
-		h.replyMessage(w, http.StatusMethodNotAllowed, "members cannot be added, changed or removed through this API")
-	default:
-		allow(w, r, "GET")
+		return
 	}
+	h.setClusterID(w)
+	w.Header().Set("Allow", "GET")
+	h.replyMessage(w, http.StatusMethodNotAllowed, "members cannot be added, changed or removed through this API")
 }
 
 func (h *handler) readMembers(w http.ResponseWriter, name string) {
@@ -67,10 +64,7 @@ func (h *handler) readMembers(w http.ResponseWriter, name string) {
 }
 
 // serveMachines answers with all client URLs, for clients older than /v2/members.
-func (h *handler) serveMachines(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r, "GET,HEAD") {
-		return
-	}
+func (h *handler) serveMachines(w http.ResponseWriter, _ *http.Request) {
 	var urls []string
 	for _, m := range h.Cluster.Members() {
 		urls = append(urls, m.ClientURLs...)

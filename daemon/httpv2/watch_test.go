@@ -149,7 +149,7 @@ func TestAClientThatGoesReleasesItsWatch(t *testing.T) {
 
 func TestAStreamWhoseReaderNeverReadsIsCutOff(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	server := httptest.NewServer(New(Config{Store: store, Cluster: fakeCluster{}, WriteTimeout: 100 * time.Millisecond}))
+	server := httptest.NewServer(table(Config{Store: store, Cluster: fakeCluster{}, WriteTimeout: 100 * time.Millisecond}))
 	defer server.Close()
 	connection, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -187,7 +187,7 @@ func TestAnIdleStreamOutlivesTheWriteTimeout(t *testing.T) {
 
 func TestAWatchOutlivesTheTimeForItsBody(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	v2 := New(Config{Store: store, Cluster: fakeCluster{}})
+	v2 := table(Config{Store: store, Cluster: fakeCluster{}})
 	const bodyTimeout = 50 * time.Millisecond
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {

@@ -23,9 +23,10 @@ var plan = []layer{
 	{"daemon/watch", []string{"daemon/store", "daemon/command", "pkg/kv"}, "the hub reads changes; it neither makes nor transports them"},
 	{"daemon/raftnode", []string{"daemon/command", "daemon/raftnode/...", "pkg/..."}, "it replicates bytes for a Machine and must not know what they mean"},
 	{"daemon/service", []string{"daemon/raftnode", "daemon/watch", "daemon/store", "daemon/command", "pkg/..."}, "operations are free of any API, so that all APIs agree"},
-	{"daemon/httpv2", []string{"daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
+	{"daemon/route", nil, "a table of paths and of whom they are for; what stands behind a path is a matter of its room"},
+	{"daemon/httpv2", []string{"daemon/route", "daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
 	{"daemon/grpcv3", []string{"daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
-	{"daemon/admin", []string{"daemon/service", "pkg/..."}, "operators see what the service tells, not the insides"},
+	{"daemon/admin", []string{"daemon/route", "daemon/service", "pkg/..."}, "operators see what the service tells, not the insides"},
 	{"daemon/dashboard", []string{"daemon/service", "pkg/..."}, "the pages speak the public API"},
 	{"daemon/daemontest", []string{"daemon", "pkg/..."}, "tests start the daemon as its program does"},
 
