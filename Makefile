@@ -19,7 +19,7 @@ GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check lint vet staticcheck fmt parts clean install uninstall
+.PHONY: help build demo bench test check lint vet staticcheck fmt parts clean install uninstall
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ build: ## build the five static binaries into bin/
 demo: build ## show the whole chain working: registration, proxy, death, expiry (about 30 s)
 	@sh e2e/install-parts.sh haproxy
 	bin/kvctl demo
+
+bench: ## measure kvd beside etcd and a do-nothing handler (about 12 min); BENCH='-run get' for a part
+	@sh e2e/install-parts.sh etcd wrk
+	$(GO) run ./e2e/bench $(BENCH)
 
 test: parts lint build check ## install what the tests need, then vet, staticcheck and all tests; names every skip
 

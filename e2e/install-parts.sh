@@ -21,6 +21,7 @@ busybox      busybox          busybox-static
 debootstrap  debootstrap      debootstrap
 systemd      systemd-analyze  systemd
 strace       strace           strace
+wrk          wrk              wrk
 '
 # Daemons that their packages would start and enable at boot. The tests start their own.
 daemons='haproxy nginx etcd docker'

@@ -1,0 +1,170 @@
+// Bench measures kvd beside Debian's etcd and a do-nothing net/http handler, on this machine.
+//
+//	go run ./e2e/bench                      every scenario, as a table
+//	go run ./e2e/bench -run get,list        only these
+//	go run ./e2e/bench -json FILE           the figures, for programs
+//	go run ./e2e/bench -doc docs/explanation/performance.md
+//
+// It builds kvd, starts each server with fresh data on loopback and loads them in turn, A B C
+// A B C, so that a machine that is slow for a while is slow for all of them; a figure is the median
+// of the rounds. It knows how to start, load and watch servers from outside, and nothing of their
+// insides. It judges nothing: a target that is missed is printed, and the exit code is still 0.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// scenario is one piece of work that is measured. Its result names what was run.
+type scenario struct {
+	name  string
+	about string
+	run   func(ctx context.Context, b *bench) ([]table, error)
+}
+
+// scenarios are all there are, in the order of the report.
+var scenarios = []scenario{
+	{"get", "GET of one key with a value of 256 bytes", runGet},
+	{"list", "GET of a directory with 1,000 children of 256 bytes", runList},
+	{"put", "PUT of values of 256 bytes; each answer waits for an fsync", runPut},
+	{"keys", "1,000,000 keys of 40 bytes with values of 100 bytes: memory and restart", runKeys},
+}
+
+// bench is what scenarios work with.
+type bench struct {
+	kvd, etcd string // programs
+	self      string // this program, which is the do-nothing handler as well
+	dir       string // of this run; removed at its end
+	log       io.Writer
+
+	duration time.Duration // of one load
+	rounds   int
+	keys     int // of the scenario of that name
+}
+
+func main() {
+	if serveNothing(os.Args[1:]) {
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out, log io.Writer) error {
+	b := &bench{log: log}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(log)
+	names := flags.String("run", "", "scenarios, separated by commas; all if empty: "+scenarioNames())
+	flags.DurationVar(&b.duration, "duration", 5*time.Second, "of one load")
+	flags.IntVar(&b.rounds, "rounds", 5, "loads of each server")
+	flags.IntVar(&b.keys, "keys", 1_000_000, "keys of the scenario of that name")
+	short := flags.Bool("short", false, "100 ms, one round and few keys: shows that it works, says nothing about speed")
+	flags.StringVar(&b.kvd, "kvd", "", "kvd to measure; built from this module if empty")
+	flags.StringVar(&b.etcd, "etcd", "etcd", "etcd to compare with")
+	jsonFile := flags.String("json", "", "write the report to this file")
+	docFile := flags.String("doc", "", "put the tables between the bench marks of this Markdown file")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *short {
+		b.duration, b.rounds, b.keys = 100*time.Millisecond, 1, 2000
+	}
+	chosen, err := choose(*names)
+	if err != nil {
+		return err
+	}
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "kvd-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if b.kvd == "" {
+		b.kvd = filepath.Join(b.dir, "kvd")
+		if err := build(ctx, b.kvd); err != nil {
+			return err
+		}
+	}
+	report := report{Machine: b.describeMachine(ctx), Args: args}
+	for _, s := range chosen {
+		fmt.Fprintf(log, "%s: %s\n", s.name, s.about)
+		tables, err := s.run(ctx, b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		for i := range tables {
+			tables[i].Scenario = s.name
+		}
+		report.Tables = append(report.Tables, tables...)
+	}
+	report.writeText(out)
+	if *jsonFile != "" {
+		encoded, err := json.MarshalIndent(report, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(*jsonFile, append(encoded, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	if *docFile != "" {
+		return report.writeDoc(*docFile)
+	}
+	return nil
+}
+
+func scenarioNames() string {
+	var names []string
+	for _, s := range scenarios {
+		names = append(names, s.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// choose returns the scenarios of a list of names, all for an empty one.
+func choose(names string) ([]scenario, error) {
+	if names == "" {
+		return scenarios, nil
+	}
+	var chosen []scenario
+	for name := range strings.SplitSeq(names, ",") {
+		found := false
+		for _, s := range scenarios {
+			if s.name == name {
+				chosen, found = append(chosen, s), true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("no scenario %q; there are %s", name, scenarioNames())
+		}
+	}
+	return chosen, nil
+}
+
+// build compiles kvd as a release is compiled.
+func build(ctx context.Context, target string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", target, "github.com/kvd-io/kvd/cmd/kvd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build kvd: %w\n%s", err, output)
+	}
+	return nil
+}
