@@ -1,4 +1,4 @@
-// Bench measures kvd beside Debian's etcd and a do-nothing net/http handler, on this machine.
+// Command bench measures kvd beside Debian's etcd and a do-nothing net/http handler, on this machine.
 //
 //	go run ./e2e/bench                      every scenario, as a table
 //	go run ./e2e/bench -run get,list        only these
