@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"cmp"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -27,4 +29,68 @@ func TestEveryFlagIsInTheReferenceWithItsDefault(t *testing.T) {
 			t.Errorf("--%s: the reference does not show the default %q: %s", f.Name, value, row)
 		}
 	})
+}
+
+var (
+	curlMethod = regexp.MustCompile(`\s-X (\w+)\b`)
+	curlPath   = regexp.MustCompile(`\$KVD(/[^\s"?]*)`)
+)
+
+// calls returns the requests of the curl lines of a page, each as method and path.
+func calls(page string) (calls [][2]string) {
+	shell := false
+	for line := range strings.Lines(strings.ReplaceAll(page, "\\\n", "")) {
+		if fence, ok := strings.CutPrefix(line, "```"); ok {
+			shell = strings.TrimSpace(fence) == "sh"
+			continue
+		}
+		path := curlPath.FindStringSubmatch(line)
+		if !shell || path == nil || !strings.Contains(line, "curl ") {
+			continue
+		}
+		method := "GET"
+		switch explicit := curlMethod.FindStringSubmatch(line); {
+		case explicit != nil:
+			method = explicit[1]
+		case strings.Contains(line, " -I "):
+			method = "HEAD"
+		case strings.Contains(line, " -d "):
+			method = "POST"
+		}
+		calls = append(calls, [2]string{method, path[1]})
+	}
+	return calls
+}
+
+// The tests of e2e type those lines in and compare the answers.
+func TestEveryMethodOfEveryRouteIsCalledInTheReference(t *testing.T) {
+	page, err := os.ReadFile("../docs/reference/http-api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.DataDir = t.TempDir()
+	cfg.ListenClientURLs, cfg.ListenPeerURLs = []string{"http://127.0.0.1:0"}, []string{"http://127.0.0.1:0"}
+	d, err := Open(t.Context(), cfg, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	called := map[string]bool{} // method and path of a route
+	for _, call := range calls(string(page)) {
+		owner := ""
+		for _, r := range d.table.Routes() {
+			if call[1] == r.Path || r.Below && strings.HasPrefix(call[1], r.Path+"/") && len(r.Path) > len(owner) {
+				owner = r.Path
+			}
+		}
+		called[call[0]+" "+cmp.Or(owner, call[1])] = true
+	}
+	for _, r := range d.table.Routes() {
+		for _, m := range r.Methods {
+			if !called[m.Name+" "+r.Path] {
+				t.Errorf("docs/reference/http-api.md has no curl line for %s %s", m.Name, r.Path)
+			}
+		}
+	}
 }
