@@ -19,7 +19,7 @@ GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo bench test check lint vet staticcheck fmt parts clean install uninstall
+.PHONY: help build demo bench test check fuzz lint vet staticcheck fmt parts clean install uninstall
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: parts lint build check ## install what the tests need, then vet, staticche
 check: ## run all tests with the race detector, against the binaries in bin/
 	@test -n "$(RACE)" || echo "no C compiler: running without the race detector"
 	KVD_BIN=$(CURDIR)/bin $(GOTESTSUM) --format pkgname --format-icons text -- $(RACE) -count=1 -timeout 10m ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (10m), one after the other; FUZZ="FuzzDecode ..." chooses
+	@GO='$(GO)' sh e2e/fuzz.sh $(FUZZ)
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \

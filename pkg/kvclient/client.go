@@ -48,7 +48,8 @@ type Config struct {
 	Endpoints []string
 
 	// Username and Password are sent with every request. The password may also follow the user
-	// name after a colon, or be the first line of PasswordFile. No name, no authentication.
+	// name after a colon, or be the first line of PasswordFile; two of them at once are an error, so
+	// that a name cannot hold a colon. No name, no authentication.
 	Username, Password string
 	PasswordFile       string
 
@@ -122,7 +123,10 @@ func New(cfg Config) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	if name, password, ok := strings.Cut(c.username, ":"); ok && c.password == "" {
+	if name, password, ok := strings.Cut(c.username, ":"); ok {
+		if c.password != "" || cfg.PasswordFile != "" {
+			return nil, fmt.Errorf("user %q is followed by a password, and there is another one: give only one of them; a user name cannot hold a colon", name)
+		}
 		c.username, c.password = name, password
 	}
 	if cfg.PasswordFile != "" {

@@ -42,6 +42,7 @@ var plan = []layer{
 	{"pkg/etcdv2", []string{"pkg/kv"}, "wire forms translate the vocabulary and nothing else"},
 	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/clock", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
 	{"pkg/kvclient/etcdtest", []string{"e2e/parts", "pkg/..."}, "it starts a real part for tests"},
+	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
 	{"pkg/program", []string{"pkg/spelling"}, "the life of a process is the same whatever the process does"},
 	{"pkg/spelling", nil, "letters need nobody"},
 	{"pkg/layers", nil, "it reads sources"},
@@ -54,7 +55,7 @@ var plan = []layer{
 var testsMayAlso = []string{"daemon/daemontest", "e2e/parts", "pkg/..."}
 
 // testOnly packages ship in no binary: they are imported by tests and by each other.
-var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "pkg/kvclient/etcdtest", "e2e/..."}
+var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "pkg/kvclient/etcdtest", "pkg/fuzztest", "e2e/..."}
 
 // wall keeps one library in the rooms that were made for it.
 type wall struct {
