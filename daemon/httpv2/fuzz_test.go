@@ -20,7 +20,7 @@ import (
 func asked(t *testing.T, r *http.Request, size int) (*httptest.ResponseRecorder, any) {
 	store := &recorder{watch: newScriptedWatch()}
 	close(store.watch.events)
-	h := New(Config{Store: store, Cluster: twoMembers()})
+	h := table(Config{Store: store, Cluster: twoMembers()})
 	answer := httptest.NewRecorder()
 	fuzztest.WantBounded(t, 512*uint64(size)+fuzztest.Fixed, func() { h.ServeHTTP(answer, r) })
 	return answer, store.takeAsked()
