@@ -2,12 +2,12 @@ package compat
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/daemontest"
+	"github.com/kvd-io/kvd/e2e/speaker"
 	"github.com/kvd-io/kvd/pkg/kvclient/etcdtest"
 )
 
@@ -17,26 +17,24 @@ func TestKvdAnswersAsEtcdDoes(t *testing.T) {
 	for i, d := range readDialogues(t) {
 		t.Run(d.name, func(t *testing.T) {
 			home := fmt.Sprintf("/t%d", i+1)
-			compare(t, d, newSpeaker(t, etcd, home), newSpeaker(t, kvd, home))
+			compare(t, d, home, newSpeaker(t, etcd, home), newSpeaker(t, kvd, home))
 		})
 	}
 }
 
 // compare holds d with both and reports each step that is not answered as it should be.
-func compare(t *testing.T, d dialogue, etcd, kvd *speaker) {
+func compare(t *testing.T, d dialogue, home string, etcd, kvd *speaker.Speaker) {
 	t.Helper()
-	defer etcd.hangUp()
-	defer kvd.hangUp()
 	for _, s := range d.steps {
 		wait := patience
 		if s.differs != "" {
 			wait = doubt
 		}
-		theirs, err := etcd.say(t.Context(), s.text, wait)
+		theirs, err := etcd.Say(s.text, wait)
 		if err != nil {
 			t.Fatalf("%s: etcd: %s: %v", s.where, s.text, err)
 		}
-		ours, err := kvd.say(t.Context(), s.text, patience)
+		ours, err := kvd.Say(s.text, patience)
 		if err != nil {
 			t.Fatalf("%s: kvd: %s: %v", s.where, s.text, err)
 		}
@@ -45,10 +43,27 @@ func compare(t *testing.T, d dialogue, etcd, kvd *speaker) {
 			t.Errorf("%s: %s\n--- etcd\n%s\n--- kvd\n%s", s.where, s.text, theirs, ours)
 		case s.differs != "" && ours == theirs:
 			t.Errorf("%s: %s\nis said to differ (%s) but does not:\n%s", s.where, s.text, s.differs, ours)
-		case s.differs != "" && brief(ours) != strings.ReplaceAll(s.kvd, "/HOME", kvd.home):
+		case s.differs != "" && brief(ours) != strings.ReplaceAll(s.kvd, "/HOME", home):
 			t.Errorf("%s: %s\n--- kvd should answer (%s)\n%s\n--- kvd\n%s", s.where, s.text, s.differs, s.kvd, brief(ours))
 		}
 	}
+}
+
+// patience bounds the wait for an answer that must come; doubt for one that is known not to.
+const (
+	patience = 20 * time.Second
+	doubt    = time.Second
+)
+
+// newSpeaker begins a dialogue that ends with the test.
+func newSpeaker(t *testing.T, url, home string) *speaker.Speaker {
+	t.Helper()
+	s, err := speaker.New(url, home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.HangUp)
+	return s
 }
 
 // brief leaves of an answer its status and body, on one line.
@@ -64,22 +79,5 @@ func brief(answer string) string {
 // startKvd runs a kvd that answers web pages as etcd does by default, and returns its URL.
 func startKvd(t *testing.T) string { return daemontest.Start(t, 1, "--cors=*").URL() }
 
-// startEtcd runs a real etcd and returns the URL of its v2 API once its own writes are over: the
-// last one, with index 3, sets the version of the cluster.
-func startEtcd(t *testing.T) string {
-	t.Helper()
-	server := etcdtest.Start(t)
-	var index string
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		response, err := http.Get(server.URL + "/v2/keys/")
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if index = response.Header.Get("X-Etcd-Index"); index == "3" {
-			return server.URL
-		}
-	}
-	t.Fatalf("etcd at %s stands at index %s and should stand at 3", server.URL, index)
-	return ""
-}
+// startEtcd runs a real etcd and returns the URL of its v2 API.
+func startEtcd(t *testing.T) string { return etcdtest.Start(t).URL }

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -82,20 +80,4 @@ func parseDialogues(file, text string) ([]dialogue, error) {
 		}
 	}
 	return all, nil
-}
-
-var relativeIndex = regexp.MustCompile(`\{(0?)([+-]\d+)\}`)
-
-// expand replaces "~" by the dialogue's directory, {+n} by base+n and {0+n} by the name of the
-// in-order key with that index.
-func expand(text, home string, base int64) string {
-	text = strings.ReplaceAll(text, "~", "/v2/keys"+home)
-	return relativeIndex.ReplaceAllStringFunc(text, func(mark string) string {
-		part := relativeIndex.FindStringSubmatch(mark)
-		n, _ := strconv.ParseInt(part[2], 10, 64) // the pattern admits nothing else
-		if part[1] == "0" {
-			return fmt.Sprintf("%020d", base+n)
-		}
-		return strconv.FormatInt(base+n, 10)
-	})
 }

@@ -11,7 +11,7 @@ func TestALongValueCanBeComparedInAURL(t *testing.T) {
 	for name, url := range map[string]string{"etcd": startEtcd(t), "kvd": startKvd(t)} {
 		s := newSpeaker(t, url, "/long")
 		for _, request := range []string{"PUT ~/a value=" + value, "PUT ~/a?prevValue=" + value + " value=" + value, "DELETE ~/a?prevValue=" + value} {
-			answer, err := s.say(t.Context(), request, patience)
+			answer, err := s.Say(request, patience)
 			if status, _, _ := strings.Cut(answer, "\n"); err != nil || status != "200" && status != "201" {
 				t.Errorf("%s: %.20s...: %.200s %v", name, request, answer, err)
 			}

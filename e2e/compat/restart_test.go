@@ -11,10 +11,9 @@ import (
 func TestAWatcherMissesNothingWhenTheStoreRestarts(t *testing.T) {
 	kvd := daemontest.Start(t, 1)
 	watcher := newSpeaker(t, kvd.URL(), "/t")
-	defer watcher.hangUp()
 	say := func(text, want string) {
 		t.Helper()
-		got, err := watcher.say(t.Context(), text, patience)
+		got, err := watcher.Say(text, patience)
 		if err != nil {
 			t.Fatalf("%s: %v", text, err)
 		}
@@ -29,7 +28,7 @@ func TestAWatcherMissesNothingWhenTheStoreRestarts(t *testing.T) {
 	say("PUT ~/a value=2", "")
 	kvd.Restart()
 	say("poll end", "(end)")
-	say("PUT ~/a value=3", "")
+	say("@2 PUT ~/a value=3", "")
 	say("again: GET ~?wait=true&stream=true&recursive=true&waitIndex={+2}", "")
 	say("again line", `{"action":"set","node":{"key":"/t/a","value":"2","modifiedIndex":+2,"createdIndex":+2},"prevNode":{"key":"/t/a","value":"1","modifiedIndex":+1,"createdIndex":+1}}`)
 	say("again line", `{"action":"set","node":{"key":"/t/a","value":"3","modifiedIndex":+3,"createdIndex":+3},"prevNode":{"key":"/t/a","value":"2","modifiedIndex":+2,"createdIndex":+2}}`)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/e2e/parts"
+	"github.com/kvd-io/kvd/e2e/speaker"
 )
 
 // TestTheTutorialPrintsWhatItPromises types the tutorial's curl commands into a shell, against a
@@ -38,9 +39,9 @@ func TestTheTutorialPrintsWhatItPromises(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", line, err)
 			}
-			printed = normalBody(strings.TrimSpace(string(output)), 0)
+			printed = speaker.NormalBody(strings.TrimSpace(string(output)), 0)
 		case block == "json":
-			if promised := normalBody(line, 0); printed != promised {
+			if promised := speaker.NormalBody(line, 0); printed != promised {
 				t.Errorf("\npromised %s\n printed %s", promised, printed)
 			}
 			compared++

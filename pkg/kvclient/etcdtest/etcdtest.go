@@ -4,11 +4,13 @@ package etcdtest
 
 import (
 	"bytes"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -31,7 +33,8 @@ type Server struct {
 	output  *buffer
 }
 
-// Start starts an etcd and waits until it is healthy. Without an etcd it skips t: see parts.Need.
+// Start starts an etcd and waits until it is healthy and its own first writes are over: its index is
+// 3 then. Without an etcd it skips t: see parts.Need.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	program := parts.Path(t, "etcd")
@@ -78,6 +81,7 @@ func (s *Server) run() {
 	s.t.Helper()
 	s.output = &buffer{}
 	s.cmd = exec.Command(s.program, "--enable-v2", "--data-dir", s.data(), "--unsafe-no-fsync",
+		"--heartbeat-interval", "10", "--election-timeout", "100", // it elects itself: the sooner, the better
 		"--listen-client-urls", s.URL, "--advertise-client-urls", s.URL, "--listen-peer-urls", s.peer,
 		"--initial-advertise-peer-urls", s.peer, "--initial-cluster", "default="+s.peer)
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
@@ -85,18 +89,28 @@ func (s *Server) run() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(startMax); ; time.Sleep(20 * time.Millisecond) {
-		if response, err := http.Get(s.URL + "/health"); err == nil {
-			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return
-			}
-		}
+	for deadline := time.Now().Add(startMax); !s.ready(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.Stop()
 			s.t.Fatalf("etcd is not healthy after %v:\n%s", startMax, s.output)
 		}
 	}
+}
+
+// ready tells whether the server is healthy and the version of its cluster, its last own write, set.
+func (s *Server) ready() bool {
+	for path, want := range map[string]string{"/health": `"true"`, "/version": `"etcdcluster":"3`} {
+		response, err := http.Get(s.URL + path)
+		if err != nil {
+			return false
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			return false
+		}
+	}
+	return true
 }
 
 // freePorts returns two addresses on loopback that nobody listens on.
