@@ -36,6 +36,7 @@ type Config struct {
 	ElectionTimeout   uint // ms
 
 	CORS            []string // origins whose web pages may use the API, anyOrigin for all
+	HostWhitelist   []string // further names that clients reach this member by, anyHost for all
 	MaxRequestBytes int64
 	LogStore        string
 }
@@ -82,6 +83,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, of no effect in a cluster of one member")
 	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader before a member stands for election; a sole member stands at once")
 	flags.StringSliceVar(&c.CORS, "cors", c.CORS, "`origins` whose web pages may use this store, as scheme://host:port, or * for all (default none)")
+	flags.StringSliceVar(&c.HostWhitelist, "host-whitelist", c.HostWhitelist, "`names` that clients reach this member by, beside addresses, localhost, the machine's name and those of --advertise-client-urls; * for all")
 	flags.Int64Var(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "largest body of a request, in `bytes`")
 	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
@@ -105,7 +107,7 @@ func envAliases() map[string][]string {
 	for _, flag := range []string{
 		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
 		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token",
-		"heartbeat-interval", "election-timeout", "cors", "max-request-bytes", "discovery", "discovery-srv",
+		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "discovery", "discovery-srv",
 	} {
 		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 	}
@@ -146,6 +148,10 @@ func (c *Config) Validate() error {
 	refuse(c.ElectionTimeout > 50_000, "election-timeout", "%d ms is more than 50000 ms: the cluster would be without a leader for that long", c.ElectionTimeout)
 	_, err := newCORS(c.CORS)
 	refuse(err != nil, "cors", "%v; an origin is scheme://host or scheme://host:port, or * for all of them", err)
+	for _, name := range c.HostWhitelist {
+		reason := hostProblem(name)
+		refuse(reason != "", "host-whitelist", "cannot use %q: %s", name, reason)
+	}
 	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 32<<20, "max-request-bytes", "%d is not between 1024 and 33554432 bytes", c.MaxRequestBytes)
 	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",
 		"%q is unknown: use %s or %s", c.LogStore, raftnode.LogStoreWAL, raftnode.LogStoreBoltDB)

@@ -61,6 +61,9 @@ func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 		{"cors", "app.example", "an origin is scheme://host"},
 		{"cors", "http://app.example/", "an origin is scheme://host"},
 		{"cors", "*,null", "an origin is scheme://host"},
+		{"host-whitelist", "kvd.example:2379", "without a port"},
+		{"host-whitelist", "http://kvd.example", "use a host name"},
+		{"host-whitelist", "*.example", "use a host name"},
 		{"max-request-bytes", "10", "not between"},
 		{"experimental-log-store", "paper", "use wal or boltdb"},
 	} {

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -33,6 +34,8 @@ type Deps struct {
 	Now    func() time.Time
 	Listen func(network, address string) (net.Listener, error)
 	Fatal  func(error) // see raftnode.Deps
+
+	Hostname func() (string, error) // of this machine
 }
 
 func (d Deps) withDefaults() Deps {
@@ -41,6 +44,9 @@ func (d Deps) withDefaults() Deps {
 	}
 	if d.Listen == nil {
 		d.Listen = net.Listen
+	}
+	if d.Hostname == nil {
+		d.Hostname = os.Hostname
 	}
 	return d
 }
@@ -94,6 +100,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		deps.Log.Warn("anybody who reaches this member may read and write all keys: this version has no access control",
 			"clients", urls, "try", "listen on 127.0.0.1, or let a firewall choose who reaches it")
 	}
+	names := cfg.HostWhitelist
+	if name, err := deps.Hostname(); err == nil {
+		names = append(slices.Clone(names), name)
+	}
 	member := memberView{d}
 	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
 	anybody := func(next http.HandlerFunc) http.HandlerFunc { return next }
@@ -101,7 +111,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		httpv2.Routes(httpv2.Config{Store: store, Cluster: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member),
 	)...)
-	d.server = serve(clients, limitBody(pages.wrap(d.table)), deps.Log)
+	d.server = serve(clients, limitBody(newHosts(d.clientURLs, names).wrap(pages.wrap(d.table))), deps.Log)
 	return d, nil
 }
 
