@@ -111,7 +111,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		httpv2.Routes(httpv2.Config{Store: store, Cluster: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member),
 	)...)
-	d.server = serve(clients, limitBody(newHosts(d.clientURLs, names).wrap(pages.wrap(d.table))), deps.Log)
+	d.server = serve(clients, limitBody(newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names).wrap(pages.wrap(d.table))), deps.Log)
 	return d, nil
 }
 
