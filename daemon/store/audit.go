@@ -1,0 +1,106 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// Audit counts everything again, from the records, directories and leases alone, and returns the
+// first thing that does not agree with what the machine keeps up to date as it goes: child counts,
+// deadlines, attachments, the sum. nil means that the state is what a sound history leads to. It
+// takes time and memory by the size of the state, and holds up writes.
+func (m *Machine) Audit() error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	s := m.state
+
+	var sum Sum
+	children := map[string]uint64{}
+	var attached []attachment
+	missingParent := ""
+	count := func(path string) {
+		if _, ok := s.dirs.Get(kv.Parent(path)); !ok {
+			missingParent = path
+		}
+		children[kv.Parent(path)]++
+	}
+	s.records.Scan(func(key string, r *record) bool {
+		sum.add(r.appendTo(nil))
+		count(key)
+		if r.lease != 0 {
+			attached = append(attached, attachment{r.lease, key, false})
+		}
+		if r.key != key || r.create > r.mod || r.mod > s.revision || r.modified > s.revision || r.created > r.modified || r.version == 0 {
+			missingParent = fmt.Sprintf("%s (impossible record %+v)", key, *r)
+		}
+		return true
+	})
+	s.dirs.Scan(func(path string, d *dir) bool {
+		sum.add(d.appendTo(nil))
+		if path != "" {
+			count(path)
+		}
+		if d.lease != 0 {
+			attached = append(attached, attachment{d.lease, path, true})
+		}
+		return true
+	})
+	if missingParent != "" {
+		return fmt.Errorf("no directory above %s", missingParent)
+	}
+	var wrong error
+	s.dirs.Scan(func(path string, d *dir) bool {
+		if _, both := s.records.Get(path); both {
+			wrong = fmt.Errorf("%q is a directory and a value", path)
+		}
+		if d.children != children[path] {
+			wrong = fmt.Errorf("directory %q counts %d children, it has %d", path, d.children, children[path])
+		}
+		return true
+	})
+	if wrong != nil {
+		return wrong
+	}
+
+	var deadlines []deadline
+	uses := map[uint64]int{}
+	for _, a := range attached {
+		uses[a.lease]++
+		if _, ok := s.leases.Get(a.lease); !ok {
+			return fmt.Errorf("%q holds lease %x, which does not exist", a.path, a.lease)
+		}
+	}
+	s.leases.Scan(func(id uint64, l lease) bool {
+		sum.add(l.appendTo(nil))
+		deadlines = append(deadlines, deadline{l.deadline, id})
+		if l.id != id || id>>48 != 0x7E76 || uses[id] != 1 {
+			wrong = fmt.Errorf("lease %x (%+v) has %d attachments, want 1", id, l, uses[id])
+		}
+		return true
+	})
+	if wrong != nil {
+		return wrong
+	}
+	slices.SortFunc(deadlines, func(a, b deadline) int { return order(a.less(b)) })
+	slices.SortFunc(attached, func(a, b attachment) int { return order(a.less(b)) })
+	if got := s.deadlines.Items(); !slices.Equal(got, deadlines) {
+		return fmt.Errorf("deadlines are %v, want %v", got, deadlines)
+	}
+	if got := s.attached.Items(); !slices.Equal(got, attached) {
+		return fmt.Errorf("attachments are %v, want %v", got, attached)
+	}
+	if !s.sum.Equal(sum) {
+		return fmt.Errorf("the running sum is %v, recomputed it is %v", s.sum, sum)
+	}
+	return nil
+}
+
+// order returns what a comparison function does for two things that differ.
+func order(less bool) int {
+	if less {
+		return -1
+	}
+	return 1
+}
