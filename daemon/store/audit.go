@@ -9,7 +9,7 @@ import (
 
 // Audit counts everything again, from the records, directories and leases alone, and returns the
 // first thing that does not agree with what the machine keeps up to date as it goes: child counts,
-// deadlines, attachments, the sum. nil means that the state is what a sound history leads to. It
+// deadlines, attachments, size, sum. nil means that the state is what a sound history leads to. It
 // takes time and memory by the size of the state, and holds up writes.
 func (m *Machine) Audit() error {
 	m.mu.RLock()
@@ -17,6 +17,7 @@ func (m *Machine) Audit() error {
 	s := m.state
 
 	var sum Sum
+	var bytes int64
 	children := map[string]uint64{}
 	var attached []attachment
 	missingParent := ""
@@ -28,6 +29,7 @@ func (m *Machine) Audit() error {
 	}
 	s.records.Scan(func(key string, r *record) bool {
 		sum.add(r.appendTo(nil))
+		bytes += r.size()
 		count(key)
 		if r.lease != 0 {
 			attached = append(attached, attachment{r.lease, key, false})
@@ -39,6 +41,7 @@ func (m *Machine) Audit() error {
 	})
 	s.dirs.Scan(func(path string, d *dir) bool {
 		sum.add(d.appendTo(nil))
+		bytes += d.size()
 		if path != "" {
 			count(path)
 		}
@@ -74,6 +77,7 @@ func (m *Machine) Audit() error {
 	}
 	s.leases.Scan(func(id uint64, l lease) bool {
 		sum.add(l.appendTo(nil))
+		bytes += l.size()
 		deadlines = append(deadlines, deadline{l.deadline, id})
 		if l.id != id || id>>48 != 0x7E76 || uses[id] != 1 {
 			wrong = fmt.Errorf("lease %x (%+v) has %d attachments, want 1", id, l, uses[id])
@@ -90,6 +94,9 @@ func (m *Machine) Audit() error {
 	}
 	if got := s.attached.Items(); !slices.Equal(got, attached) {
 		return fmt.Errorf("attachments are %v, want %v", got, attached)
+	}
+	if s.bytes != bytes {
+		return fmt.Errorf("the running size is %d bytes, recomputed it is %d", s.bytes, bytes)
 	}
 	if !s.sum.Equal(sum) {
 		return fmt.Errorf("the running sum is %v, recomputed it is %v", s.sum, sum)

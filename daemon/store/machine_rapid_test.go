@@ -89,7 +89,15 @@ func (tr *trial) step(t *rapid.T) {
 	tr.renewed.apply(bodies...)
 	for i, body := range bodies {
 		before, index := maps.Collect(records(tr.single)), tr.single.Index()
+		growth := growthExpected(tr.single, body)
+		bytes := tr.single.Bytes()
 		alone := tr.single.apply(body)[0]
+		if grown := tr.single.Bytes() - bytes; grown > growth {
+			t.Fatalf("%+v made the state grow by %d bytes, at most %d were expected", body, grown, growth)
+		} else if w, ok := body.(kv.Write); ok && alone.Err == nil && w.TTL != 0 && !w.Refresh && growth > 0 && grown != growth {
+			// Without a TTL it may be less: the lease of the node before goes.
+			t.Fatalf("%+v made the state grow by %d bytes, %d were expected", body, grown, growth)
+		}
 		checkChanges(t, body, before, index, alone, tr.single.Machine)
 
 		want, err := tr.model.execute(body)
@@ -101,6 +109,18 @@ func (tr *trial) step(t *rapid.T) {
 		}
 	}
 	tr.check(t)
+}
+
+// growthExpected returns how many bytes body may add to the state.
+func growthExpected(r *replica, body command.Body) int64 {
+	w, ok := body.(kv.Write)
+	switch {
+	case !ok:
+		return 0
+	case w.Refresh && r.Growth(w) == 0:
+		return ItemOverhead // the lease of a key that had none
+	}
+	return max(r.Growth(w), 0)
 }
 
 func records(r *replica) func(func(string, *record) bool) {

@@ -240,7 +240,7 @@ func readSnapshot(r io.Reader, s *state) error {
 	}
 	load := loader{state: s}
 	s.dirs.Clear()
-	s.sum = Sum{}
+	s.sum, s.bytes = Sum{}, 0
 	for !load.ended {
 		section, items, block, err := readBlock(in, decoder)
 		if err != nil {

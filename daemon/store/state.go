@@ -52,6 +52,7 @@ type state struct {
 	members map[uint64]command.Member
 	history history
 	sum     Sum
+	bytes   int64 // over the same items as sum
 
 	changes ChangeSet // of the command being executed
 	scratch []byte    // for one item's encoding

@@ -32,8 +32,9 @@ const DefaultHistoryLength = 1000
 // Machine is the state behind a lock. Apply, TakeEvents, Snapshot and Restore are for the one
 // goroutine that applies the log; all other methods are safe from any goroutine.
 type Machine struct {
-	mu    sync.RWMutex // guards state
-	state *state
+	mu     sync.RWMutex // guards state and counts
+	state  *state
+	counts Counts
 
 	// view is a copy of the state for long reads, made when one asks and dropped at the next
 	// change, so that writing pays for copies only while somebody reads.
@@ -68,6 +69,7 @@ func (m *Machine) Apply(index, term uint64, batch *command.Batch) []command.Resu
 		changes, result := s.execute(batch.Commands[i].Body)
 		result.RaftIndex, result.RaftTerm = index, term
 		results[i] = result
+		m.counts.note(batch.Commands[i].Body, result.Err, changes.Events)
 		for _, event := range changes.Events {
 			s.history.append(event)
 			m.events = append(m.events, event)

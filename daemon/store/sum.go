@@ -41,18 +41,22 @@ const (
 type item interface {
 	// appendTo appends the item's encoding to b and returns the extended slice.
 	appendTo(b []byte) []byte
+	// size returns how many bytes the item counts.
+	size() int64
 }
 
-// include adds an item to the sum.
+// include adds an item to the sum and the size of the state.
 func (s *state) include(i item) {
 	s.scratch = i.appendTo(s.scratch[:0])
 	s.sum.add(s.scratch)
+	s.bytes += i.size()
 }
 
-// exclude takes an item out of the sum.
+// exclude takes an item out of the sum and the size of the state.
 func (s *state) exclude(i item) {
 	s.scratch = i.appendTo(s.scratch[:0])
 	s.sum.sub(s.scratch)
+	s.bytes -= i.size()
 }
 
 func (r *record) appendTo(b []byte) []byte {
