@@ -56,15 +56,20 @@ func (h hosts) answersTo(host string) bool {
 	if _, err := netip.ParseAddrPort(host); err == nil {
 		return true
 	}
-	name, _, err := net.SplitHostPort(host)
-	if err != nil { // it has no port
-		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	}
+	name := withoutPort(host)
 	if _, err := netip.ParseAddr(name); err == nil {
 		return true
 	}
 	name = plainHost(name)
 	return h.names[name] || strings.HasSuffix(name, ".localhost")
+}
+
+func withoutPort(host string) string {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil { // there is none
+		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	}
+	return name
 }
 
 // wrap refuses requests that mean another host. The answer is an error of the v2 API, whose clients
@@ -75,7 +80,8 @@ func (h hosts) wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		cause := fmt.Sprintf("this member is not known as %q; to reach it by that name, start kvd with --host-whitelist and the name", r.Host)
+		name := plainHost(withoutPort(r.Host))
+		cause := fmt.Sprintf("this member is not known as %q; to reach it by that name, start kvd with --host-whitelist %s", name, name)
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusForbidden)
 		w.Write(append(etcdv2.AppendError(nil, etcdv2.NewError(etcdv2.CodeInvalidField, cause)), '\n'))

@@ -32,6 +32,10 @@ func NewState() *State {
 	return s
 }
 
+// LimitWatchers sets how many watchers there may be at a time, 0 for any number. Call it before the
+// first Watch.
+func (s *State) LimitWatchers(n int) { s.hub.LimitWatchers(n) }
+
 // Apply implements raftnode.Machine.
 func (s *State) Apply(index, term uint64, batch *command.Batch) []command.Result {
 	return s.machine.Apply(index, term, batch)

@@ -17,24 +17,79 @@ import (
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
+// lag is how many times the length of the history a watcher may be behind, once it is registered.
+// A batch of writes can bring more events than the history has places; who keeps up has then to be
+// able to read them all, and some more that come while it does.
+const lag = 4
+
 // Hub is the log of events and the index of who watches which path. The methods Publish, Reset and
 // Close are for its owner; Watch may be called from any goroutine.
 type Hub struct {
-	length int // events kept
+	length int // events that a watch can begin with
+	limit  int // of watchers, 0 for none
 
-	mu      sync.RWMutex // guards the fields below and the next of every watcher
-	events  []kv.Event   // in index order, no more than length
-	dropped kv.Index     // of the newest event that is no longer kept
-	index   kv.Index     // the store's
-	paths   btree.Map[string, watchers]
-	closed  bool
+	mu        sync.RWMutex // guards the fields below and the next of every watcher
+	events    []kv.Event   // in index order: what the last Publish brought, and lag*length before that
+	forgotten kv.Index     // of the newest event that is no longer there
+	dropped   kv.Index     // of the newest event that a watch can no longer begin with
+	index     kv.Index     // the store's
+	paths     btree.Map[string, *group]
+	count     int // of watchers
+	closed    bool
+
+	woken []*Watcher // room for Publish to work in
 }
 
-// watchers are those of one path.
-type watchers map[*Watcher]struct{}
+// group is the watchers of one path.
+type group struct{ exact, recursive list }
 
-// NewHub returns a hub that keeps the last length events.
+func (g *group) of(w *Watcher) *list {
+	if w.recursive {
+		return &g.recursive
+	}
+	return &g.exact
+}
+
+func (g *group) empty() bool { return g.exact.first == nil && g.recursive.first == nil }
+
+// each calls do with every watcher of the group.
+func (g *group) each(do func(*Watcher)) {
+	for _, l := range []list{g.exact, g.recursive} {
+		for w := l.first; w != nil; w = w.later {
+			do(w)
+		}
+	}
+}
+
+// list links watchers through themselves: a watcher that waits costs itself and nothing more.
+type list struct{ first *Watcher }
+
+func (l *list) add(w *Watcher) {
+	w.later = l.first
+	if l.first != nil {
+		l.first.earlier = w
+	}
+	l.first = w
+}
+
+func (l *list) remove(w *Watcher) {
+	if w.earlier == nil {
+		l.first = w.later
+	} else {
+		w.earlier.later = w.later
+	}
+	if w.later != nil {
+		w.later.earlier = w.earlier
+	}
+	w.earlier, w.later = nil, nil
+}
+
+// NewHub returns a hub whose watches can begin with any of the last length events.
 func NewHub(length int) *Hub { return &Hub{length: length} }
+
+// LimitWatchers sets how many watchers there may be at a time, 0 for any number. Call it before
+// the first Watch.
+func (h *Hub) LimitWatchers(n int) { h.limit = n }
 
 // Reset makes the hub agree with a store that was restored: its events, oldest first, the index
 // of the newest event that the store no longer has, and the store's index. Watchers go on where
@@ -43,17 +98,22 @@ func (h *Hub) Reset(events []kv.Event, dropped, index kv.Index) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before := h.index
-	h.events, h.dropped, h.index = events, dropped, index
-	h.paths.Scan(func(_ string, group watchers) bool {
-		for w := range group {
-			if w.next == 0 {
-				w.next = max(before+1, w.from)
-			}
-			if w.next > dropped {
-				w.next = h.firstMatch(w, w.next)
-			}
-			w.signal()
+	h.events, h.forgotten, h.dropped, h.index = events, dropped, dropped, index
+	h.everybody(func(w *Watcher) {
+		if w.next == 0 {
+			w.next = max(before+1, w.from)
 		}
+		if w.next > dropped {
+			w.next = h.firstMatch(w, w.next)
+		}
+		w.signal()
+	})
+}
+
+// everybody calls do with every watcher.
+func (h *Hub) everybody(do func(*Watcher)) {
+	h.paths.Scan(func(_ string, g *group) bool {
+		g.each(do)
 		return true
 	})
 }
@@ -61,61 +121,83 @@ func (h *Hub) Reset(events []kv.Event, dropped, index kv.Index) {
 // Publish appends events, wakes those who wait for one, and notes the store's index. Its cost grows
 // with the depth of the paths and the watchers woken, not with the watchers there are.
 func (h *Hub) Publish(events []kv.Event, index kv.Index) {
+	for _, w := range h.append(events, index) { // without the lock, which they will want
+		w.signal()
+	}
+	clear(h.woken)
+	h.woken = h.woken[:0]
+}
+
+// append does the part of Publish under the lock and returns whom to wake. What goes out of the log
+// goes before the new comes in: however much that is, whoever had read all before can read it.
+func (h *Hub) append(events []kv.Event, index kv.Index) []*Watcher {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.index = index
+	if excess := len(h.events) - lag*h.length; excess > 0 {
+		h.forgotten = indexOf(h.events[excess-1])
+		clear(h.events[:excess]) // the values in them are free at once, the array at the next growth
+		h.events = h.events[excess:]
+	}
 	for _, event := range events {
 		h.events = append(h.events, event)
 		h.notify(event)
 	}
-	if excess := len(h.events) - h.length; excess > 0 {
-		h.dropped = indexOf(h.events[excess-1])
-		clear(h.events[:excess]) // the values in them are free at once, the array at the next growth
-		h.events = h.events[excess:]
+	if last := len(h.events) - h.length; last > 0 {
+		h.dropped = max(h.dropped, indexOf(h.events[last-1]))
 	}
+	return h.woken
 }
 
-// notify finds the watchers of an event: at its path, at each directory above it, and below it when
-// a directory is removed.
+// notify finds the watchers of an event: at its path, at each directory above it that shows it, and
+// below it when a directory is removed.
 func (h *Hub) notify(event kv.Event) {
-	key := event.Node.Key
-	for path := key; ; path = kv.Parent(path) {
-		if group, ok := h.paths.Get(path); ok {
-			h.wake(group, event)
-		}
-		if path == "" {
-			break
+	key, index := event.Node.Key, indexOf(event)
+	if g, ok := h.paths.Get(key); ok {
+		h.wake(g.exact, index)
+		h.wake(g.recursive, index)
+	}
+	for path := key; path != ""; {
+		path = kv.Parent(path)
+		if g, ok := h.paths.Get(path); ok && g.recursive.first != nil && !kv.HiddenBelow(key, path) {
+			h.wake(g.recursive, index)
 		}
 	}
 	if event.Removes() && event.Node.Dir {
 		end := key + "0" // '0' follows '/'
-		h.paths.Ascend(key+"/", func(path string, group watchers) bool {
-			if path < end {
-				h.wake(group, event)
+		h.paths.Ascend(key+"/", func(path string, g *group) bool {
+			if path >= end {
+				return false
 			}
-			return path < end
+			h.wake(g.exact, index)
+			h.wake(g.recursive, index)
+			return true
 		})
 	}
 }
 
-func (h *Hub) wake(group watchers, event kv.Event) {
-	index := indexOf(event)
-	for w := range group {
-		if w.next == 0 && index >= w.from && w.matches(event) {
+func (h *Hub) wake(l list, index kv.Index) {
+	for w := l.first; w != nil; w = w.later {
+		if w.next == 0 && index >= w.from {
 			w.next = index
-			w.signal()
+			h.woken = append(h.woken, w)
 		}
 	}
 }
 
 // Watch registers a watcher: every event from from.Index on, or after now if that is 0, will be
-// seen. Errors by Kind: HistoryGone with the oldest index kept in its Cause, Closed.
+// seen. Errors by Kind: HistoryGone with the oldest index kept in its Cause, Unavailable at the
+// limit of watchers, Closed.
 func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
 	w := &Watcher{hub: h, key: kv.Clean(from.Key), recursive: from.Recursive, from: from.Index, ready: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return nil, &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Closed}
+	}
+	if h.limit > 0 && h.count >= h.limit {
+		return nil, &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Unavailable,
+			Cause: fmt.Sprintf("this member serves no more than %d watches at a time (--max-watchers)", h.limit)}
 	}
 	w.registered = h.index
 	if from.Index == 0 {
@@ -126,12 +208,13 @@ func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
 	if w.next = h.firstMatch(w, w.from); w.next != 0 {
 		w.signal()
 	}
-	group, ok := h.paths.Get(w.key)
+	g, ok := h.paths.Get(w.key)
 	if !ok {
-		group = watchers{}
-		h.paths.Set(w.key, group)
+		g = &group{}
+		h.paths.Set(w.key, g)
 	}
-	group[w] = struct{}{}
+	g.of(w).add(w)
+	h.count++
 	return w, nil
 }
 
@@ -139,12 +222,7 @@ func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
 func (h *Hub) Watchers() int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	count := 0
-	h.paths.Scan(func(_ string, group watchers) bool {
-		count += len(group)
-		return true
-	})
-	return count
+	return h.count
 }
 
 // Close ends all watches with kv.Closed. Watching again is an error.
@@ -152,12 +230,7 @@ func (h *Hub) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
-	h.paths.Scan(func(_ string, group watchers) bool {
-		for w := range group {
-			w.signal()
-		}
-		return true
-	})
+	h.everybody((*Watcher).signal)
 }
 
 // firstMatch returns the index of the first event from index on that w wants, 0 if there is none.
@@ -203,6 +276,8 @@ type Watcher struct {
 	// next is the index of the first event that is wanted and not yet read, 0 if there is none so
 	// far. Guarded by hub.mu: the hub sets it under the lock, the one reader under the read lock.
 	next kv.Index
+
+	earlier, later *Watcher // in its list; guarded by hub.mu
 
 	ready chan struct{} // has a token when Next has something to look at
 }
@@ -260,7 +335,7 @@ func (w *Watcher) take() (kv.Event, bool, error) {
 		return kv.Event{}, false, &kv.Error{Op: "watch", Key: w.key, Kind: kv.Closed}
 	case w.next == 0:
 		return kv.Event{}, false, nil
-	case w.next <= h.dropped:
+	case w.next <= h.forgotten:
 		return kv.Event{}, false, h.historyGone(w.key, w.next)
 	}
 	event := h.events[h.position(w.next)]
@@ -276,12 +351,16 @@ func (w *Watcher) Close() {
 	h := w.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if group, ok := h.paths.Get(w.key); ok {
-		delete(group, w)
-		if len(group) == 0 {
+	if w.next == gone {
+		return
+	}
+	if g, ok := h.paths.Get(w.key); ok {
+		g.of(w).remove(w)
+		if g.empty() {
 			h.paths.Delete(w.key)
 		}
 	}
+	h.count--
 	w.next = gone
 	w.signal()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -174,15 +175,58 @@ func TestASlowWatcherIsToldOnceItLostAnEvent(t *testing.T) {
 	if got := drain(t, slow); !slices.Equal(got, []kv.Index{2}) {
 		t.Fatalf("in time: %v", got)
 	}
-	publish(h, change(4, kv.ActionSet, "/a"), change(5, kv.ActionSet, "/b"), change(6, kv.ActionSet, "/a"))
+	for i := kv.Index(4); i <= 4+lag*2+1; i++ {
+		publish(h, change(i, kv.ActionSet, "/a"))
+	}
 	for range 2 {
 		if _, err := slow.Next(ended); !kv.Is(err, kv.HistoryGone) {
 			t.Errorf("got %v, want HistoryGone", err)
 		}
 	}
-	publish(h, change(7, kv.ActionSet, "/idle"))
-	if got := drain(t, idle); !slices.Equal(got, []kv.Index{7}) {
+	publish(h, change(99, kv.ActionSet, "/idle"))
+	if got := drain(t, idle); !slices.Equal(got, []kv.Index{99}) {
 		t.Errorf("who lost nothing got %v", got)
+	}
+}
+
+func TestABatchOfMoreEventsThanTheHistoryHasPlacesLosesNoWatcherThatKeepsUp(t *testing.T) {
+	const length, batch = 10, 25 * lag
+	h := NewHub(length)
+	w := watch(t, h, kv.WatchFrom{Key: "/a"})
+	var want []kv.Index
+	last := kv.Index(1)
+	for range 3 {
+		var events []kv.Event
+		for range batch {
+			last++
+			events, want = append(events, change(last, kv.ActionSet, "/a")), append(want, last)
+		}
+		h.Publish(events, last)
+		if _, err := h.Watch(kv.WatchFrom{Key: "/a", Index: last - length}); !kv.Is(err, kv.HistoryGone) {
+			t.Errorf("beginning %d events back: %v", length+1, err)
+		}
+		watch(t, h, kv.WatchFrom{Key: "/a", Index: last - length + 1}).Close()
+		if got := drain(t, w); !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		want = nil
+	}
+}
+
+func TestAWatcherBeyondTheLimitIsRefusedAndToldWhich(t *testing.T) {
+	h := NewHub(10)
+	h.LimitWatchers(2)
+	first := watch(t, h, kv.WatchFrom{Key: "/a"})
+	watch(t, h, kv.WatchFrom{Key: "/b"})
+	w, err := h.Watch(kv.WatchFrom{Key: "/c"})
+	if w != nil || !kv.Is(err, kv.Unavailable) || !strings.Contains(err.Error(), "more than 2 watches at a time (--max-watchers)") {
+		t.Errorf("the third: %v, %v", w, err)
+	}
+	first.Close()
+	first.Close() // frees one place, not two
+	watch(t, h, kv.WatchFrom{Key: "/c"})
+	if w, err := h.Watch(kv.WatchFrom{Key: "/d"}); !kv.Is(err, kv.Unavailable) {
+		t.Errorf("the fourth: %v, %v", w, err)
 	}
 }
 
@@ -309,11 +353,14 @@ func TestEventsTouchNoneButTheWatchersTheyConcern(t *testing.T) {
 	for _, key := range []string{"/a", "/a/b", "/a/b/c", "/a/b0", "/a/b-", "/b", "/a/bc"} {
 		idle[watch(t, h, kv.WatchFrom{Key: key})] = true
 	}
+	for _, key := range []string{"", "/x"} { // above, but not recursive
+		idle[watch(t, h, kv.WatchFrom{Key: key})] = true
+	}
 	concerned := []*Watcher{watch(t, h, kv.WatchFrom{Key: "/x", Recursive: true}), watch(t, h, kv.WatchFrom{Key: "/x/y"})}
 	if n := h.Watchers(); n != len(idle)+2 {
 		t.Fatalf("%d watchers, want %d", n, len(idle)+2)
 	}
-	publish(h, change(2, kv.ActionSet, "/x/y"), dirChange(3, kv.ActionSet, "/idle"), dirChange(4, kv.ActionDelete, "/idl"), dirChange(6, kv.ActionDelete, "/x"))
+	publish(h, change(2, kv.ActionSet, "/x/y"), dirChange(3, kv.ActionSet, "/idle"), dirChange(4, kv.ActionDelete, "/idl"), dirChange(6, kv.ActionDelete, "/x/y"))
 	for w := range idle {
 		if len(w.ready) > 0 {
 			t.Errorf("a watcher of %s was woken", w.key)
@@ -329,13 +376,13 @@ func TestEventsTouchNoneButTheWatchersTheyConcern(t *testing.T) {
 func TestTheHubHoldsNoMoreThanItIsToKeep(t *testing.T) {
 	h := NewHub(10)
 	var freed atomic.Int64
-	const published = 1009
+	const published, held = 1009, 10*lag + 1
 	for i := range published {
 		e := change(kv.Index(i+2), kv.ActionSet, "/a")
 		runtime.AddCleanup(e.Node, func(int) { freed.Add(1) }, 0)
 		publish(h, e)
 	}
-	for deadline := time.Now().Add(20 * time.Second); freed.Load() < published-10; runtime.Gosched() {
+	for deadline := time.Now().Add(20 * time.Second); freed.Load() < published-held; runtime.Gosched() {
 		runtime.GC()
 		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d events are held", published-freed.Load(), published)

@@ -168,34 +168,36 @@ func TestWatchersMayComeAndGoWhileEventsPass(t *testing.T) {
 	}
 }
 
-func BenchmarkPublishBeside10kIdleWatchers(b *testing.B) {
-	h := NewHub(1000)
-	for i := range 10_000 {
-		if _, err := h.Watch(kv.WatchFrom{Key: fmt.Sprintf("/idle/%d", i), Recursive: true}); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportAllocs()
-	index := kv.Index(1)
-	for b.Loop() {
-		index++
-		h.Publish([]kv.Event{change(index, kv.ActionSet, "/services/web/instance-1")}, index)
-	}
-}
-
-func BenchmarkPublishAndReadOfOneWatcher(b *testing.B) {
-	h := NewHub(1000)
-	w, err := h.Watch(kv.WatchFrom{Key: "/services", Recursive: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	index := kv.Index(1)
-	for b.Loop() {
-		index++
-		h.Publish([]kv.Event{change(index, kv.ActionSet, "/services/web/instance-1")}, index)
-		if _, err := w.Next(context.Background()); err != nil {
-			b.Fatal(err)
-		}
+// BenchmarkPublish is one event among watchers: those it wakes, those of other keys, and those of
+// directories above it that are not recursive. Only the first may cost anything.
+func BenchmarkPublish(b *testing.B) {
+	for _, c := range []struct{ woken, elsewhere, above int }{{0, 0, 0}, {0, 15_000, 0}, {0, 0, 15_000}, {1, 0, 0}, {1500, 0, 0}, {1500, 13_500, 0}} {
+		b.Run(fmt.Sprintf("woken=%d/elsewhere=%d/above=%d", c.woken, c.elsewhere, c.above), func(b *testing.B) {
+			h := NewHub(1000)
+			register := func(n int, from func(i int) kv.WatchFrom) (list []*Watcher) {
+				for i := range n {
+					w, err := h.Watch(from(i))
+					if err != nil {
+						b.Fatal(err)
+					}
+					list = append(list, w)
+				}
+				return list
+			}
+			register(c.elsewhere, func(i int) kv.WatchFrom { return kv.WatchFrom{Key: fmt.Sprintf("/idle/%d", i), Recursive: true} })
+			register(c.above, func(int) kv.WatchFrom { return kv.WatchFrom{Key: "/services"} })
+			woken := register(c.woken, func(int) kv.WatchFrom { return kv.WatchFrom{Key: "/services", Recursive: true} })
+			b.ReportAllocs()
+			index := kv.Index(1)
+			for b.Loop() {
+				index++
+				h.Publish([]kv.Event{change(index, kv.ActionSet, "/services/web/instance-1")}, index)
+				for _, w := range woken {
+					if _, err := w.Next(context.Background()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
 	}
 }
