@@ -42,6 +42,9 @@ func (d Deps) withDefaults() Deps {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
 	if d.Listen == nil {
 		d.Listen = net.Listen
 	}
@@ -58,6 +61,8 @@ type Daemon struct {
 	service *service.Service
 	table   *route.Table
 	server  *server
+	now     func() time.Time
+	started time.Time
 
 	clientURLs []string // advertised
 	listening  []string // where it listens
@@ -84,7 +89,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		closeAll(slices.Concat(clients, peers))
 		return nil, err
 	}
-	d := &Daemon{config: cfg, listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
+	d := &Daemon{config: cfg, now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
 	if d.clientURLs == nil {
 		d.clientURLs = d.listening
 	}
@@ -108,7 +113,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
 	anybody := func(next http.HandlerFunc) http.HandlerFunc { return next }
 	d.table = route.New(anybody, slices.Concat(
-		httpv2.Routes(httpv2.Config{Store: store, Cluster: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
+		httpv2.Routes(httpv2.Config{Store: store, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member),
 	)...)
 	d.server = serve(clients, limitBody(newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names).wrap(pages.wrap(d.table))), deps.Log)

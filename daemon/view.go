@@ -6,6 +6,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/admin"
 	"github.com/kvd-io/kvd/daemon/httpv2"
+	"github.com/kvd-io/kvd/daemon/service"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -29,6 +30,20 @@ func (v memberView) Mark() admin.Mark {
 	mark := v.d.service.Mark()
 	return admin.Mark{Index: mark.Index, RaftIndex: mark.RaftIndex, Sum: mark.Sum.String()}
 }
+
+func (v memberView) Self() httpv2.Self {
+	status := v.d.node.Status()
+	self := httpv2.Self{
+		ID: uint64(status.MemberID), Name: status.Name, Started: v.d.started.UTC(),
+		Leads: status.Leader != 0 && status.Leader == status.MemberID, Leader: uint64(status.Leader), Since: status.Since.UTC(),
+	}
+	if !status.Since.IsZero() {
+		self.Leading = v.d.now().Sub(status.Since)
+	}
+	return self
+}
+
+func (v memberView) Stats() service.Stats { return v.d.service.Stats() }
 
 func (v memberView) Members() []httpv2.Member {
 	known := v.d.service.Members()

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kvd-io/kvd/daemon/route"
+	"github.com/kvd-io/kvd/daemon/service"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -87,8 +88,19 @@ func (c fakeCluster) Members() []Member          { return append([]Member(nil), 
 func (c fakeCluster) LeaderID() (uint64, bool)   { return c.leader, c.leader != 0 }
 func (c fakeCluster) Position() (uint64, uint64) { return 77, 3 }
 
+type fakeStatistics struct {
+	self  Self
+	stats service.Stats
+}
+
+func (s fakeStatistics) Self() Self           { return s.self }
+func (s fakeStatistics) Stats() service.Stats { return s.stats }
+
 // table returns the handler of all routes, without access control.
 func table(cfg Config) http.Handler {
+	if cfg.Statistics == nil {
+		cfg.Statistics = fakeStatistics{}
+	}
 	return route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, Routes(cfg)...)
 }
 

@@ -41,6 +41,8 @@ type Config struct {
 	Store   kv.Store
 	Cluster Cluster
 
+	Statistics Statistics
+
 	// MaxRequestBytes bounds the body of a form; 0 means 1.5 MiB. Longer ones are answered 413.
 	MaxRequestBytes int64
 
@@ -75,6 +77,9 @@ func Routes(cfg Config) []route.Route {
 		{Path: membersPath, Below: true, Handler: h.serveMembers,
 			Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, post, del, put))},
 		{Path: machinesPath, Handler: h.serveMachines, Methods: route.For(route.Nothing, get, head)},
+		{Path: statsPath + "/self", Handler: h.serveSelf, Methods: route.For(route.Nothing, get)},
+		{Path: statsPath + "/leader", Handler: h.serveLeader, Methods: route.For(route.Nothing, get)},
+		{Path: statsPath + "/store", Handler: h.serveStore, Methods: route.For(route.Nothing, get)},
 	}
 }
 
@@ -83,4 +88,5 @@ type handler struct{ Config }
 const (
 	machinesPath = "/v2/machines"
 	membersPath  = "/v2/members"
+	statsPath    = "/v2/stats"
 )

@@ -29,15 +29,30 @@ type Log interface {
 type Service struct {
 	state *State
 	log   Log
+
+	replayed            store.Counts // what the state had executed when the service began
+	gets, recursiveGets tally
 }
 
 var _ kv.Store = (*Service)(nil)
 
 // New returns the service over state, which log drives.
-func New(state *State, log Log) *Service { return &Service{state: state, log: log} }
+func New(state *State, log Log) *Service {
+	return &Service{state: state, log: log, replayed: state.machine.Counts()}
+}
 
 // Read implements kv.Reader. Without Quorum it answers from the state of this member.
 func (s *Service) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	result, err := s.read(ctx, r)
+	if r.Recursive {
+		s.recursiveGets.note(err)
+	} else {
+		s.gets.note(err)
+	}
+	return result, err
+}
+
+func (s *Service) read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	if r.Quorum {
 		if err := s.log.ReadBarrier(ctx); err != nil {
 			return kv.Result{}, err
