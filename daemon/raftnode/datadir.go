@@ -18,6 +18,10 @@ const (
 	stableFile   = "stable.db" // term and vote
 	walDir       = "wal"       // log entries, LogStoreWAL
 	boltLogFile  = "log.db"    // log entries, LogStoreBoltDB
+
+	snapshotDir       = "snapshots" // below raftDir, with the names of raft's file store
+	snapshotMetaFile  = "meta.json"
+	snapshotStateFile = "state.bin"
 )
 
 // dataDir is a data directory that this process holds.

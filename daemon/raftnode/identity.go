@@ -66,8 +66,7 @@ type Identity struct {
 // loadIdentity reads the identity in dir, or makes a new one from cfg if there is none, and
 // compares it with cfg.
 func loadIdentity(dir string, cfg Config, now time.Time) (Identity, error) {
-	path := filepath.Join(dir, identityFile)
-	data, err := os.ReadFile(path)
+	id, err := readIdentity(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		id := Identity{
 			Format: identityFormat, Name: cfg.Name, MemberID: newID(), ClusterID: newID(),
@@ -76,13 +75,34 @@ func loadIdentity(dir string, cfg Config, now time.Time) (Identity, error) {
 		return id, id.write(dir)
 	}
 	if err != nil {
+		return Identity{}, err
+	}
+	return id, id.check(dir, cfg)
+}
+
+// readIdentity reads the identity in dir. An error that is fs.ErrNotExist means that there is none.
+func readIdentity(dir string) (Identity, error) {
+	data, err := os.ReadFile(filepath.Join(dir, identityFile))
+	if err != nil {
 		return Identity{}, dirError(dir, err)
 	}
+	return parseIdentity(dir, data)
+}
+
+// parseIdentity returns the identity that data, found in dir, stands for.
+func parseIdentity(dir string, data []byte) (Identity, error) {
+	path := filepath.Join(dir, identityFile)
 	var id Identity
 	if err := json.Unmarshal(data, &id); err != nil {
 		return Identity{}, fmt.Errorf("%s is damaged: %w; restore it from a backup: it is the only record of who this member is", path, err)
 	}
-	return id, id.check(dir, cfg)
+	switch {
+	case id.Format > identityFormat:
+		return Identity{}, mismatch("%s was written by a newer kvd (format %d, this one reads up to %d): start that version, or choose another --data-dir", dir, id.Format, identityFormat)
+	case id.Format < 1 || id.MemberID == 0 || id.ClusterID == 0:
+		return Identity{}, fmt.Errorf("%s is damaged: format, member_id or cluster_id is missing; restore it from a backup", path)
+	}
+	return id, nil
 }
 
 // MismatchError is a data directory that is sound, but not the configured member's: starting again
@@ -98,10 +118,6 @@ func mismatch(format string, args ...any) error {
 // check refuses an identity that is not the configured member's.
 func (id Identity) check(dir string, cfg Config) error {
 	switch {
-	case id.Format > identityFormat:
-		return mismatch("%s was written by a newer kvd (format %d, this one reads up to %d): start that version, or choose another --data-dir", dir, id.Format, identityFormat)
-	case id.Format < 1 || id.MemberID == 0 || id.ClusterID == 0:
-		return fmt.Errorf("%s is damaged: format, member_id or cluster_id is missing; restore it from a backup", filepath.Join(dir, identityFile))
 	case id.Name != cfg.Name:
 		return mismatch("%s belongs to member %q (id %s), not to %q: start with --name %s, or choose another --data-dir", dir, id.Name, id.MemberID, cfg.Name, id.Name)
 	case id.ClusterToken != cfg.ClusterToken:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -91,15 +92,16 @@ func (n *Node) snapshot() error {
 	return nil
 }
 
-// snapshotStore is raft's file store, which leaves one thing to the file system's mercy: it syncs
-// the files of a snapshot and the directory above, but not the directory that names the files.
+// snapshotStore is raft's file store, which leaves two things to the file system's mercy: it syncs
+// the files of a snapshot and the directory above, but not the directory that names the files; and
+// the file that says which entries a snapshot stands for has no checksum.
 type snapshotStore struct {
 	*raft.FileSnapshotStore
 	dir string
 }
 
 func newSnapshotStore(dir string, log hclog.Logger) (*snapshotStore, error) {
-	path := filepath.Join(dir, "snapshots") // the name that the file store uses
+	path := filepath.Join(dir, snapshotDir)
 	if err := makeDirs(path); err != nil {
 		return nil, err
 	}
@@ -117,6 +119,26 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 		return nil, err
 	}
 	return &snapshotSink{SnapshotSink: sink, dir: filepath.Join(s.dir, sink.ID())}, nil
+}
+
+// List returns the snapshots, newest first, and an error if one of them says something else than its
+// name about the entries that it stands for: others would be left out, or executed twice.
+func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
+	list, err := s.FileSnapshotStore.List()
+	for _, meta := range list {
+		err = errors.Join(err, checkSnapshotName(s.dir, meta))
+	}
+	return list, err
+}
+
+// checkSnapshotName compares what a snapshot says about itself with its name, which the file store
+// makes of term, index and time.
+func checkSnapshotName(dir string, meta *raft.SnapshotMeta) error {
+	want := fmt.Sprintf("%d-%d-", meta.Term, meta.Index)
+	if !strings.HasPrefix(meta.ID, want) || meta.ConfigurationIndex > meta.Index {
+		return fmt.Errorf("the snapshot %s is damaged: it says that it stands for entry %d of term %d", filepath.Join(dir, meta.ID), meta.Index, meta.Term)
+	}
+	return nil
 }
 
 type snapshotSink struct {
