@@ -42,11 +42,14 @@ Exit codes: 0 stopped by a signal, 1 a setting cannot be used, 2 cannot start, 3
 failed or the log is damaged.`,
 		Example: `  kvd
   kvd --data-dir /var/lib/kvd --listen-client-urls http://0.0.0.0:2379
-  kvd --print-config`,
+  kvd --print-config
+  kvd verify --data-dir /var/lib/kvd`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), cfg) },
 	}
 	cfg.AddFlags(cmd.Flags())
+	cmd.AddCommand(newVerifyCommand())
+	cmd.CompletionOptions.HiddenDefaultCmd = true
 	return cmd
 }
 

@@ -283,7 +283,13 @@ func (i *inspector) restoreFile(snapshot SnapshotFile) error {
 
 // replay checks every entry of the log and executes those behind base.
 func (i *inspector) replay(log logStore, base uint64) error {
-	if base > 0 && base < i.last && i.FirstEntry > base+1 || base == 0 && i.FirstEntry > 1 {
+	switch {
+	case i.LastEntry > 0 && i.last > i.LastEntry && i.last != math.MaxUint64 && i.last != base:
+		return fmt.Errorf("there is no entry %d: the log ends with entry %d", i.last, i.LastEntry)
+	case i.FirstEntry <= base+1 || i.last == base:
+	case base == 0 && len(i.Snapshots) > 0:
+		return fmt.Errorf("the state at entry %d cannot be had any more: the oldest snapshot is of entry %d", i.last, i.Snapshots[0].Index)
+	default:
 		return damage(i.dir, "the log begins with entry %d, and no snapshot holds what was before", i.FirstEntry)
 	}
 	applied, _ := i.machine.Applied()
@@ -293,8 +299,11 @@ func (i *inspector) replay(log logStore, base uint64) error {
 		if err := log.GetLog(index, &entry); err != nil {
 			return damage(i.dir, "log entry %d cannot be read: %w", index, err)
 		}
-		if err := verifyEntry(&entry); err != nil || entry.Index != index {
-			return damage(i.dir, "entry %d stands in the place of entry %d: %w", entry.Index, index, errors.Join(err))
+		if err := verifyEntry(&entry); err != nil {
+			return &DamageError{Path: i.dir, Err: err}
+		}
+		if entry.Index != index {
+			return damage(i.dir, "entry %d stands in the place of entry %d", entry.Index, index)
 		}
 		if err := i.execute(&entry, base); err != nil {
 			return err

@@ -124,4 +124,3 @@ func (readOnlyList) CommitState(types.PersistentState) error { return nil }
 func (readOnlyList) GetStable([]byte) ([]byte, error)        { return nil, nil }
 func (readOnlyList) SetStable([]byte, []byte) error          { return errReadOnly }
 func (readOnlyList) Close() error                            { return nil }
-
