@@ -23,18 +23,30 @@ const (
 	TypeExpire Type = 2
 	TypeTick   Type = 3
 	TypeMember Type = 4
+
+	TypeAuthEnable Type = 8
+	TypeAuthUser   Type = 9
+	TypeAuthRole   Type = 10
 )
 
-// Body is the payload of a command: kv.Write, Expire, Tick or Member.
+// Body is the payload of a command: kv.Write or one of this package's types.
 type Body any
 
 // Command is one change, and who asked for it.
 type Command struct {
-	Origin       uint64 // boot id of the member that took the request in, 0 for none
-	Sequence     uint64 // of the request at its origin
-	User         string // "" when access control is off
+	Origin   uint64 // boot id of the member that took the request in, 0 for none
+	Sequence uint64 // of the request at its origin
+
+	// User is who asked; "" is somebody without a name. AuthRevision is that of the access control
+	// data that the member found the request permitted by; 0 is what members do on their own
+	// account, which is always permitted.
+	User         string
 	AuthRevision uint64
-	Body         Body
+
+	// AsDir says that the key of a write was asked for as a directory, with a slash at its end.
+	AsDir bool
+
+	Body Body
 }
 
 // Expire removes what is attached to a lease if its deadline is still the one seen.
@@ -68,6 +80,9 @@ type Batch struct {
 type Result struct {
 	kv.Result
 	Err error
+
+	// Changed is what an AuthUser or AuthRole has made: a store.User or store.Role, else nil.
+	Changed any
 }
 
 // FormatError reports an entry that this build cannot read or must not skip. A member that

@@ -2,8 +2,13 @@ package command
 
 import (
 	"bytes"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +19,25 @@ import (
 
 func batches() *rapid.Generator[Batch] {
 	text := rapid.StringN(0, 12, 40)
+	names := rapid.OneOf(rapid.Just([]string(nil)), rapid.SliceOfN(text, 0, 3))
+	ranges := rapid.OneOf(rapid.Just([]kv.KeyRange(nil)), rapid.SliceOfN(rapid.Custom(func(t *rapid.T) kv.KeyRange {
+		return kv.KeyRange{From: text.Draw(t, "from"), To: text.Draw(t, "to")}
+	}), 0, 3))
+	rights := rapid.Custom(func(t *rapid.T) Rights { return Rights{Read: ranges.Draw(t, "read"), Write: ranges.Draw(t, "write")} })
 	body := rapid.OneOf(
+		rapid.Map(rapid.Bool(), func(on bool) Body { return AuthEnable{on} }),
+		rapid.Map(rapid.Custom(func(t *rapid.T) AuthUser {
+			return AuthUser{
+				Op: AuthOp(rapid.Uint8Range(1, 4).Draw(t, "op")), Name: text.Draw(t, "name"), Hash: Secret(text.Draw(t, "hash")),
+				Roles: names.Draw(t, "roles"), Grant: names.Draw(t, "grant"), Revoke: names.Draw(t, "revoke"),
+			}
+		}), func(u AuthUser) Body { return u }),
+		rapid.Map(rapid.Custom(func(t *rapid.T) AuthRole {
+			return AuthRole{
+				Op: rapid.SampledFrom([]AuthOp{AuthCreate, AuthUpdate, AuthDelete}).Draw(t, "op"), Name: text.Draw(t, "name"),
+				Rights: rights.Draw(t, "rights"), Grant: rights.Draw(t, "grant"), Revoke: rights.Draw(t, "revoke"),
+			}
+		}), func(r AuthRole) Body { return r }),
 		rapid.Map(rapid.Custom(func(t *rapid.T) kv.Write {
 			return kv.Write{
 				Op:  kv.Op(rapid.Uint8Range(1, 7).Draw(t, "op")),
@@ -34,7 +57,7 @@ func batches() *rapid.Generator[Batch] {
 		for range rapid.IntRange(0, 4).Draw(t, "commands") {
 			b.Commands = append(b.Commands, Command{
 				Origin: rapid.Uint64().Draw(t, "origin"), Sequence: rapid.Uint64().Draw(t, "sequence"),
-				User: text.Draw(t, "user"), AuthRevision: rapid.Uint64().Draw(t, "auth"), Body: body.Draw(t, "body"),
+				User: text.Draw(t, "user"), AuthRevision: rapid.Uint64().Draw(t, "auth"), AsDir: rapid.Bool().Draw(t, "asDir"), Body: body.Draw(t, "body"),
 			})
 		}
 		return b
@@ -63,6 +86,8 @@ func TestWhatThisVersionDoesNotKnowIsAFormatError(t *testing.T) {
 		"an unknown field":   appendUint(bytes.Clone(valid), 9, 1),
 		"an unknown command": appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 99)),
 		"a type of 33 bits":  appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 1<<32|uint64(TypeTick))),
+		"a role that is put": appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeAuthRole)), 6, appendUint(nil, 1, uint64(AuthPut)))),
+		"a user of no op":    appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeAuthUser))),
 		"no operation":       appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeWrite))),
 	} {
 		_, err := Decode(entry)
@@ -75,6 +100,13 @@ func TestWhatThisVersionDoesNotKnowIsAFormatError(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add((&Batch{Level: 1, Clock: 5, Commands: []Command{{User: "u", Body: kv.Write{Op: kv.OpCreate, Key: "/k", Value: "v"}}, {Body: Tick{}}}}).Append(nil))
+	for _, body := range []Body{
+		AuthEnable{true},
+		AuthUser{Op: AuthPut, Name: "u", Hash: "$2a$10$", Roles: []string{"r", ""}, Grant: []string{}, Revoke: []string{"x"}},
+		AuthRole{Op: AuthCreate, Name: "r", Rights: Rights{Read: []kv.KeyRange{{From: "/a", To: "/b"}, {From: "/c"}}, Write: []kv.KeyRange{}}, Grant: Rights{Write: []kv.KeyRange{{}}}},
+	} {
+		f.Add((&Batch{Level: Level, Commands: []Command{{User: "root", AuthRevision: 7, AsDir: true, Body: body}}}).Append(nil))
+	}
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		b, err := Decode(entry)
 		if err != nil {
@@ -85,4 +117,21 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%+v does not survive a round trip: %+v, %v", b, again, err)
 		}
 	})
+}
+
+func TestASecretIsNeverShown(t *testing.T) {
+	const canary = "c4nary"
+	user := AuthUser{Op: AuthCreate, Name: "u", Hash: canary}
+	encoded, err := json.Marshal(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("", "user", user, "hash", user.Hash)
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("", "user", user, "hash", user.Hash)
+	for _, shown := range []string{fmt.Sprintf("%v %+v %#v %s %q %x", user, user, user, user.Hash, user.Hash, user.Hash), string(encoded), log.String()} {
+		if strings.Contains(shown, canary) || strings.Contains(shown, hex.EncodeToString([]byte(canary))) {
+			t.Errorf("shown in %s", shown)
+		}
+	}
 }

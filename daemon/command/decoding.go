@@ -62,6 +62,8 @@ func decodeCommand(data []byte) (Command, error) {
 			c.AuthRevision = v.number
 		case 6:
 			body = v.bytes
+		case 7:
+			c.AsDir = v.number != 0
 		default:
 			return formatErrorf("unknown field %d of a command", number)
 		}
@@ -99,6 +101,12 @@ func decodeBody(kind Type, data []byte) (Body, error) {
 		return Tick{}, nil
 	case TypeMember:
 		return decodeMember(data)
+	case TypeAuthEnable:
+		return decodeAuthEnable(data)
+	case TypeAuthUser:
+		return decodeAuthUser(data)
+	case TypeAuthRole:
+		return decodeAuthRole(data)
 	}
 	return nil, formatErrorf("unknown command type %d", kind)
 }

@@ -36,8 +36,13 @@ func (b *Batch) Append(dst []byte) []byte {
 // Size is about how many bytes the command takes in an entry.
 func (c *Command) Size() int {
 	const header = 64
-	if w, ok := c.Body.(kv.Write); ok {
-		return header + len(w.Key) + len(w.Value) + len(w.PrevValue)
+	switch v := c.Body.(type) {
+	case kv.Write:
+		return header + len(v.Key) + len(v.Value) + len(v.PrevValue)
+	case AuthUser:
+		return header + v.size()
+	case AuthRole:
+		return header + v.size()
 	}
 	return header
 }
@@ -54,6 +59,15 @@ func (c *Command) append(dst []byte) []byte {
 		kind = TypeTick
 	case Member:
 		kind, body = TypeMember, appendMember(nil, v)
+	case AuthEnable:
+		kind = TypeAuthEnable
+		if v.Enabled {
+			body = appendUint(nil, 1, 1)
+		}
+	case AuthUser:
+		kind, body = TypeAuthUser, appendAuthUser(nil, v)
+	case AuthRole:
+		kind, body = TypeAuthRole, appendAuthRole(nil, v)
 	default:
 		panic(fmt.Sprintf("command body of type %T", c.Body))
 	}
@@ -64,6 +78,9 @@ func (c *Command) append(dst []byte) []byte {
 	dst = appendUint(dst, 5, c.AuthRevision)
 	if len(body) > 0 {
 		dst = appendBytes(dst, 6, body)
+	}
+	if c.AsDir {
+		dst = appendUint(dst, 7, 1)
 	}
 	return dst
 }

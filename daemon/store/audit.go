@@ -95,6 +95,10 @@ func (m *Machine) Audit() error {
 	if got := s.attached.Items(); !slices.Equal(got, attached) {
 		return fmt.Errorf("attachments are %v, want %v", got, attached)
 	}
+	for _, i := range s.auth.items() {
+		sum.add(i.appendTo(nil))
+		bytes += i.size()
+	}
 	if s.bytes != bytes {
 		return fmt.Errorf("the running size is %d bytes, recomputed it is %d", s.bytes, bytes)
 	}

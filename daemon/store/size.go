@@ -4,7 +4,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// ItemOverhead is what a record, a directory or a lease counts beside its key and its value: about
+// ItemOverhead is what a record, a directory, a lease, a user or a role counts beside its key and its value: about
 // what the tables hold for it, and for its place in the order of deadlines.
 const ItemOverhead = 128
 
@@ -15,7 +15,7 @@ func (d *dir) size() int64 { return ItemOverhead + int64(len(d.path)) }
 func (l *lease) size() int64 { return ItemOverhead }
 
 // Bytes returns the size of the state: over all records, directories and leases the sum of key,
-// value and ItemOverhead. Members that hold the same have the same size. The history is not in it.
+// value and ItemOverhead, and the users and roles. Members that hold the same have the same size. The history is not in it.
 func (m *Machine) Bytes() int64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

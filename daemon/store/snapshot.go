@@ -50,6 +50,7 @@ const (
 	sectionLeases  = critical | 4
 	sectionMembers = critical | 5
 	sectionHistory = critical | 6
+	sectionAuth    = critical | 7
 	sectionEnd     = critical | 0x7f
 )
 
@@ -118,8 +119,11 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	for _, event := range s.history.events {
 		out.item(sectionHistory, func(b []byte) []byte { return appendEvent(b, event) })
 	}
+	for _, i := range s.auth.items() {
+		out.item(sectionAuth, i.appendTo)
+	}
 	out.item(sectionEnd, func(b []byte) []byte {
-		for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), len(s.history.events)} {
+		for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), len(s.history.events), len(s.auth.users), len(s.auth.roles)} {
 			b = binary.AppendUvarint(b, uint64(n))
 		}
 		b = binary.LittleEndian.AppendUint64(b, s.sum.hi)
@@ -203,6 +207,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	defer m.mu.Unlock()
 	m.view.Store(nil)
 	m.state = fresh
+	m.auth.Store(fresh.auth)
 	m.events = nil
 	return nil
 }
@@ -306,6 +311,7 @@ type loader struct {
 	history    bool
 	ended      bool
 	historyLen int
+	auth       int // heads of access control data
 }
 
 func (l *loader) block(section byte, items uint32, block []byte) error {
@@ -381,6 +387,8 @@ func (l *loader) item(section byte, item *itemReader) error {
 		}
 		l.historyLen++
 		s.history.append(item.event())
+	case sectionAuth:
+		return l.authItem(item)
 	case sectionEnd:
 		l.ended = true
 		return l.check(item)
@@ -395,7 +403,7 @@ func (l *loader) item(section byte, item *itemReader) error {
 // check compares what was loaded with what the writer counted and summed.
 func (l *loader) check(item *itemReader) error {
 	s := l.state
-	for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), l.historyLen} {
+	for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), l.historyLen, len(s.auth.users), len(s.auth.roles)} {
 		if want := item.uint(); want != uint64(n) {
 			return damaged("a section has %d items instead of %d", n, want)
 		}
@@ -403,6 +411,10 @@ func (l *loader) check(item *itemReader) error {
 	if _, ok := s.dirs.Get(""); !ok {
 		return damaged("it has no root directory")
 	}
+	if l.auth != 1 {
+		return damaged("it has the head of access control %d times", l.auth)
+	}
+	s.include(s.auth)
 	var sum Sum
 	sum.hi, sum.lo = item.fixed(), item.fixed()
 	if !item.failed && !sum.Equal(s.sum) {

@@ -28,6 +28,13 @@ func furnished(t *testing.T) *replica {
 	r.apply(set("/a/b", "value"), lasting(time.Minute, set("/a/ttl", "")), lasting(kv.TTLDue, asDir(set("/d", ""))), set("/_h/é\xff", "\x00"))
 	r.apply(update("/a/b", strings.Repeat("packed well ", 20)), remove("/_h/é\xff"), refresh(time.Hour, set("/a/ttl", "")))
 	r.apply(command.Member{ID: 1 << 63, Name: "m", PeerURLs: []string{"http://p:1", "http://q:2"}, ClientURLs: []string{"http://c"}, Voter: true})
+	r.apply(
+		command.AuthUser{Op: command.AuthCreate, Name: "root", Hash: "hash of root"},
+		command.AuthUser{Op: command.AuthCreate, Name: "u", Hash: "hash of u", Roles: []string{"r", "absent"}},
+		command.AuthUser{Op: command.AuthCreate, Name: "idle", Hash: "h", Roles: []string{}},
+		command.AuthRole{Op: command.AuthCreate, Name: "r", Rights: command.Rights{Read: []kv.KeyRange{kv.PatternRange("/a/*"), kv.PatternRange("/b"), {From: "/x", To: "/z"}}}},
+		command.AuthEnable{Enabled: true},
+	)
 	return r
 }
 
@@ -41,7 +48,16 @@ func evidence(r *replica) string {
 	applied, term := r.Applied()
 	clock, offset := r.LeaseClock()
 	due, next := r.Due(1<<62, 1000)
-	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, due, next, r.Members(), r.Sum(), r.Leases())
+	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, due, next, r.Members(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
+}
+
+// authEvidence shows access control data with its secrets, and what is nil.
+func authEvidence(a *Auth) string {
+	s := fmt.Sprint(a.Revision, a.Enabled)
+	for _, u := range a.Users() {
+		s += fmt.Sprintf(" %q %q %#v", u.Name, string(u.Hash), u.Roles)
+	}
+	return s + fmt.Sprintf(" %#v", a.Roles())
 }
 
 func TestRestoreMakesTheSameMachine(t *testing.T) {
@@ -328,18 +344,24 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 		"a changed value":     func(_ []byte, p *[]part) { (*p)[1].data[12]++ },
 		"a newer level":       func(_ []byte, p *[]part) { (*p)[0].data[4] = command.Level + 1 },
 		"a record as a dir":   func(_ []byte, p *[]part) { (*p)[1].section = sectionDirs },
-		"no root directory":   func(_ []byte, p *[]part) { *p = []part{(*p)[0], items(sectionEnd, string(make([]byte, 5+16)))} },
+		"no root directory":   func(_ []byte, p *[]part) { *p = []part{(*p)[0], items(sectionEnd, string(make([]byte, 7+16)))} },
 		"a member of letters": func(_ []byte, p *[]part) { (*p)[4] = items(sectionMembers, "member") },
 		"a write as a member": func(_ []byte, p *[]part) {
 			b := command.Batch{Commands: []command.Command{{Body: set("/a", "")}}}
 			(*p)[4] = items(sectionMembers, string(b.Append(nil)))
 		},
-		"an event without node":   func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x00\x00") },
-		"an event of a directory": func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x02\x00") },
+		"no access control":          func(_ []byte, p *[]part) { *p = append((*p)[:6], (*p)[7:]...) },
+		"access control twice":       func(_ []byte, p *[]part) { *p = append((*p)[:7], (*p)[6:]...) },
+		"auth of neither on nor off": func(_ []byte, p *[]part) { (*p)[6].data[4+2] = 2 },
+		"a right of no kind":         func(_ []byte, p *[]part) { (*p)[6].data[4] = 'x' },
+		"an empty right":             func(_ []byte, p *[]part) { (*p)[6] = items(sectionAuth, "") },
+		"a changed right":            func(_ []byte, p *[]part) { data := (*p)[6].data; data[len(data)-3]++ },
+		"an event without node":      func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x00\x00") },
+		"an event of a directory":    func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x02\x00") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			head, parts := dismantle(unpacked(t, r.snapshot()))
-			for i, section := range []byte{sectionHeader, sectionRecords, sectionDirs, sectionLeases, sectionMembers, sectionHistory, sectionEnd} {
+			for i, section := range []byte{sectionHeader, sectionRecords, sectionDirs, sectionLeases, sectionMembers, sectionHistory, sectionAuth, sectionEnd} {
 				if parts[i].section != section {
 					t.Fatalf("part %d is of section %d", i, parts[i].section&^critical)
 				}

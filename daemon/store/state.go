@@ -50,6 +50,7 @@ type state struct {
 	attached  *btree.BTreeG[attachment] // derived from records and dirs
 
 	members map[uint64]command.Member
+	auth    *Auth // replaced as a whole
 	history history
 	sum     Sum
 	bytes   int64 // over the same items as sum
@@ -78,8 +79,10 @@ func newState(historyLength int) *state {
 		deadlines: newTree(deadline.less),
 		attached:  newTree(attachment.less),
 		members:   map[uint64]command.Member{},
+		auth:      &Auth{Revision: firstAuthRevision, users: map[string]User{}, roles: map[string]Role{}},
 		history:   history{length: historyLength},
 	}
+	s.include(s.auth)
 	s.putDir(nil, &dir{})
 	return s
 }
@@ -106,10 +109,13 @@ func (s *state) advance(clock, wallOffset int64) {
 }
 
 // execute runs one command. A command that fails changes nothing and takes no number.
-func (s *state) execute(body command.Body) (ChangeSet, command.Result) {
+func (s *state) execute(c *command.Command) (ChangeSet, command.Result) {
 	s.changes = ChangeSet{}
+	if err := s.permit(c); err != nil {
+		return s.changes, command.Result{Err: err}
+	}
 	var result command.Result
-	switch c := body.(type) {
+	switch c := c.Body.(type) {
 	case kv.Write:
 		result.Result, result.Err = s.write(c)
 	case command.Expire:
@@ -117,8 +123,14 @@ func (s *state) execute(body command.Body) (ChangeSet, command.Result) {
 	case command.Tick:
 	case command.Member:
 		s.members[c.ID] = c
+	case command.AuthEnable:
+		result.Err = s.enableAuth(c)
+	case command.AuthUser:
+		result.Changed, result.Err = s.changeUser(c)
+	case command.AuthRole:
+		result.Changed, result.Err = s.changeRole(c)
 	default:
-		panic(fmt.Sprintf("no rule for a command of type %T", body))
+		panic(fmt.Sprintf("no rule for a command of type %T", c))
 	}
 	if result.Err == nil {
 		result.Index = s.revision

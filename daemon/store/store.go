@@ -1,5 +1,5 @@
-// Package store is the replicated state: records, directories, leases and the sum over them, members
-// and the history of events. It executes committed batches and answers reads.
+// Package store is the replicated state: records, directories, leases, users, roles and the sum over
+// them, members and the history of events. It executes committed batches and answers reads.
 //
 // It is a deterministic machine: the same batches lead to the same state on every member, so it
 // knows no raft, network, disk, clock, randomness or goroutine. Time comes with each batch and is
@@ -40,6 +40,8 @@ type Machine struct {
 	// change, so that writing pays for copies only while somebody reads.
 	view atomic.Pointer[state]
 
+	auth atomic.Pointer[Auth] // that of the state
+
 	events []kv.Event // since the last TakeEvents, for the watch hub
 }
 
@@ -49,7 +51,9 @@ func New(historyLength int) *Machine {
 	if historyLength == 0 {
 		historyLength = DefaultHistoryLength
 	}
-	return &Machine{state: newState(historyLength)}
+	m := &Machine{state: newState(historyLength)}
+	m.auth.Store(m.state.auth)
+	return m
 }
 
 // Apply executes the batch of log entry index and returns a result for each of its commands.
@@ -66,7 +70,7 @@ func (m *Machine) Apply(index, term uint64, batch *command.Batch) []command.Resu
 	s.advance(batch.Clock, batch.WallOffset)
 	results := make([]command.Result, len(batch.Commands))
 	for i := range batch.Commands {
-		changes, result := s.execute(batch.Commands[i].Body)
+		changes, result := s.execute(&batch.Commands[i])
 		result.RaftIndex, result.RaftTerm = index, term
 		results[i] = result
 		m.counts.note(batch.Commands[i].Body, result.Err, changes.Events)
@@ -75,8 +79,12 @@ func (m *Machine) Apply(index, term uint64, batch *command.Batch) []command.Resu
 			m.events = append(m.events, event)
 		}
 	}
+	m.auth.Store(s.auth)
 	return results
 }
+
+// Auth returns the access control data. It does not block.
+func (m *Machine) Auth() *Auth { return m.auth.Load() }
 
 // TakeEvents returns the events since the last call, in order, and the index that the store has
 // reached. The slice is the caller's.
@@ -125,7 +133,7 @@ func (m *Machine) Members() []command.Member {
 	return m.state.sortedMembers()
 }
 
-// Sum returns the sum over all records, directories and leases; members that hold the same have the
+// Sum returns the sum over all records, directories, leases, users and roles; members that hold the same have the
 // same sum.
 func (m *Machine) Sum() Sum {
 	m.mu.RLock()

@@ -7,8 +7,8 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Sum is the sum of the hashes of all records, directories and leases: of what clients have stored,
-// not of clocks, members and history. It does not depend on their order, so each change costs one
+// Sum is the sum of the hashes of all records, directories, leases, users and roles: of what clients have
+// stored, not of clocks, members and history. It does not depend on their order, so each change costs one
 // hash, and members can compare what they hold. It guards against faults, not against an attacker.
 type Sum struct {
 	hi, lo uint64
@@ -35,6 +35,9 @@ const (
 	itemRecord = 'r'
 	itemDir    = 'd'
 	itemLease  = 'l'
+	itemAuth   = 'a'
+	itemUser   = 'u'
+	itemRole   = 'o'
 )
 
 // item is what the sum is over and what a snapshot holds.
