@@ -88,7 +88,11 @@ var troubles = map[kv.Kind]string{
 	kv.NoLeader:    "etcdserver: no leader",
 	kv.Timeout:     "etcdserver: request timed out", // which etcd goes on from in some cases
 	kv.Unavailable: "etcdserver: too many requests",
+	kv.NoSpace:     noSpace,
 }
+
+// noSpace is etcd's text for a store that is full. What makes room follows it.
+const noSpace = "etcdserver: mvcc: database space exceeded"
 
 // EncodeError returns the wire form of err. Errors without a code of their own become 300 with
 // index 0, as etcd renders whatever its consensus layer reports, and with etcd's text for their
@@ -104,6 +108,9 @@ func EncodeError(err error) *Error {
 			return &Error{Code: code, Message: codes[code].message, Cause: e.Cause, Index: e.Index}
 		}
 		if text, ok := troubles[e.Kind]; ok {
+			if e.Kind == kv.NoSpace && e.Cause != "" {
+				text += ": " + e.Cause
+			}
 			return NewError(CodeRaftInternal, text)
 		}
 		if e.Cause != "" {
@@ -118,8 +125,13 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%d: %s (%s) [%d]", e.Code, e.Message, e.Cause, e.Index)
 }
 
-// Status returns the HTTP status that goes with the code; 400 for a code that is not known.
+// Status returns the HTTP status that goes with the code; 400 for a code that is not known. That of
+// a store that is full is 403, as of other refusals that end when keys are removed: on any 5xx
+// clients of etcd ask all members in turn and then tell of trouble in the cluster, not of the cause.
 func (e *Error) Status() int {
+	if e.Code == CodeRaftInternal && strings.HasPrefix(e.Cause, noSpace) {
+		return http.StatusForbidden
+	}
 	if known, ok := codes[e.Code]; ok {
 		return known.status
 	}

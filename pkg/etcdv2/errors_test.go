@@ -13,7 +13,7 @@ func TestEveryKindHasAFormOnTheWire(t *testing.T) {
 	comesBackAs := map[kv.Kind]kv.Kind{ // those that a client has to take for something else
 		kv.Internal: kv.Unknown, kv.Closed: kv.Unknown, kv.TooLarge: kv.Invalid,
 	}
-	for kind := kv.Internal; kind <= kv.TooLarge; kind++ {
+	for kind := kv.Internal; kind <= kv.NoSpace; kind++ {
 		plain := &kv.Error{Op: "set", Key: "/a", Kind: kind, Cause: "because", Index: 7}
 		for _, err := range []error{plain, fmt.Errorf("wrapped: %w", plain)} {
 			wire := EncodeError(err)
@@ -25,6 +25,8 @@ func TestEveryKindHasAFormOnTheWire(t *testing.T) {
 				cause = "etcdserver: request timed out"
 			case kv.Unavailable:
 				cause = "etcdserver: too many requests"
+			case kv.NoSpace:
+				cause = "etcdserver: mvcc: database space exceeded: because"
 			}
 			if wire.Message == "" || wire.Cause != cause || wire.Status() < 400 {
 				t.Errorf("%v: %+v, status %d", kind, wire, wire.Status())
@@ -61,6 +63,9 @@ func TestADefiniteFailureIsNever5xx(t *testing.T) {
 		if definite && known.status >= http.StatusInternalServerError {
 			t.Errorf("%d has status %d", code, known.status)
 		}
+	}
+	if status := EncodeError(&kv.Error{Kind: kv.NoSpace}).Status(); status != http.StatusForbidden {
+		t.Errorf("a store that is full has status %d", status)
 	}
 }
 

@@ -28,6 +28,7 @@ const (
 	Unavailable               // no endpoint could be reached: surely not applied
 	Closed                    // the store, client or watch was closed by its owner
 	TooLarge                  // key, value or request over a limit; Cause names the limit
+	NoSpace                   // the store or its disk is full: surely not applied; Cause says what makes room
 )
 
 var kindText = [...]string{
@@ -36,7 +37,7 @@ var kindText = [...]string{
 	RootReadOnly: "root is read only", DirNotEmpty: "directory not empty", Denied: "not permitted",
 	Invalid: "invalid request", HistoryGone: "history has been cleared", NoLeader: "no leader",
 	Timeout: "timed out", Unknown: "outcome unknown", Unavailable: "store unavailable", Closed: "closed",
-	TooLarge: "too large",
+	TooLarge: "too large", NoSpace: "no space",
 }
 
 // String returns a short text in lower case.
