@@ -160,8 +160,12 @@ func (c *memoryConn) SetReadDeadline(t time.Time) error {
 
 func (c *memoryConn) SetDeadline(t time.Time) error    { return c.SetReadDeadline(t) }
 func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
-func (c *memoryConn) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2379} }
-func (c *memoryConn) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000} }
+func (c *memoryConn) LocalAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2379}
+}
+func (c *memoryConn) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
+}
 
 func (c *memoryConn) Close() error {
 	c.once.Do(func() { close(c.closed) })

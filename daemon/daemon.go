@@ -109,7 +109,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if name, err := deps.Hostname(); err == nil {
 		names = append(slices.Clone(names), name)
 	}
-	member := memberView{d}
+	member := memberView{d, uint64(d.node.Status().ClusterID)}
 	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
 	anybody := func(next http.HandlerFunc) http.HandlerFunc { return next }
 	d.table = route.New(anybody, slices.Concat(

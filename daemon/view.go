@@ -11,9 +11,12 @@ import (
 )
 
 // memberView shows the daemon to its API rooms, in their words.
-type memberView struct{ d *Daemon }
+type memberView struct {
+	d       *Daemon
+	cluster uint64 // its id, which never changes
+}
 
-func (v memberView) ClusterID() uint64 { return uint64(v.d.node.Status().ClusterID) }
+func (v memberView) ClusterID() uint64 { return v.cluster }
 
 func (v memberView) LeaderID() (uint64, bool) {
 	leader := v.d.node.Status().Leader
@@ -64,6 +67,9 @@ type bounded struct {
 func requestTimeout(election time.Duration) time.Duration { return 5*time.Second + 2*election }
 
 func (b bounded) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	if !r.Quorum { // the answer is here; there is nothing to wait for
+		return b.Store.Read(ctx, r)
+	}
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	return b.Store.Read(ctx, r)

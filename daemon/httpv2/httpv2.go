@@ -10,6 +10,9 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/route"
@@ -20,7 +23,7 @@ import (
 // Cluster is what the API tells of the cluster, as this member knows it. Safe for concurrent use;
 // no method blocks.
 type Cluster interface {
-	ClusterID() uint64
+	ClusterID() uint64              // always the same
 	Members() []Member              // in any order; the caller may keep and sort the slice
 	LeaderID() (uint64, bool)       // false during an election
 	Position() (index, term uint64) // last log index known to be committed, and the term
@@ -70,7 +73,7 @@ func Routes(cfg Config) []route.Route {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &handler{Config: cfg}
+	h := &handler{Config: cfg, clusterID: []string{strconv.FormatUint(cfg.Cluster.ClusterID(), 16)}}
 	const get, head, put, post, del = http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete
 	return []route.Route{
 		{Path: etcdv2.KeysPath, Below: true, Handler: h.serveKeys, Methods: route.For(route.Rights, head, get, put, post, del)},
@@ -83,7 +86,13 @@ func Routes(cfg Config) []route.Route {
 	}
 }
 
-type handler struct{ Config }
+type handler struct {
+	Config
+	clusterID []string // as a header has it; shared, read only
+
+	last    atomic.Pointer[position] // that was written
+	buffers sync.Pool                // of *[]byte, for answers
+}
 
 const (
 	machinesPath = "/v2/machines"

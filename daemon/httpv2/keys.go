@@ -11,7 +11,7 @@ import (
 
 func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 	h.setClusterID(w)
-	w.Header().Set("Content-Type", "application/json")
+	w.Header()["Content-Type"] = jsonType
 	p, err := parse(w, r, h.MaxRequestBytes)
 	if err != nil {
 		h.fail(w, r, err)
@@ -39,12 +39,12 @@ func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	setIndex(w, result.Index, result.RaftIndex, result.RaftTerm)
+	h.setIndex(w, result.Index, result.RaftIndex, result.RaftTerm)
 	status := http.StatusOK
 	if result.Created {
 		status = http.StatusCreated
 	}
-	h.reply(w, status, append(etcdv2.AppendEvent(make([]byte, 0, usualReply), result.Event), '\n'))
+	h.replyEvent(w, status, result.Event)
 }
 
 // write returns the write that a PUT, POST or DELETE of key asks for. Parameters that mean nothing
@@ -90,19 +90,56 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h.reply(w, status, append(etcdv2.AppendError(nil, wire), '\n'))
 }
 
+// jsonType is shared by the headers of all answers: read only.
+var jsonType = []string{"application/json"}
+
 func (h *handler) setClusterID(w http.ResponseWriter) {
-	w.Header().Set(etcdv2.HeaderClusterID, strconv.FormatUint(h.Cluster.ClusterID(), 16))
+	w.Header()[etcdv2.HeaderClusterID] = h.clusterID
 }
 
-func setIndex(w http.ResponseWriter, index kv.Index, raftIndex, raftTerm uint64) {
+// position is what setIndex has to write, and how it reads as text. Between two changes of the
+// store all answers have the same.
+type position struct {
+	index               kv.Index
+	raftIndex, raftTerm uint64
+	text                [3][]string
+}
+
+func (h *handler) setIndex(w http.ResponseWriter, index kv.Index, raftIndex, raftTerm uint64) {
+	p := h.last.Load()
+	if p == nil || p.index != index || p.raftIndex != raftIndex || p.raftTerm != raftTerm {
+		p = &position{index: index, raftIndex: raftIndex, raftTerm: raftTerm}
+		for i, n := range [...]uint64{index, raftIndex, raftTerm} {
+			p.text[i] = []string{strconv.FormatUint(n, 10)}
+		}
+		h.last.Store(p)
+	}
 	header := w.Header()
-	header.Set(etcdv2.HeaderIndex, strconv.FormatUint(index, 10))
-	header.Set(etcdv2.HeaderRaftIndex, strconv.FormatUint(raftIndex, 10))
-	header.Set(etcdv2.HeaderRaftTerm, strconv.FormatUint(raftTerm, 10))
+	header[etcdv2.HeaderIndex], header[etcdv2.HeaderRaftIndex], header[etcdv2.HeaderRaftTerm] = p.text[0], p.text[1], p.text[2]
 }
 
-// usualReply is room for the JSON of most events.
-const usualReply = 512
+const (
+	// usualReply is room for the JSON of most events.
+	usualReply = 1 << 10
+	// keptReply is the largest buffer that is kept for the next answer.
+	keptReply = 64 << 10
+	// shortReply is a length up to which net/http itself tells the length of an answer.
+	shortReply = 2 << 10
+)
+
+// replyEvent answers with the JSON form of event.
+func (h *handler) replyEvent(w http.ResponseWriter, status int, event kv.Event) {
+	buffer, ok := h.buffers.Get().(*[]byte)
+	if !ok {
+		buffer = new([]byte)
+		*buffer = make([]byte, 0, usualReply)
+	}
+	*buffer = append(etcdv2.AppendEvent((*buffer)[:0], event), '\n')
+	h.reply(w, status, *buffer) // nobody keeps what is given to Write
+	if cap(*buffer) <= keptReply {
+		h.buffers.Put(buffer)
+	}
+}
 
 // replyChunk is how much of a long answer a client has to read within one WriteTimeout.
 const replyChunk = 64 << 10
@@ -110,7 +147,9 @@ const replyChunk = 64 << 10
 // reply writes the whole answer, with its length. A client that does not read a long one is cut
 // off, because the answer stays in memory until it is gone.
 func (h *handler) reply(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	if len(body) > shortReply {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
 	w.WriteHeader(status)
 	for len(body) > replyChunk {
 		h.extendDeadline(w)

@@ -32,7 +32,7 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, from kv.WatchFro
 		w.Header().Set(etcdv2.HeaderWatch, etcdv2.WatchStream)
 	}
 	raftIndex, raftTerm := h.Cluster.Position()
-	setIndex(w, watch.Index(), raftIndex, raftTerm)
+	h.setIndex(w, watch.Index(), raftIndex, raftTerm)
 	w.WriteHeader(http.StatusOK)
 	if h.send(w, nil) != nil { // the client may rely on the watch from here on
 		return

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -141,8 +142,9 @@ type Node struct {
 	raft      *raft.Raft
 	collector *collector
 
+	term atomic.Pointer[term] // nil while this member does not lead; stored under leadMu
+
 	leadMu   sync.Mutex // guards the fields below
-	term     *term      // nil while this member does not lead
 	leadWork []func(context.Context)
 	opened   chan struct{} // closed when the first term opens; nil afterwards
 
@@ -406,6 +408,12 @@ func (n *Node) Status() Status {
 		s.State = "starting"
 	}
 	return s
+}
+
+// Position returns the last log index that this member knows to be committed, and the term, as
+// Status does. It takes no lock: every answer to a client tells them.
+func (n *Node) Position() (commitIndex, term uint64) {
+	return n.raft.CommitIndex(), n.raft.CurrentTerm()
 }
 
 // Alive returns when raft's main loop has answered. While the loop waits for the disk it does not.

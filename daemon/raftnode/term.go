@@ -79,7 +79,7 @@ func (n *Node) openTerm(ctx context.Context) {
 	t.ctx, t.cancel = context.WithCancel(ctx)
 
 	n.leadMu.Lock()
-	n.term = t
+	n.term.Store(t)
 	t.work.Go(func() { n.commitLoop(t) })
 	for _, work := range n.leadWork {
 		t.work.Go(func() { work(t.ctx) })
@@ -97,8 +97,7 @@ func (n *Node) openTerm(ctx context.Context) {
 // closeTerm ends the current leadership, if any, and waits for its work.
 func (n *Node) closeTerm() {
 	n.leadMu.Lock()
-	t := n.term
-	n.term = nil
+	t := n.term.Swap(nil)
 	n.leadMu.Unlock()
 	if t == nil {
 		return
@@ -110,11 +109,7 @@ func (n *Node) closeTerm() {
 }
 
 // leading returns the open term, nil while this member does not lead.
-func (n *Node) leading() *term {
-	n.leadMu.Lock()
-	defer n.leadMu.Unlock()
-	return n.term
-}
+func (n *Node) leading() *term { return n.term.Load() }
 
 // LeadWhile calls work each time this member begins to lead, from now on and also if it leads
 // already. The context of the call ends with the leadership, or with Close; the node waits for
@@ -123,7 +118,7 @@ func (n *Node) LeadWhile(work func(ctx context.Context)) {
 	n.leadMu.Lock()
 	defer n.leadMu.Unlock()
 	n.leadWork = append(n.leadWork, work)
-	if t := n.term; t != nil {
+	if t := n.leading(); t != nil {
 		t.work.Go(func() { work(t.ctx) })
 	}
 }

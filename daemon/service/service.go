@@ -9,7 +9,6 @@ import (
 	"context"
 
 	"github.com/kvd-io/kvd/daemon/command"
-	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/store"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -22,7 +21,8 @@ type Log interface {
 	ReadBarrier(ctx context.Context) error
 	// LeaseNow returns the lease clock now, in ns.
 	LeaseNow() int64
-	Status() raftnode.Status
+	// Position returns the last log index known to be committed, and the term.
+	Position() (commitIndex, term uint64)
 }
 
 // Service implements kv.Store over the replicated state. It is safe for concurrent use.
@@ -98,10 +98,7 @@ func (s *Service) Index() kv.Index { return s.state.machine.Index() }
 func (s *Service) Mark() store.Mark { return s.state.machine.Mark() }
 
 // Position returns the last log index that this member knows to be committed, and the term.
-func (s *Service) Position() (index, term uint64) {
-	status := s.log.Status()
-	return status.CommitIndex, status.Term
-}
+func (s *Service) Position() (index, term uint64) { return s.log.Position() }
 
 // ReadBarrier returns when this member is able to answer a linearizable read; health asks it.
 func (s *Service) ReadBarrier(ctx context.Context) error { return s.log.ReadBarrier(ctx) }

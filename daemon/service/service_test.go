@@ -15,7 +15,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kvd-io/kvd/daemon/command"
-	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kv/kvtest"
 )
@@ -61,10 +60,10 @@ func (l *memoryLog) ReadBarrier(context.Context) error {
 
 func (l *memoryLog) LeaseNow() int64 { return int64(time.Since(l.start)) }
 
-func (l *memoryLog) Status() raftnode.Status {
+func (l *memoryLog) Position() (index, term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return raftnode.Status{CommitIndex: l.index, Term: 3}
+	return l.index, 3
 }
 
 // fail makes the log refuse everything with err, or work again.

@@ -9,7 +9,10 @@ import (
 // segment; the root is "". ".." never leaves the key space. Access control and the store
 // both use it, so that they cannot disagree.
 func Clean(key string) string {
-	if clean := path.Clean("/" + key); clean != "/" {
+	if !strings.HasPrefix(key, "/") {
+		key = "/" + key
+	}
+	if clean := path.Clean(key); clean != "/" { // allocates nothing for a key that is clean
 		return clean
 	}
 	return ""
