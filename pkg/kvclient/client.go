@@ -63,8 +63,9 @@ type Config struct {
 
 	Log *slog.Logger // watches that are interrupted and resumed; nil: silent
 
-	// Start picks the endpoint to try first of n; nil: at random, so that many clients spread.
-	Start func(n int) int
+	// Shuffle puts the n endpoints into the order in which they are tried; nil: at random, so that
+	// many clients spread over the members, and again over those that are left when one fails.
+	Shuffle func(n int, swap func(i, j int))
 
 	// OnRequest, unless nil, is called before each request, with the form that is sent as its
 	// body, in the goroutine of the call or of the watch.
@@ -73,7 +74,7 @@ type Config struct {
 
 // Client is a kv.Store. It is safe for concurrent use and holds a few idle connections.
 type Client struct {
-	endpoints        []*url.URL
+	endpoints        []*url.URL   // in the order in which they are tried
 	pinned           atomic.Int64 // index of the endpoint that worked last
 	http             *http.Client
 	username         string
@@ -134,11 +135,11 @@ func New(cfg Config) (*Client, error) {
 			return nil, err
 		}
 	}
-	start := cfg.Start
-	if start == nil {
-		start = rand.IntN
+	shuffle := cfg.Shuffle
+	if shuffle == nil {
+		shuffle = rand.Shuffle
 	}
-	c.pinned.Store(int64(start(len(endpoints))))
+	shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
 	c.lifetime, c.end = context.WithCancel(context.Background())
 	return c, nil
 }

@@ -51,18 +51,26 @@ func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool
 			sent = !kv.Is(err, kv.NoLeader) && !kv.Is(err, kv.Unavailable) // for those nothing can have happened
 		}
 		failed = append(failed, failure{c.endpoints[i], err})
-		if cause := c.ended(ctx); cause != nil {
+		cause := c.ended(ctx)
+		c.failedAt(i, cause)
+		switch {
+		case cause != nil:
 			return nil, failed.because(cause)
-		}
-		if sent && !repeatable {
+		case sent && !repeatable:
 			return nil, failed.outcomeUnknown()
-		}
-		if kv.Is(err, kv.TooLarge) {
+		case kv.Is(err, kv.TooLarge):
 			return nil, err
 		}
-		c.unpin(i)
 	}
 	return nil, failed.err()
+}
+
+// failedAt makes the endpoint after i the first to be asked from now on, unless the call has ended
+// for a reason that says nothing about i. An endpoint that lets its callers' time run out does.
+func (c *Client) failedAt(i int, cause *kv.Error) {
+	if cause == nil || errors.Is(cause, context.DeadlineExceeded) {
+		c.unpin(i)
+	}
 }
 
 // scope returns ctx ending with the client as well.

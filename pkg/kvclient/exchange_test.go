@@ -73,9 +73,9 @@ func refusing(t testing.TB) string {
 	return "http://" + listener.Addr().String()
 }
 
-// inOrder is a Config that begins with the first endpoint.
+// inOrder is a Config that tries the endpoints as they are given.
 func inOrder(endpoints ...string) kvclient.Config {
-	return kvclient.Config{Endpoints: endpoints, Start: func(int) int { return 0 }}
+	return kvclient.Config{Endpoints: endpoints, Shuffle: func(int, func(i, j int)) {}}
 }
 
 var (
@@ -128,6 +128,29 @@ func TestTheNextEndpointIsAskedAndThenKept(t *testing.T) {
 	}
 	if requests.Load() != 3 || spared.Load() != 0 {
 		t.Errorf("asked %d and %d times, want all 3 at the first that works", requests.Load(), spared.Load())
+	}
+}
+
+func TestClientsOfAFailedEndpointSpreadOverTheOthers(t *testing.T) {
+	dead := refusing(t)
+	one, _ := serve(t, good)
+	two, _ := serve(t, good)
+	next := map[string]int{} // where those went who had met the dead one first
+	for range 100 {
+		var asked []string
+		cfg := kvclient.Config{Endpoints: []string{dead, one, two}}
+		cfg.OnRequest = func(_, url, _ string) { asked = append(asked, strings.TrimSuffix(url, "/v2/keys/a")) }
+		client := open(t, cfg)
+		if _, err := client.Write(t.Context(), aWrite); err != nil {
+			t.Fatal(err)
+		}
+		client.Close()
+		if asked[0] == dead {
+			next[asked[1]]++
+		}
+	}
+	if next[one] == 0 || next[two] == 0 {
+		t.Errorf("of those that met the dead endpoint first %d went to one of the others and %d to the other", next[one], next[two])
 	}
 }
 
@@ -421,5 +444,45 @@ func TestClusterCallsReadWhatServersSay(t *testing.T) {
 	sick, _ := serve(t, says(503, `{"health":"false","reason":"RAFT NO LEADER"}`))
 	if err := open(t, inOrder(sick)).Health(t.Context()); err == nil || !strings.Contains(err.Error(), "RAFT NO LEADER") {
 		t.Errorf("got %v, want the reason", err)
+	}
+}
+
+func TestAnEndpointThatDoesNotAnswerIsLeftAlsoByThoseWhoMayNotRepeat(t *testing.T) {
+	brief := func(t *testing.T) context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	for name, first := range map[string]func(t *testing.T, c *kvclient.Client) error{
+		"a write that may have happened": func(t *testing.T, c *kvclient.Client) error {
+			_, err := c.Write(t.Context(), aWrite)
+			return err
+		},
+		"a write whose caller gives up": func(t *testing.T, c *kvclient.Client) error {
+			_, err := c.Write(brief(t), aWrite)
+			return err
+		},
+		"a read whose caller gives up": func(t *testing.T, c *kvclient.Client) error {
+			_, err := c.Read(brief(t), aRead)
+			return err
+		},
+		"a watch whose caller gives up": func(t *testing.T, c *kvclient.Client) error {
+			_, err := c.Watch(brief(t), kv.WatchFrom{Key: "/a"})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hung, _ := serve(t, silent)
+			spare, _ := serve(t, good)
+			cfg := inOrder(hung, spare)
+			cfg.RequestTimeout = 200 * time.Millisecond
+			client := open(t, cfg)
+			if err := first(t, client); !kv.Is(err, kv.Timeout) {
+				t.Fatalf("got %v, want the kind %q", err, kv.Timeout)
+			}
+			if _, err := client.Write(t.Context(), aWrite); err != nil {
+				t.Errorf("the next write: %v", err)
+			}
+		})
 	}
 }

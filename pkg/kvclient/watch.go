@@ -213,14 +213,15 @@ func (w *watch) open(ctx context.Context) (*poll, error) {
 			}
 			return p, nil
 		}
-		if cause := w.client.ended(ctx); cause != nil {
-			return nil, append(failed, failure{w.client.endpoints[i], err}).because(cause)
-		}
+		failed = append(failed, failure{w.client.endpoints[i], err})
 		if refused(err) {
 			return nil, err
 		}
-		failed = append(failed, failure{w.client.endpoints[i], err})
-		w.client.unpin(i)
+		cause := w.client.ended(ctx)
+		w.client.failedAt(i, cause)
+		if cause != nil {
+			return nil, failed.because(cause)
+		}
 	}
 	return nil, failed.err()
 }
