@@ -16,13 +16,10 @@ package kvclient
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,14 +44,16 @@ type Config struct {
 	// https when one of the TLS files is given; without a scheme and a port, 2379. Empty: DefaultEndpoint.
 	Endpoints []string
 
-	// Username and Password are sent with every request. The password may also follow the user
-	// name after a colon, or be the first line of PasswordFile; two of them at once are an error, so
-	// that a name cannot hold a colon. No name, no authentication.
+	// Username and Password are sent with every request to an endpoint, and to nobody else. The
+	// password may also follow the user name after a colon, or be the first line of PasswordFile,
+	// which is read again when the store refuses; two of them at once are an error, so that a name
+	// cannot hold a colon. No name, no authentication.
 	Username, Password string
 	PasswordFile       string
 
+	// The files of TLS are read for each connection, so that they may be renewed.
 	CAFile   string // PEM authorities that sign the servers' certificates; empty: the system's
-	CertFile string // PEM certificate to show to the servers; read at each handshake, so that it may be renewed
+	CertFile string // PEM certificate to show to the servers; empty: none
 	KeyFile  string // its key
 
 	DialTimeout      time.Duration // to connect to one endpoint; zero: 1 s
@@ -77,8 +76,7 @@ type Client struct {
 	endpoints        []*url.URL   // in the order in which they are tried
 	pinned           atomic.Int64 // index of the endpoint that worked last
 	http             *http.Client
-	username         string
-	password         string
+	user             *user
 	requestTimeout   time.Duration
 	responseBytesMax int64
 	log              *slog.Logger
@@ -107,6 +105,10 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	user, err := newUser(cfg)
+	if err != nil {
+		return nil, err
+	}
 	c := &Client{
 		endpoints: endpoints,
 		http: &http.Client{
@@ -114,8 +116,7 @@ func New(cfg Config) (*Client, error) {
 			// A redirect keeps its method and body, which net/http would not do for all of them.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		username:         cfg.Username,
-		password:         cfg.Password,
+		user:             user,
 		requestTimeout:   cmp.Or(cfg.RequestTimeout, DefaultRequestTimeout),
 		responseBytesMax: cmp.Or(cfg.ResponseBytesMax, defaultResponseBytesMax),
 		log:              cfg.Log,
@@ -124,17 +125,6 @@ func New(cfg Config) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	if name, password, ok := strings.Cut(c.username, ":"); ok {
-		if c.password != "" || cfg.PasswordFile != "" {
-			return nil, fmt.Errorf("user %q is followed by a password, and there is another one: give only one of them; a user name cannot hold a colon", name)
-		}
-		c.username, c.password = name, password
-	}
-	if cfg.PasswordFile != "" {
-		if c.password, err = readPassword(cfg.PasswordFile); err != nil {
-			return nil, err
-		}
-	}
 	shuffle := cfg.Shuffle
 	if shuffle == nil {
 		shuffle = rand.Shuffle
@@ -142,15 +132,6 @@ func New(cfg Config) (*Client, error) {
 	shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
 	c.lifetime, c.end = context.WithCancel(context.Background())
 	return c, nil
-}
-
-func readPassword(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("cannot read the password file: %w", err)
-	}
-	first, _, _ := strings.Cut(string(data), "\n")
-	return strings.TrimSuffix(first, "\r"), nil
 }
 
 // Close ends all calls and watches, waits for them and closes the connections.
@@ -180,13 +161,12 @@ func (c *Client) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 }
 
 // keys makes one call of the keys API.
-func (c *Client) keys(ctx context.Context, op, key string, r etcdv2.Request, repeatable, mayLackNode bool) (kv.Result, error) {
-	a, err := c.exchange(ctx, r, repeatable)
-	if err != nil {
-		return kv.Result{}, about(err, op, nameOf(key))
-	}
-	c.observe(a.position()) // also of an error: it comes from the store as it is now
-	result, err := a.result(mayLackNode)
+func (c *Client) keys(ctx context.Context, op, key string, r etcdv2.Request, repeatable, mayLackNode bool) (result kv.Result, err error) {
+	err = c.exchange(ctx, r, repeatable, func(a *answer) (err error) {
+		c.observe(a.position()) // also of an error: it comes from the store as it is now
+		result, err = a.result(mayLackNode)
+		return err
+	})
 	if err != nil {
 		return kv.Result{}, about(err, op, nameOf(key))
 	}

@@ -3,7 +3,6 @@ package kvclient
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"github.com/kvd-io/kvd/pkg/etcdv2"
@@ -51,15 +50,20 @@ func (c *Client) Members(ctx context.Context) ([]Member, error) {
 
 // get decodes the JSON at path into v.
 func (c *Client) get(ctx context.Context, op, path string, v any) error {
-	a, err := c.exchange(ctx, etcdv2.Request{Method: http.MethodGet, Path: path}, true)
+	err := c.exchange(ctx, etcdv2.Request{Method: http.MethodGet, Path: path}, true, func(a *answer) error { return a.decode(v) })
 	if err != nil {
 		return about(err, op, "")
 	}
+	return nil
+}
+
+// decode reads the JSON of a success into v.
+func (a *answer) decode(v any) error {
 	if a.status != http.StatusOK {
-		return about(a.err(), op, "")
+		return a.err()
 	}
 	if err := json.Unmarshal(a.body, v); err != nil {
-		return &kv.Error{Op: op, Kind: kv.Internal, Cause: fmt.Sprintf("%s answered %s with something other than JSON", a.from.Host, path), Err: err}
+		return &kv.Error{Kind: kv.Unknown, Cause: a.from.Host + " answered with something other than JSON", Err: err}
 	}
 	return nil
 }

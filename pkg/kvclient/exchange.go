@@ -21,12 +21,13 @@ import (
 
 const redirectsMax = 10
 
-// answer is what an endpoint said, whatever its status.
+// answer is what an endpoint said, whatever its status, and to whom.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 	from   *url.URL
+	to     *user
 }
 
 // position is how far a store has come, and which store it is: "" if it does not say.
@@ -35,18 +36,23 @@ type position struct {
 	index   kv.Index
 }
 
-// exchange sends r to the endpoints in turn until one answers with anything but a 5xx. Unless r
-// is repeatable it stops at the first endpoint that may have acted on it.
-func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool) (*answer, error) {
+// exchange sends r to the endpoints in turn until one answers so that read, which decodes an answer
+// that is no 5xx, does not return kind Unknown: then it was no answer of a store. Unless r is
+// repeatable it stops at the first endpoint that may have acted on it.
+func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool, read func(*answer) error) error {
 	ctx, cancel := c.scope(ctx)
 	defer cancel()
 	var failed failures
 	for _, i := range c.turn() {
 		a, sent, err := c.attempt(ctx, c.endpoints[i], r)
-		if err == nil {
-			if a.status < 500 {
-				return a, nil
+		switch {
+		case err != nil:
+		case a.status < 500:
+			if err = read(a); !kv.Is(err, kv.Unknown) {
+				return err
 			}
+			sent = true
+		default:
 			err = a.err()
 			sent = !kv.Is(err, kv.NoLeader) && !kv.Is(err, kv.Unavailable) // for those nothing can have happened
 		}
@@ -55,14 +61,14 @@ func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool
 		c.failedAt(i, cause)
 		switch {
 		case cause != nil:
-			return nil, failed.because(cause)
+			return failed.because(cause)
 		case sent && !repeatable:
-			return nil, failed.outcomeUnknown()
+			return failed.outcomeUnknown()
 		case kv.Is(err, kv.TooLarge):
-			return nil, err
+			return err
 		}
 	}
-	return nil, failed.err()
+	return failed.err()
 }
 
 // failedAt makes the endpoint after i the first to be asked from now on, unless the call has ended
@@ -113,7 +119,7 @@ func (c *Client) readAnswer(endpoint *url.URL, response *http.Response) (*answer
 	if int64(len(body)) > c.responseBytesMax {
 		return nil, &kv.Error{Kind: kv.TooLarge, Cause: fmt.Sprintf("the answer of %s is over %d bytes", endpoint.Host, c.responseBytesMax)}
 	}
-	return &answer{response.StatusCode, response.Header, body, endpoint}, nil
+	return &answer{response.StatusCode, response.Header, body, endpoint, c.user}, nil
 }
 
 // send sends r and follows redirects, with method and body unchanged. sent reports whether the
@@ -123,9 +129,15 @@ func (c *Client) send(ctx context.Context, endpoint *url.URL, r etcdv2.Request) 
 	if err != nil {
 		return nil, false, err
 	}
+	password, renewed := c.user.secret(), false
 	for range redirectsMax + 1 {
-		if response, sent, err = c.sendOnce(ctx, target, r); err != nil {
+		if response, sent, err = c.sendOnce(ctx, target, password, r); err != nil {
 			return nil, sent, err
+		}
+		if response.StatusCode == http.StatusUnauthorized && !renewed && c.user.renewed(password) {
+			response.Body.Close()
+			password, renewed = c.user.secret(), true
+			continue
 		}
 		location := response.Header.Get("Location")
 		if response.StatusCode/100 != 3 || location == "" {
@@ -152,7 +164,7 @@ func requestURL(endpoint *url.URL, r etcdv2.Request) (*url.URL, error) {
 	return target, nil
 }
 
-func (c *Client) sendOnce(ctx context.Context, target *url.URL, r etcdv2.Request) (*http.Response, bool, error) {
+func (c *Client) sendOnce(ctx context.Context, target *url.URL, password string, r etcdv2.Request) (*http.Response, bool, error) {
 	// Until a connection is there nothing can have been sent.
 	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
@@ -165,8 +177,8 @@ func (c *Client) sendOnce(ctx context.Context, target *url.URL, r etcdv2.Request
 	if r.Form != nil {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	if c.username != "" && c.trusts(target) {
-		request.SetBasicAuth(c.username, c.password)
+	if c.user.name != "" && c.trusts(target) {
+		request.SetBasicAuth(c.user.name, password)
 	}
 	if c.onRequest != nil {
 		c.onRequest(r.Method, target.String(), form)
@@ -232,25 +244,48 @@ func (a *answer) result(mayLackNode bool) (kv.Result, error) {
 // err returns the error that an answer without success stands for.
 func (a *answer) err() error {
 	var wire etcdv2.Error
-	if err := json.Unmarshal(a.body, &wire); err == nil && wire.Code != 0 {
-		e := wire.Decode("", "")
-		e.Cluster = a.position().cluster
-		if a.status == http.StatusRequestEntityTooLarge {
-			e.Kind = kv.TooLarge
-		}
+	if err := json.Unmarshal(a.body, &wire); err != nil || wire.Code == 0 {
+		return a.foreign(wire.Message)
+	}
+	e := wire.Decode("", "")
+	e.Cluster = a.position().cluster
+	switch {
+	case a.status == http.StatusRequestEntityTooLarge:
+		e.Kind = kv.TooLarge
+	case e.Kind == kv.Denied:
+		e.Cause = a.to.advice()
+	}
+	return e
+}
+
+// kinds are what a status means when the body is no error of the keys API.
+var kinds = map[int]kv.Kind{
+	http.StatusBadRequest:            kv.Invalid,
+	http.StatusUnauthorized:          kv.Denied,
+	http.StatusForbidden:             kv.Denied,
+	http.StatusConflict:              kv.Exists,
+	http.StatusRequestEntityTooLarge: kv.TooLarge,
+}
+
+// foreign returns the error of an answer that is not of the keys API: of another part of the v2
+// API, which has a message, or of some other server, as a proxy.
+func (a *answer) foreign(message string) error {
+	e := &kv.Error{Kind: kinds[a.status], Cause: message}
+	switch {
+	case a.status >= 500:
+		e.Kind = kv.Unknown
+	case a.status == http.StatusNotFound && message != "":
+		e.Kind = kv.NotFound
+	case a.status == http.StatusUnauthorized && message != "":
+		e.Cause = a.to.advice()
+	}
+	if message != "" {
 		return e
 	}
 	text := strings.TrimSpace(string(a.body[:min(len(a.body), 200)]))
-	e := &kv.Error{Kind: kv.Internal, Cause: fmt.Sprintf("%s answered %d %s: %q", a.from.Host, a.status, http.StatusText(a.status), text)}
-	switch {
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
-		e.Kind = kv.Denied
-	case a.status == http.StatusRequestEntityTooLarge:
-		e.Kind = kv.TooLarge
-	case a.status == http.StatusNotFound:
+	e.Cause = fmt.Sprintf("%s answered %d %s: %q", a.from.Host, a.status, http.StatusText(a.status), text)
+	if a.status == http.StatusNotFound {
 		e.Cause += "; it does not serve the v2 API (an etcd does so only with --enable-v2)"
-	case a.status >= 500:
-		e.Kind = kv.Unknown
 	}
 	return e
 }

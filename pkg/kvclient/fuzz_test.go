@@ -117,7 +117,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(502, []byte(`<html>`), "-1")
 	from := &url.URL{Scheme: "http", Host: "127.0.0.1:2379"}
 	f.Fuzz(func(t *testing.T, status int, body []byte, index string) {
-		a := &answer{status: status, header: http.Header{etcdv2.HeaderIndex: {index}}, body: body, from: from}
+		a := &answer{status: status, header: http.Header{etcdv2.HeaderIndex: {index}}, body: body, from: from, to: &user{}}
 		for _, mayLackNode := range []bool{false, true} {
 			var result kv.Result
 			var err error

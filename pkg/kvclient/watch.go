@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type watch struct {
 
 // poll is one registered request, its body still to come.
 type poll struct {
+	endpoint   int
 	registered position
 	streaming  bool
 	body       io.ReadCloser
@@ -131,6 +133,9 @@ func (w *watch) run(p *poll) {
 	for {
 		received, err := w.receive(p)
 		p.close()
+		if err != nil && w.lifetime.Err() == nil {
+			w.client.unpin(p.endpoint) // it accepts watches, but who knows whether it keeps them
+		}
 		if received > 0 || time.Since(p.opened) >= pollWorked {
 			wait.Reset()
 		}
@@ -245,8 +250,14 @@ func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 		}
 		return nil, a.err()
 	}
+	if number(response.Header, etcdv2.HeaderIndex) == 0 {
+		response.Body.Close()
+		cancel()
+		return nil, noStore(c.endpoints[i])
+	}
 	limit := &io.LimitedReader{R: response.Body}
 	p := &poll{
+		endpoint:   i,
 		registered: positionOf(response.Header),
 		streaming:  response.Header.Get(etcdv2.HeaderWatch) == etcdv2.WatchStream,
 		body:       response.Body,
@@ -260,6 +271,11 @@ func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 		return nil, ctx.Err()
 	}
 	return p, nil
+}
+
+// noStore is the error of an answer that does not say where the store stands.
+func noStore(from *url.URL) error {
+	return &kv.Error{Kind: kv.Unknown, Cause: from.Host + " answered without " + etcdv2.HeaderIndex + ", as no store does"}
 }
 
 // accept checks that p watches the store that this watch has seen so far, and notes where it is.
@@ -286,11 +302,17 @@ func (w *watch) verify(ctx context.Context, at position) error {
 	}
 	// A member that lags behind shows an old index too. A quorum read makes it catch up, whether
 	// the key is there or not.
-	a, err := w.client.exchange(ctx, etcdv2.ReadRequest(kv.Read{Key: w.from.Key, Quorum: true}), true)
+	var now position
+	err := w.client.exchange(ctx, etcdv2.ReadRequest(kv.Read{Key: w.from.Key, Quorum: true}), true, func(a *answer) error {
+		if now = a.position(); now.index == 0 {
+			return noStore(a.from)
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	if now := a.position(); now.index < w.known.index {
+	if now.index < w.known.index {
 		return &kv.Error{Kind: kv.HistoryGone, Index: max(now.index, at.index), Cluster: at.cluster, Cause: fmt.Sprintf("the store went back from index %d: its data was replaced", w.known.index)}
 	}
 	return nil
