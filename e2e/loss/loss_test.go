@@ -27,6 +27,7 @@ type member struct {
 	t       *testing.T
 	args    []string
 	url     string
+	data    string // data directory
 	log     string
 	process *exec.Cmd
 }
@@ -34,18 +35,27 @@ type member struct {
 // newMember prepares a kvd with fresh data and starts it. wrapper comes before the command line.
 func newMember(t *testing.T, wrapper ...string) *member {
 	t.Helper()
-	folder := t.TempDir()
-	client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
-	m := &member{t: t, url: client, log: filepath.Join(folder, "log")}
-	m.args = append(wrapper, filepath.Join(parts.Build(t), "kvd"), "--data-dir", filepath.Join(folder, "data"),
-		"--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
-	t.Cleanup(m.kill)
+	m := prepareMember(t)
+	m.args = append(wrapper, m.args...)
 	m.start()
 	return m
 }
 
-func (m *member) start() {
+// prepareMember does not start it.
+func prepareMember(t *testing.T, args ...string) *member {
+	t.Helper()
+	folder := t.TempDir()
+	client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
+	m := &member{t: t, url: client, log: filepath.Join(folder, "log"), data: filepath.Join(folder, "data")}
+	m.args = append([]string{filepath.Join(parts.Build(t), "kvd"), "--data-dir", m.data,
+		"--listen-client-urls", client, "--advertise-client-urls", client,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer}, args...)
+	t.Cleanup(m.kill)
+	return m
+}
+
+// launch starts the process and does not wait until it is healthy.
+func (m *member) launch() {
 	m.t.Helper()
 	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -58,6 +68,11 @@ func (m *member) start() {
 	if err := m.process.Start(); err != nil {
 		m.t.Fatal(err)
 	}
+}
+
+func (m *member) start() {
+	m.t.Helper()
+	m.launch()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		response, err := http.Get(m.url + "/health")
 		if err == nil {
