@@ -30,6 +30,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -152,7 +153,7 @@ func (s *Speaker) exchange(which string, r request) (Answer, error) {
 	c := s.plain[which]
 	if c == nil {
 		var err error
-		if c, err = dial(s.address); err != nil {
+		if c, err = dial(s.address, r); err != nil {
 			return Answer{}, err
 		}
 		s.plain[which] = c
@@ -189,7 +190,7 @@ func (s *Speaker) Begin(name, line string) (*Pending, Answer, error) {
 	if err != nil {
 		return nil, Answer{}, err
 	}
-	c, err := dial(s.address)
+	c, err := dial(s.address, r)
 	if err != nil {
 		return nil, Answer{}, err
 	}
@@ -282,12 +283,29 @@ type connection struct {
 	reader *bufio.Reader
 }
 
-func dial(address string) (*connection, error) {
+// firstLineMax is how long the first request line of a connection to etcd may be: more does not look
+// like HTTP to it.
+const firstLineMax = 4000
+
+// dial connects, and makes way for r with a shorter request if r is too long for the first.
+func dial(address string, r request) (*connection, error) {
 	conn, err := net.DialTimeout("tcp", address, answerMax)
 	if err != nil {
 		return nil, err
 	}
-	return &connection{conn, bufio.NewReader(conn)}, nil
+	c := &connection{conn, bufio.NewReader(conn)}
+	if len(r.target) < firstLineMax {
+		return c, nil
+	}
+	response, err := c.send(request{method: http.MethodGet, target: "/version"})
+	if err == nil {
+		_, err = io.Copy(io.Discard, response.Body)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // send writes r and returns once the headers of the answer are here. A server may answer before it
@@ -335,6 +353,13 @@ func (r request) wire(host string) string {
 	return text.String()
 }
 
+// hasForm tells whether servers read the body.
+func (r request) hasForm() bool {
+	return (r.method == http.MethodPut || r.method == http.MethodPost) && slices.ContainsFunc(r.header, func(line string) bool {
+		return strings.HasPrefix(strings.ToLower(line), "content-type: application/x-www-form-urlencoded")
+	})
+}
+
 // read makes a request of "METHOD target word...".
 func (s *Speaker) read(line string) (request, error) {
 	words := strings.Fields(expand(line, s.home, s.base))
@@ -373,9 +398,9 @@ func (s *Speaker) read(line string) (request, error) {
 	return r, nil
 }
 
-// Path returns the decoded path of the request that line describes, without its query, and its
-// parameters: those of the query and then those of the form, if it has one. Parts that cannot be
-// parsed are left out.
+// Path returns the decoded path of the request that line describes, without its query, and the
+// parameters that a server of the v2 API reads from it: those of the form, if it reads it, before
+// those of the query. Parts that cannot be parsed are left out.
 func (s *Speaker) Path(line string) (path string, parameters url.Values) {
 	r, err := s.read(line)
 	if err != nil {
@@ -386,9 +411,9 @@ func (s *Speaker) Path(line string) (path string, parameters url.Values) {
 		path = raw
 	}
 	parameters, _ = url.ParseQuery(query)
-	if form, err := url.ParseQuery(r.body); err == nil {
+	if form, err := url.ParseQuery(r.body); err == nil && r.hasForm() {
 		for name, values := range form {
-			parameters[name] = append(parameters[name], values...)
+			parameters[name] = append(values, parameters[name]...)
 		}
 	}
 	return path, parameters

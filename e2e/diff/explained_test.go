@@ -1,0 +1,206 @@
+package diff
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// explanation is one difference that is meant. Each has a row in docs/reference/compatibility.md,
+// under "Differences you may notice", whose topic is the name.
+type explanation struct {
+	name string
+	etcd string // what etcd does
+	kvd  string // what kvd does instead
+
+	rewrite func(etcd string) string              // what of etcd's answer or event is the same in other letters
+	answer  func(s *step) bool                    // whether these answers differ for this reason
+	events  func(w *watch, etcd, kvd string) fate // the same for the next events of a watch, "" for none
+	parts   bool                                  // the stores differ from here on: the sequence ends
+}
+
+// fate is what becomes of the next events of a watch, when they differ.
+type fate int
+
+const (
+	unexplained  fate = iota
+	rewritten         // the same in other letters: now it is in the same ones
+	skipEtcd          // etcd's event is not kvd's to send
+	skipKvd           // the reverse
+	etcdIsDeaf        // etcd sends nothing more to this watch; kvd's events are judged alone
+	incomparable      // the watches saw different things; the client goes away
+)
+
+// explained is the whole list.
+var explained = []explanation{
+	{
+		name: "Redirect to the clean path", etcd: "301 with a line of HTML", kvd: "307 without a body",
+		answer: func(s *step) bool {
+			return s.etcd.Status == http.StatusMovedPermanently && s.kvd.Status == http.StatusTemporaryRedirect && s.kvd.Body == "" &&
+				sameTarget(s.etcd.Header.Get("Location"), s.kvd.Header.Get("Location"))
+		},
+	},
+	{
+		name: "`%2e%2e` in a path", etcd: "redirects to what it leads to", kvd: "cleans the key",
+		answer: func(s *step) bool {
+			return s.etcd.Status == http.StatusMovedPermanently && escapedDots.MatchString(s.target())
+		},
+	},
+	{
+		name: "`\\b` and `\\f` in JSON strings", etcd: `\u0008 and \u000c`, kvd: `\b and \f`,
+		rewrite: func(etcd string) string { return shortEscape.ReplaceAllStringFunc(etcd, shorten) },
+	},
+	{
+		name: "Refreshes in the history", etcd: "each takes one of the 1000 places", kvd: "they take none",
+		answer: func(s *step) bool {
+			return s.run.unevenHistory() && s.parameters.Has("waitIndex") && code(s.etcd.Body) == 401 && (s.kvd.Status == http.StatusOK || code(s.kvd.Body) == 401)
+		},
+	},
+	{
+		name: "Streaming watch from the past", etcd: "sends one event and then nothing", kvd: "sends all and goes on",
+		events: func(w *watch, etcd, kvd string) fate {
+			return when(w.stream && w.past() && w.heard == 1 && etcd == "" && kvd != "", etcdIsDeaf)
+		},
+	},
+	{
+		name: "Deletion seen by a stream on exactly that key", etcd: "delivers it twice", kvd: "once",
+		events: func(w *watch, etcd, kvd string) fate {
+			return when(w.stream && etcd != "" && etcd == w.last && isRemoval(etcd), skipEtcd)
+		},
+	},
+	{
+		name: "Hidden keys in a recursive watch", etcd: "delivers them from the past", kvd: "leaves them out",
+		events: func(w *watch, etcd, kvd string) fate {
+			return when(w.past() && w.recursive && hiddenBelow(w.path, eventKey(etcd)), incomparable)
+		},
+	},
+	{
+		name: "Deleted directory, watch from the past", etcd: "compares the letters of paths", kvd: "compares paths",
+		events: func(w *watch, etcd, kvd string) fate {
+			key := eventKey(etcd)
+			return when(w.past() && isRemoval(etcd) && strings.HasPrefix(w.path, key) && w.path != key && !strings.HasPrefix(w.path, key+"/"), incomparable)
+		},
+	},
+	{
+		name: "Deleted directory, live watch below it", etcd: "wakes only watches of keys that were there", kvd: "wakes all",
+		events: func(w *watch, etcd, kvd string) fate {
+			return when(isRemoval(kvd) && strings.HasPrefix(w.path, eventKey(kvd)+"/"), skipKvd)
+		},
+	},
+	{
+		name: "`refresh=true` of a directory", etcd: "with prevExist=true its TTL changes", kvd: "102", parts: true,
+		answer: func(s *step) bool {
+			return isTrue(s.parameters.Get("refresh")) && s.etcd.Status == http.StatusOK && code(s.kvd.Body) == 102
+		},
+	},
+	{
+		name: "`refresh=true` and `dir=true` on a key", etcd: "the key becomes an empty directory", kvd: "it is refreshed", parts: true,
+		answer: func(s *step) bool {
+			return isTrue(s.parameters.Get("refresh")) && isTrue(s.parameters.Get("dir")) && s.etcd.Status == s.kvd.Status && strings.Contains(s.etcd.Body, `"dir":true`)
+		},
+	},
+	{
+		name: "TTL too long for 64-bit nanoseconds", etcd: "overflows", kvd: "292 years", parts: true,
+		answer: func(s *step) bool { return s.ttl() > 7_000_000_000 && s.etcd.Status == s.kvd.Status },
+	},
+	{
+		name: "Form larger than 1.5 MiB", etcd: "accepts up to 10 MiB", kvd: "413", parts: true,
+		answer: func(s *step) bool {
+			return s.kvd.Status == http.StatusRequestEntityTooLarge && len(s.parameters.Get("value")) > 1_500_000
+		},
+	},
+	{
+		name: "`POST`, `PUT`, `DELETE` on `/v2/members`", etcd: "change the cluster", kvd: "405",
+		answer: func(s *step) bool {
+			return strings.HasPrefix(s.path, "/v2/members") && s.kvd.Status == http.StatusMethodNotAllowed
+		},
+	},
+	{
+		name: "`/v2/stats/*`, `/v2/auth/*`", etcd: "served", kvd: "not yet",
+		answer: func(s *step) bool {
+			return strings.HasPrefix(s.path, "/v2/stats") && s.kvd.Status == http.StatusNotFound
+		},
+	},
+	{
+		name: "`/health`", etcd: "3.4 has no reason", kvd: "reason, as 3.5",
+		rewrite: func(etcd string) string {
+			return strings.Replace(etcd, `{"health":"true"}`, `{"health":"true","reason":""}`, 1)
+		},
+	},
+}
+
+func when(holds bool, f fate) fate {
+	if holds {
+		return f
+	}
+	return unexplained
+}
+
+var (
+	escapedDots = regexp.MustCompile(`(?i)(/|%2f)(\.|%2e)+((/|%2f)|\?|$)|%2f%2f|%2f/|/%2f`)
+	shortEscape = regexp.MustCompile(`\\+u000[8c]`)
+	keyOfNode   = regexp.MustCompile(`"node":\{"key":("(?:[^"\\]|\\.)*")`)
+	codeOfError = regexp.MustCompile(`^\{"errorCode":(\d+),`)
+)
+
+// shorten makes \b of \u0008, unless the backslash is itself escaped.
+func shorten(escape string) string {
+	slashes := strings.TrimRight(escape, "u0008c")
+	if len(slashes)%2 == 0 {
+		return escape
+	}
+	return slashes + map[byte]string{'8': "b", 'c': "f"}[escape[len(escape)-1]]
+}
+
+// code returns the error code of a body, or 0.
+func code(body string) int {
+	found := codeOfError.FindStringSubmatch(body)
+	if found == nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(found[1])
+	return n
+}
+
+// eventKey returns the key of an event, or "".
+func eventKey(event string) string {
+	found := keyOfNode.FindStringSubmatch(event)
+	if found == nil {
+		return ""
+	}
+	key, err := unquoteJSON(found[1])
+	if err != nil {
+		return ""
+	}
+	return key
+}
+
+func isRemoval(event string) bool {
+	return strings.HasPrefix(event, `{"action":"delete"`) || strings.HasPrefix(event, `{"action":"compareAndDelete"`) || strings.HasPrefix(event, `{"action":"expire"`)
+}
+
+// hiddenBelow tells whether key has a hidden part below path.
+func hiddenBelow(path, key string) bool {
+	below, ok := strings.CutPrefix(key, path)
+	return ok && strings.Contains(below, "/_")
+}
+
+func isTrue(value string) bool {
+	truth, err := strconv.ParseBool(value)
+	return err == nil && truth
+}
+
+// sameTarget compares redirects: etcd escapes percent signs again, and everything in capitals.
+func sameTarget(etcd, kvd string) bool { return plain(etcd) == plain(kvd) }
+
+func plain(target string) string {
+	for {
+		shorter, err := url.PathUnescape(target)
+		if err != nil || shorter == target {
+			return target
+		}
+		target = shorter
+	}
+}
