@@ -118,12 +118,6 @@ var explained = []explanation{
 		},
 	},
 	{
-		name: "`/v2/stats/*`, `/v2/auth/*`", etcd: "served", kvd: "not yet",
-		answer: func(s *step) bool {
-			return strings.HasPrefix(s.path, "/v2/stats") && s.kvd.Status == http.StatusNotFound
-		},
-	},
-	{
 		name: "`/health`", etcd: "3.4 has no reason", kvd: "reason, as 3.5",
 		rewrite: func(etcd string) string {
 			return strings.Replace(etcd, `{"health":"true"}`, `{"health":"true","reason":""}`, 1)
