@@ -7,6 +7,8 @@ package service
 
 import (
 	"context"
+	"log/slog"
+	"time"
 
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/store"
@@ -25,10 +27,26 @@ type Log interface {
 	Position() (commitIndex, term uint64)
 }
 
-// Service implements kv.Store over the replicated state. It is safe for concurrent use.
+// Config is what a service takes from outside. The zero value is for a service of its own.
+type Config struct {
+	Log *slog.Logger // who changed access control and who was denied what; nil discards
+	Now func() time.Time
+
+	// Timeout bounds how long a session waits for the cluster, or for its turn to log in; 0 means 7 s.
+	Timeout time.Duration
+}
+
+const defaultTimeout = 7 * time.Second
+
+// Service implements kv.Store over the replicated state for what the member does on its own account;
+// Open and Authenticate return what clients may use of it. It is safe for concurrent use.
 type Service struct {
-	state *State
-	log   Log
+	state   *State
+	log     Log
+	logins  *logins
+	audit   *audit
+	anybody *Session // without name and address
+	timeout time.Duration
 
 	replayed            store.Counts // what the state had executed when the service began
 	gets, recursiveGets tally
@@ -37,8 +55,22 @@ type Service struct {
 var _ kv.Store = (*Service)(nil)
 
 // New returns the service over state, which log drives.
-func New(state *State, log Log) *Service {
-	return &Service{state: state, log: log, replayed: state.machine.Counts()}
+func New(state *State, log Log, cfg Config) *Service {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	s := &Service{
+		state: state, log: log, replayed: state.machine.Counts(),
+		timeout: cfg.Timeout, logins: newLogins(cfg.Now), audit: newAudit(cfg.Log, cfg.Now),
+	}
+	s.anybody = &Session{service: s}
+	return s
 }
 
 // Read implements kv.Reader. Without Quorum it answers from the state of this member.
@@ -69,10 +101,16 @@ func (s *Service) read(ctx context.Context, r kv.Read) (kv.Result, error) {
 // Write implements kv.Writer. The answer comes when the write is durable and applied here.
 func (s *Service) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 	w.Key = kv.Clean(w.Key)
+	return s.write(ctx, command.Command{Body: w})
+}
+
+// write proposes a command whose body is a write of a clean key.
+func (s *Service) write(ctx context.Context, c command.Command) (kv.Result, error) {
+	w := c.Body.(kv.Write)
 	if err := w.Check(); err != nil { // an unknown operation in the log would stop every member
 		return kv.Result{}, err
 	}
-	result, err := s.log.Propose(ctx, command.Command{Body: w})
+	result, err := s.log.Propose(ctx, c)
 	if err != nil {
 		return kv.Result{}, err
 	}

@@ -84,7 +84,7 @@ func (l *memoryLog) take() []command.Body {
 
 func open() (*Service, *memoryLog) {
 	log := &memoryLog{state: NewState(), start: time.Now()}
-	return New(log.state, log), log
+	return New(log.state, log, Config{}), log
 }
 
 // lead runs the leader's work until the test ends.

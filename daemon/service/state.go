@@ -15,6 +15,8 @@ type State struct {
 	machine *store.Machine
 	hub     *watch.Hub
 
+	guards guards
+
 	// applied has a token after each Flush: deadlines may have changed.
 	applied chan struct{}
 }
@@ -43,6 +45,7 @@ func (s *State) Apply(index, term uint64, batch *command.Batch) []command.Result
 
 // Flush implements raftnode.Machine.
 func (s *State) Flush() {
+	s.guards.check(s.machine.Auth()) // before events that a watch has lost the right to see
 	s.hub.Publish(s.machine.TakeEvents())
 	select {
 	case s.applied <- struct{}{}:
@@ -58,6 +61,7 @@ func (s *State) Restore(r io.Reader) error {
 	if err := s.machine.Restore(r); err != nil {
 		return err
 	}
+	s.guards.check(s.machine.Auth())
 	s.hub.Reset(s.machine.History())
 	return nil
 }

@@ -37,3 +37,9 @@ func Below(key, dir string) bool {
 // HiddenBelow reports whether a segment of key below dir begins with '_', so that listings and
 // recursive watches of dir leave it out. key must be dir or below it.
 func HiddenBelow(key, dir string) bool { return strings.Contains(key[len(dir):], "/_") }
+
+// SplitDir returns the clean spelling of a key and whether it was asked for as a directory, with a
+// slash at its end.
+func SplitDir(key string) (clean string, asDir bool) {
+	return Clean(key), strings.HasSuffix(key, "/")
+}
