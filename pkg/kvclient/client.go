@@ -10,7 +10,36 @@
 //	result, err := client.Read(ctx, kv.Read{Key: "/services/web", Recursive: true})
 //	watch, err := client.Watch(ctx, kv.WatchFrom{Key: "/services/web", Recursive: true, Index: result.Index + 1})
 //
-// A read followed by a watch from the next index misses nothing and sees nothing twice.
+// A read followed by a watch from the next index misses nothing and sees nothing twice. Follow does
+// both, and reads again when the store no longer has what was missed.
+//
+// # Endpoints
+//
+// A client puts its endpoints into an order of its own, at random, stays with the one that answers,
+// and moves on to the next when it fails: members share their clients, and those of a failed one
+// spread over the others. A call asks each endpoint once at most; who calls decides whether to try
+// later. No proxy of the environment is used.
+//
+// # What is sent twice
+//
+//	                                        reads        writes           watches
+//	no connection to the endpoint           next one     next one         next one
+//	5xx that says that nothing was done     next one     next one         next one
+//	sent, and no answer, a broken one, or
+//	one that no store gives                 next one     Timeout, Unknown go on from the last event
+//	any other 5xx                           next one     Timeout, Unknown next one
+//	4xx: the store refuses                  its error    its error        its error
+//	a redirect                              followed, with method and body; the password goes to
+//	                                        endpoints only
+//
+// Writes are alike in this, whatever they do. A compare-and-swap that is sent twice can fail by its
+// own first success, a delete can take away what somebody has written in between, and a child in
+// order would be there twice. After Timeout or Unknown only a read tells what is so.
+//
+// # Users
+//
+// Username and Password are sent as Basic authentication. A store that refuses is kind Denied; the
+// error says whom it has refused.
 package kvclient
 
 import (
