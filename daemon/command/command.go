@@ -7,6 +7,7 @@ package command
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -19,14 +20,16 @@ type Type uint64
 
 // The types of command.
 const (
-	TypeWrite  Type = 1
-	TypeExpire Type = 2
-	TypeTick   Type = 3
-	TypeMember Type = 4
-
-	TypeAuthEnable Type = 8
-	TypeAuthUser   Type = 9
-	TypeAuthRole   Type = 10
+	TypeWrite           Type = 1
+	TypeExpire          Type = 2
+	TypeTick            Type = 3
+	TypeMember          Type = 4
+	TypeLeaseGrant      Type = 5
+	TypeLeaseRevoke     Type = 6
+	TypeLeaseCheckpoint Type = 7
+	TypeAuthEnable      Type = 8
+	TypeAuthUser        Type = 9
+	TypeAuthRole        Type = 10
 )
 
 // Body is the payload of a command: kv.Write or one of this package's types.
@@ -49,10 +52,34 @@ type Command struct {
 	Body Body
 }
 
-// Expire removes what is attached to a lease if its deadline is still the one seen.
+// Expire ends leases, in this order: it removes what is attached to each, if its deadline is still
+// the one seen. Each is a change of its own.
 type Expire struct {
+	Leases []LeaseEnd
+}
+
+// LeaseEnd is when a lease ends.
+type LeaseEnd struct {
 	Lease    uint64
 	Deadline int64 // lease clock, ns
+}
+
+// LeaseGrant makes a shared lease. The proposer picks the ID, at random.
+type LeaseGrant struct {
+	ID  uint64
+	TTL time.Duration
+}
+
+// LeaseRevoke ends a shared lease: it removes what is attached to it, as one change.
+type LeaseRevoke struct {
+	ID uint64
+}
+
+// LeaseCheckpoint tells all members what their leader knows of shared leases: when each ends,
+// unless it is renewed. A Deadline of 0 is a lease that has just been renewed and is to have its
+// full TTL. Leases that are gone are left out of account.
+type LeaseCheckpoint struct {
+	Leases []LeaseEnd
 }
 
 // Tick only carries the clock of its batch.

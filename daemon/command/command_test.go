@@ -24,6 +24,7 @@ func batches() *rapid.Generator[Batch] {
 		return kv.KeyRange{From: text.Draw(t, "from"), To: text.Draw(t, "to")}
 	}), 0, 3))
 	rights := rapid.Custom(func(t *rapid.T) Rights { return Rights{Read: ranges.Draw(t, "read"), Write: ranges.Draw(t, "write")} })
+	ends := rapid.SliceOfN(rapid.Map(rapid.Uint64(), func(n uint64) LeaseEnd { return LeaseEnd{Lease: n, Deadline: -int64(n / 3)} }), 1, 3)
 	body := rapid.OneOf(
 		rapid.Map(rapid.Bool(), func(on bool) Body { return AuthEnable{on} }),
 		rapid.Map(rapid.Custom(func(t *rapid.T) AuthUser {
@@ -43,10 +44,13 @@ func batches() *rapid.Generator[Batch] {
 				Op:  kv.Op(rapid.Uint8Range(1, 7).Draw(t, "op")),
 				Key: text.Draw(t, "key"), Value: text.Draw(t, "value"), PrevValue: text.Draw(t, "prevValue"),
 				Dir: rapid.Bool().Draw(t, "dir"), Recursive: rapid.Bool().Draw(t, "recursive"), Refresh: rapid.Bool().Draw(t, "refresh"),
-				TTL: time.Duration(rapid.Int64Min(-1).Draw(t, "ttl")), PrevIndex: rapid.Uint64().Draw(t, "prevIndex"),
+				TTL: time.Duration(rapid.Int64Min(-1).Draw(t, "ttl")), PrevIndex: rapid.Uint64().Draw(t, "prevIndex"), Lease: kv.LeaseID(rapid.Uint64().Draw(t, "lease")),
 			}
 		}), func(w kv.Write) Body { return w }),
-		rapid.Map(rapid.Uint64(), func(n uint64) Body { return Expire{Lease: n, Deadline: -int64(n / 3)} }),
+		rapid.Map(ends, func(ends []LeaseEnd) Body { return Expire{Leases: ends} }),
+		rapid.Map(ends, func(ends []LeaseEnd) Body { return LeaseCheckpoint{Leases: ends} }),
+		rapid.Map(rapid.Uint64(), func(n uint64) Body { return LeaseGrant{ID: n, TTL: time.Duration(n / 3)} }),
+		rapid.Map(rapid.Uint64(), func(n uint64) Body { return LeaseRevoke{ID: n} }),
 		rapid.Just(Body(Tick{})),
 		rapid.Map(rapid.SliceOfN(text, 1, 3), func(urls []string) Body {
 			return Member{ID: 7, Name: "n", PeerURLs: urls, ClientURLs: urls, Voter: len(urls) > 1}
@@ -79,16 +83,18 @@ func TestWhatThisVersionDoesNotKnowIsAFormatError(t *testing.T) {
 	write := Command{Body: kv.Write{Op: kv.OpSet, Key: "/a"}}
 	valid := (&Batch{Level: 1, Commands: []Command{write}}).Append(nil)
 	for name, entry := range map[string][]byte{
-		"empty":              nil,
-		"another format":     append([]byte{2}, valid[1:]...),
-		"a newer level":      (&Batch{Level: Level + 1}).Append(nil),
-		"cut short":          valid[:len(valid)-1],
-		"an unknown field":   appendUint(bytes.Clone(valid), 9, 1),
-		"an unknown command": appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 99)),
-		"a type of 33 bits":  appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 1<<32|uint64(TypeTick))),
-		"a role that is put": appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeAuthRole)), 6, appendUint(nil, 1, uint64(AuthPut)))),
-		"a user of no op":    appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeAuthUser))),
-		"no operation":       appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeWrite))),
+		"empty":               nil,
+		"another format":      append([]byte{2}, valid[1:]...),
+		"a newer level":       (&Batch{Level: Level + 1}).Append(nil),
+		"cut short":           valid[:len(valid)-1],
+		"an unknown field":    appendUint(bytes.Clone(valid), 9, 1),
+		"an unknown command":  appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 99)),
+		"a type of 33 bits":   appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 1<<32|uint64(TypeTick))),
+		"a lease with a name": appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeLeaseGrant)), 6, appendBytes(nil, 3, []byte("n")))),
+		"an expire of more":   appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeExpire)), 6, appendBytes(nil, 2, []byte("n")))),
+		"no operation":        appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeWrite))),
+		"a role that is put":  appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeAuthRole)), 6, appendUint(nil, 1, uint64(AuthPut)))),
+		"a user of no op":     appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeAuthUser))),
 	} {
 		_, err := Decode(entry)
 		var format *FormatError
@@ -106,6 +112,13 @@ func FuzzDecode(f *testing.F) {
 		AuthRole{Op: AuthCreate, Name: "r", Rights: Rights{Read: []kv.KeyRange{{From: "/a", To: "/b"}, {From: "/c"}}, Write: []kv.KeyRange{}}, Grant: Rights{Write: []kv.KeyRange{{}}}},
 	} {
 		f.Add((&Batch{Level: Level, Commands: []Command{{User: "root", AuthRevision: 7, AsDir: true, Body: body}}}).Append(nil))
+	}
+	ends := []LeaseEnd{{Lease: 7, Deadline: 1e9}, {Lease: 1 << 63}}
+	for _, body := range []Body{
+		kv.Write{Op: kv.OpSet, Key: "/k", Value: "v", Lease: 7}, Expire{ends}, LeaseGrant{7, time.Minute}, LeaseRevoke{7}, LeaseCheckpoint{ends},
+		Member{ID: 1, Name: "m", PeerURLs: []string{"http://p"}},
+	} {
+		f.Add((&Batch{Level: Level, Clock: 5, Commands: []Command{{Body: body}}}).Append(nil))
 	}
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		b, err := Decode(entry)

@@ -81,19 +81,8 @@ func decodeBody(kind Type, data []byte) (Body, error) {
 	case TypeWrite:
 		return decodeWrite(data)
 	case TypeExpire:
-		var e Expire
-		err := fields(data, func(number protowire.Number, v value) error {
-			switch number {
-			case 1:
-				e.Lease = v.number
-			case 2:
-				e.Deadline = protowire.DecodeZigZag(v.number)
-			default:
-				return formatErrorf("unknown field %d of an expire", number)
-			}
-			return nil
-		})
-		return e, err
+		ends, err := decodeLeaseEnds("an expire", data)
+		return Expire{ends}, err
 	case TypeTick:
 		if len(data) > 0 {
 			return nil, formatErrorf("a tick with a body")
@@ -107,6 +96,22 @@ func decodeBody(kind Type, data []byte) (Body, error) {
 		return decodeAuthUser(data)
 	case TypeAuthRole:
 		return decodeAuthRole(data)
+	case TypeLeaseGrant:
+		id, ttl, err := decodePair("a lease grant", data)
+		return LeaseGrant{id, time.Duration(ttl)}, err
+	case TypeLeaseRevoke:
+		var r LeaseRevoke
+		err := fields(data, func(number protowire.Number, v value) error {
+			if number != 1 {
+				return formatErrorf("unknown field %d of a lease revoke", number)
+			}
+			r.ID = v.number
+			return nil
+		})
+		return r, err
+	case TypeLeaseCheckpoint:
+		ends, err := decodeLeaseEnds("a lease checkpoint", data)
+		return LeaseCheckpoint{ends}, err
 	}
 	return nil, formatErrorf("unknown command type %d", kind)
 }
@@ -137,6 +142,8 @@ func decodeWrite(data []byte) (Body, error) {
 			w.PrevValue = string(v.bytes)
 		case 7:
 			w.PrevIndex = v.number
+		case 8:
+			w.Lease = kv.LeaseID(v.number)
 		default:
 			return formatErrorf("unknown field %d of a write", number)
 		}
@@ -146,6 +153,34 @@ func decodeWrite(data []byte) (Body, error) {
 		err = formatErrorf("a write without an operation")
 	}
 	return w, err
+}
+
+// decodePair reads the two numbers of a message about a lease.
+func decodePair(what string, data []byte) (lease uint64, number int64, err error) {
+	err = fields(data, func(field protowire.Number, v value) error {
+		switch field {
+		case 1:
+			lease = v.number
+		case 2:
+			number = protowire.DecodeZigZag(v.number)
+		default:
+			return formatErrorf("unknown field %d of %s", field, what)
+		}
+		return nil
+	})
+	return lease, number, err
+}
+
+func decodeLeaseEnds(what string, data []byte) (ends []LeaseEnd, err error) {
+	err = fields(data, func(field protowire.Number, v value) error {
+		if field != 1 {
+			return formatErrorf("unknown field %d of %s", field, what)
+		}
+		lease, deadline, err := decodePair(what, v.bytes)
+		ends = append(ends, LeaseEnd{lease, deadline})
+		return err
+	})
+	return ends, err
 }
 
 func decodeMember(data []byte) (Body, error) {

@@ -36,9 +36,14 @@ func (b *Batch) Append(dst []byte) []byte {
 // Size is about how many bytes the command takes in an entry.
 func (c *Command) Size() int {
 	const header = 64
+	const leaseEnd = 24
 	switch v := c.Body.(type) {
 	case kv.Write:
 		return header + len(v.Key) + len(v.Value) + len(v.PrevValue)
+	case Expire:
+		return header + leaseEnd*len(v.Leases)
+	case LeaseCheckpoint:
+		return header + leaseEnd*len(v.Leases)
 	case AuthUser:
 		return header + v.size()
 	case AuthRole:
@@ -54,11 +59,17 @@ func (c *Command) append(dst []byte) []byte {
 	case kv.Write:
 		kind, body = TypeWrite, appendWrite(make([]byte, 0, c.Size()), v)
 	case Expire:
-		kind, body = TypeExpire, appendInt(appendUint(nil, 1, v.Lease), 2, v.Deadline)
+		kind, body = TypeExpire, appendLeaseEnds(make([]byte, 0, c.Size()), v.Leases)
 	case Tick:
 		kind = TypeTick
 	case Member:
 		kind, body = TypeMember, appendMember(nil, v)
+	case LeaseGrant:
+		kind, body = TypeLeaseGrant, appendInt(appendUint(nil, 1, v.ID), 2, int64(v.TTL))
+	case LeaseRevoke:
+		kind, body = TypeLeaseRevoke, appendUint(nil, 1, v.ID)
+	case LeaseCheckpoint:
+		kind, body = TypeLeaseCheckpoint, appendLeaseEnds(make([]byte, 0, c.Size()), v.Leases)
 	case AuthEnable:
 		kind = TypeAuthEnable
 		if v.Enabled {
@@ -102,7 +113,17 @@ func appendWrite(dst []byte, w kv.Write) []byte {
 	dst = appendUint(dst, 4, flags)
 	dst = appendInt(dst, 5, int64(w.TTL))
 	dst = appendString(dst, 6, w.PrevValue)
-	return appendUint(dst, 7, w.PrevIndex)
+	dst = appendUint(dst, 7, w.PrevIndex)
+	return appendUint(dst, 8, uint64(w.Lease))
+}
+
+func appendLeaseEnds(dst []byte, ends []LeaseEnd) []byte {
+	var scratch []byte
+	for _, end := range ends {
+		scratch = appendInt(appendUint(scratch[:0], 1, end.Lease), 2, end.Deadline)
+		dst = appendBytes(dst, 1, scratch)
+	}
+	return dst
 }
 
 func appendMember(dst []byte, m Member) []byte {

@@ -8,6 +8,7 @@ package service
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/command"
@@ -38,7 +39,7 @@ type Config struct {
 
 const defaultTimeout = 7 * time.Second
 
-// Service implements kv.Store over the replicated state for what the member does on its own account;
+// Service implements kv.Store and kv.Leaser over the replicated state for what the member does on its own account;
 // Open and Authenticate return what clients may use of it. It is safe for concurrent use.
 type Service struct {
 	state   *State
@@ -50,9 +51,14 @@ type Service struct {
 
 	replayed            store.Counts // what the state had executed when the service began
 	gets, recursiveGets tally
+
+	leases leases
 }
 
-var _ kv.Store = (*Service)(nil)
+var (
+	_ kv.Store  = (*Service)(nil)
+	_ kv.Leaser = (*Service)(nil)
+)
 
 // New returns the service over state, which log drives.
 func New(state *State, log Log, cfg Config) *Service {
@@ -68,6 +74,7 @@ func New(state *State, log Log, cfg Config) *Service {
 	s := &Service{
 		state: state, log: log, replayed: state.machine.Counts(),
 		timeout: cfg.Timeout, logins: newLogins(cfg.Now), audit: newAudit(cfg.Log, cfg.Now),
+		leases: leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
 	}
 	s.anybody = &Session{service: s}
 	return s

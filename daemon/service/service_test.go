@@ -173,22 +173,35 @@ func TestAShorterTTLWakesTheLeaderInTime(t *testing.T) {
 	})
 }
 
-func TestThousandsThatAreDueTogetherAllExpire(t *testing.T) {
+func TestThousandsThatAreDueTogetherAllExpireInSlicesAtABoundedRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, log := open()
-		for i := range 2*expireBatch + 500 {
+		const keys = 25*expireSlice + 50
+		for i := range keys {
 			write(t, s, set(fmt.Sprintf("/a/%d", i), "", time.Second))
 		}
 		time.Sleep(time.Second)
 		log.take()
 		lead(t, s)
+		time.Sleep(keys*time.Second/expireRate/2 + time.Millisecond)
 		synctest.Wait()
 		r, err := s.Read(t.Context(), kv.Read{Key: "/a"})
-		if err != nil || len(r.Node.Nodes) != 0 {
+		if n := len(r.Node.Nodes); err != nil || n < keys/3 || n > 2*keys/3 {
+			t.Errorf("%d of %d are left after half of the time, %v", n, keys, err)
+		}
+		time.Sleep(keys*time.Second/expireRate/2 + time.Millisecond)
+		synctest.Wait()
+		if r, err = s.Read(t.Context(), kv.Read{Key: "/a"}); err != nil || len(r.Node.Nodes) != 0 {
 			t.Errorf("%d are left, %v", len(r.Node.Nodes), err)
 		}
-		if n := len(log.take()); n != 2*expireBatch+500 {
-			t.Errorf("%d commands were proposed", n)
+		proposed := log.take()
+		for _, body := range proposed {
+			if e, ok := body.(command.Expire); !ok || len(e.Leases) > expireSlice {
+				t.Errorf("%d leases end with one command", len(e.Leases))
+			}
+		}
+		if len(proposed) != keys/expireSlice+1 {
+			t.Errorf("%d commands were proposed", len(proposed))
 		}
 	})
 }

@@ -68,6 +68,7 @@ func (m *Machine) Audit() error {
 	}
 
 	var deadlines []deadline
+	var counted, renewed int // shared leases
 	uses := map[uint64]int{}
 	for _, a := range attached {
 		uses[a.lease]++
@@ -78,14 +79,29 @@ func (m *Machine) Audit() error {
 	s.leases.Scan(func(id uint64, l lease) bool {
 		sum.add(l.appendTo(nil))
 		bytes += l.size()
-		deadlines = append(deadlines, deadline{l.deadline, id})
-		if l.id != id || id>>48 != 0x7E76 || uses[id] != 1 {
+		at := max(l.deadline, s.renewed[id])
+		if l.remaining > checkpointMin {
+			at -= l.remaining / 2
+		}
+		deadlines = append(deadlines, deadline{at, id})
+		switch {
+		case l.id != id || implicit(id) && (uses[id] != 1 || l.remaining != 0):
 			wrong = fmt.Errorf("lease %x (%+v) has %d attachments, want 1", id, l, uses[id])
+		case !implicit(id) && s.uses[id] != uses[id]:
+			wrong = fmt.Errorf("lease %x counts %d attachments, it has %d", id, s.uses[id], uses[id])
+		case !implicit(id):
+			counted++
+			if _, ok := s.renewed[id]; ok {
+				renewed++
+			}
 		}
 		return true
 	})
 	if wrong != nil {
 		return wrong
+	}
+	if empty := counted - len(s.uses); empty < 0 || renewed != len(s.renewed) {
+		return fmt.Errorf("of %d shared leases %d are counted and %d renewed, of which %d exist", counted, len(s.uses), len(s.renewed), renewed)
 	}
 	slices.SortFunc(deadlines, func(a, b deadline) int { return order(a.less(b)) })
 	slices.SortFunc(attached, func(a, b attachment) int { return order(a.less(b)) })

@@ -214,7 +214,7 @@ func (s *state) permit(c *command.Command) error {
 
 func (s *state) mayWrite(rights *Rights, w kv.Write, asDir bool) bool {
 	need := WriteNeed(w, asDir)
-	if _, dir := s.dirs.Get(w.Key); dir && w.Op == kv.OpUpdate && w.TTL != 0 {
+	if _, dir := s.dirs.Get(w.Key); dir && w.Op == kv.OpUpdate && (w.TTL != 0 || w.Lease != 0) {
 		need.Below = true // everything below would go with it
 	}
 	switch rights.Decide(need) {

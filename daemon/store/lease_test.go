@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -9,6 +11,8 @@ import (
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
+
+func ends(leases ...command.LeaseEnd) command.Expire { return command.Expire{Leases: leases} }
 
 func TestWhatIsDueExpiresInTheOrderOfItsDeadline(t *testing.T) {
 	r := newReplica(t)
@@ -35,18 +39,17 @@ func TestWhatIsDueExpiresInTheOrderOfItsDeadline(t *testing.T) {
 func TestNothingExpiresBeforeItsDeadlineAndItIsReadUntilThen(t *testing.T) {
 	r := newReplica(t)
 	r.apply(lasting(2*time.Second, set("/a", "1")))
-	due, next := r.Due(int64(2*time.Second)-1, 10)
-	if len(due) != 0 || next != int64(2*time.Second) {
-		t.Errorf("due %v, next %d", due, next)
+	if due := r.Due(int64(2*time.Second)-1, 10); len(due.Ended) != 0 || due.Next != int64(2*time.Second) {
+		t.Errorf("due %+v", due)
 	}
 	r.now = 2*time.Second - 1
-	r.apply(command.Expire{Lease: implicitLease | 2, Deadline: int64(2 * time.Second)})
+	r.apply(ends(command.LeaseEnd{Lease: implicitLease | 2, Deadline: int64(2 * time.Second)}))
 	r.now = time.Hour
 	if got := r.get("/a", false); got != "get /a=1 {2,2} until 2s @2" {
 		t.Error(got)
 	}
-	if due, next := r.Due(math.MaxInt64, 10); len(due) != 1 || next != math.MaxInt64 {
-		t.Errorf("due %v, next %d", due, next)
+	if due := r.Due(math.MaxInt64, 10); len(due.Ended) != 1 || due.Next != math.MaxInt64 {
+		t.Errorf("due %+v", due)
 	}
 }
 
@@ -64,11 +67,11 @@ func TestAnExpiryThatARenewalOvertookDoesNothing(t *testing.T) {
 			r := newReplica(t)
 			r.apply(lasting(time.Second, set("/a", "1")))
 			r.now = time.Second
-			due, _ := r.Due(int64(r.now), 10)
+			due := r.Due(int64(r.now), 10).Ended
 			if len(due) != 1 {
 				t.Fatalf("due: %v", due)
 			}
-			r.apply(renewal, due[0])
+			r.apply(renewal, ends(due...))
 			if r.Index() != 3 {
 				t.Errorf("the store went on to %d: %q", r.Index(), r.seen())
 			}
@@ -82,12 +85,12 @@ func TestAnExpiryThatARenewalOvertookDoesNothing(t *testing.T) {
 func TestAnExpiryDoesNotHitTheNextKeyOfTheSameName(t *testing.T) {
 	r := newReplica(t)
 	r.apply(lasting(kv.TTLDue, set("/a", "1")))
-	due, _ := r.Due(0, 10)
-	r.apply(remove("/a"), lasting(kv.TTLDue, set("/a", "2")), due[0])
+	due := r.Due(0, 10).Ended[0]
+	r.apply(remove("/a"), lasting(kv.TTLDue, set("/a", "2")), ends(due))
 	if got := r.get("/a", false); got != "get /a=2 {4,4} until 0s @4" {
 		t.Error(got)
 	}
-	r.apply(due[0], command.Expire{Lease: 12345, Deadline: 0}, command.Expire{})
+	r.apply(ends(due), ends(command.LeaseEnd{Lease: 12345, Deadline: 0}), command.Expire{})
 	if r.Index() != 4 {
 		t.Errorf("the store went on to %d", r.Index())
 	}
@@ -96,8 +99,8 @@ func TestAnExpiryDoesNotHitTheNextKeyOfTheSameName(t *testing.T) {
 func TestAnExpiryAgainDoesNothing(t *testing.T) {
 	r := newReplica(t)
 	r.apply(lasting(kv.TTLDue, set("/a", "1")))
-	due, _ := r.Due(0, 10)
-	results := r.apply(due[0], due[0])
+	due := r.Due(0, 10).Ended[0]
+	results := r.apply(ends(due), ends(due, due))
 	if r.Index() != 3 || results[0].Err != nil || results[1].Err != nil {
 		t.Errorf("the store is at %d: %v", r.Index(), results)
 	}
@@ -166,13 +169,13 @@ func TestDueTakesTheEarliestUpToItsLimit(t *testing.T) {
 	for i, key := range []string{"/e", "/d", "/c", "/b", "/a"} {
 		r.apply(lasting(time.Duration(5-i), set(key, "")))
 	}
-	due, next := r.Due(4, 3)
-	want := []command.Expire{{Lease: implicitLease | 6, Deadline: 1}, {Lease: implicitLease | 5, Deadline: 2}, {Lease: implicitLease | 4, Deadline: 3}}
-	if !slices.Equal(due, want) || next != 4 {
-		t.Errorf("due %v, next %d", due, next)
+	due := r.Due(4, 3)
+	want := []command.LeaseEnd{{Lease: implicitLease | 6, Deadline: 1}, {Lease: implicitLease | 5, Deadline: 2}, {Lease: implicitLease | 4, Deadline: 3}}
+	if !slices.Equal(due.Ended, want) || due.Changes != 3 || due.Next != 4 {
+		t.Errorf("due %+v", due)
 	}
-	if due, next = r.Due(4, 100); len(due) != 4 || next != 5 {
-		t.Errorf("due %v, next %d", due, next)
+	if due = r.Due(4, 100); len(due.Ended) != 4 || due.Next != 5 {
+		t.Errorf("due %+v", due)
 	}
 }
 
@@ -186,4 +189,267 @@ func TestTheClockNeverGoesBack(t *testing.T) {
 			t.Errorf("batch %d: clock %d, offset %d; want %d, %d", i, clock, offset, b.wantClock, b.wantOffset)
 		}
 	}
+}
+
+const shared = 0xabc
+
+// leased returns a replica with a shared lease of a minute and a half.
+func leased(t *testing.T) *replica {
+	r := newReplica(t)
+	if res := r.apply(command.LeaseGrant{ID: shared, TTL: 90 * time.Second})[0]; res.Err != nil || res.Index != 1 {
+		t.Fatalf("granting took a number or failed: %+v", res)
+	}
+	return r
+}
+
+func TestASharedLeaseTakesAllThatIsAttachedInKeyOrderWithANumberForEach(t *testing.T) {
+	r := leased(t)
+	r.apply(attached(shared, set("/z", "1")), attached(shared, asDir(create("/d", ""))), set("/d/x", ""), attached(shared, set("/d/y", "")),
+		attached(shared, set("/d-", "")), attached(shared, post("/q", "job")), set("/other", ""))
+	r.now = 90 * time.Second
+	want := []string{
+		"expire /d/ {3,9} <- /d/ {3,3} lease 2748",
+		"expire /d- {6,10} <- /d- {6,6} lease 2748",
+		"expire /q/00000000000000000007 {7,11} <- /q/00000000000000000007=job {7,7} lease 2748",
+		"expire /z {2,12} <- /z=1 {2,2} lease 2748",
+	}
+	if got := r.expire(); !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	if got := r.get("", true); got != "get / {0,0} (/other {8,8}, /q/ {7,7}) @12" || r.Leases() != 0 {
+		t.Errorf("%s, %d leases", got, r.Leases())
+	}
+}
+
+func TestRevokingRemovesWhatIsAttachedAndSaysDelete(t *testing.T) {
+	r := leased(t)
+	r.apply(attached(shared, set("/b", "1")), attached(shared, set("/a", "2")))
+	r.TakeEvents()
+	if res := r.apply(command.LeaseRevoke{ID: shared})[0]; res.Err != nil || res.Index != 5 {
+		t.Errorf("%+v", res)
+	}
+	want := []string{"delete /a {3,4} <- /a=2 {3,3} lease 2748", "delete /b {2,5} <- /b=1 {2,2} lease 2748"}
+	if got := r.seen(); !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	if res := r.apply(command.LeaseRevoke{ID: shared})[0]; !kv.Is(res.Err, kv.NoLease) || r.Index() != 5 {
+		t.Errorf("again: %v at %d", res.Err, r.Index())
+	}
+}
+
+func TestWritesMoveANodeBetweenLeases(t *testing.T) {
+	const other = 0xdef
+	for name, c := range map[string]struct {
+		write kv.Write
+		want  string // what is read of the key then, when /a was attached at 3
+		uses  int
+	}{
+		"set with the same":  {attached(shared, set("/a", "2")), "/a=2 {4,4} ttl 90 until 1m30s lease 2748", 1},
+		"update with other":  {attached(other, update("/a", "2")), "/a=2 {3,4} ttl 10 until 10s lease 3567", 0},
+		"swap with other":    {attached(other, cas("/a", "2", "1", 0)), "/a=2 {3,4} ttl 10 until 10s lease 3567", 0},
+		"set without":        {set("/a", "2"), "/a=2 {4,4}", 0},
+		"update without":     {update("/a", "2"), "/a=2 {3,4}", 0},
+		"set with a TTL":     {lasting(5*time.Second, set("/a", "2")), "/a=2 {4,4} ttl 5 until 5s", 0},
+		"refresh":            {refresh(5*time.Second, update("/a", "")), "/a=1 {3,4} ttl 5 until 5s", 0},
+		"failed swap":        {cas("/a", "2", "x", 0), "/a=1 {3,3} ttl 90 until 1m30s lease 2748", 1},
+		"a directory, other": {attached(other, asDir(set("/a", ""))), "/a/ {4,4} ttl 10 until 10s lease 3567", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := leased(t)
+			r.apply(command.LeaseGrant{ID: other, TTL: 10 * time.Second}, set("/x", ""), attached(shared, set("/a", "1")))
+			r.apply(c.write)
+			if res, err := r.Read(kv.Read{Key: "/a"}, 0); err != nil || renderNode(res.Node) != c.want {
+				t.Errorf("got %s, %v\nwant %s", renderNode(res.Node), err, c.want)
+			}
+			if l, err := r.Lease(shared, 0, 10); err != nil || l.Attached != c.uses || len(l.Keys) != c.uses {
+				t.Errorf("the first lease is %+v, %v", l, err)
+			}
+			if err := audit(r.Machine); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestADirectoryGetsAndLosesASharedLease(t *testing.T) {
+	r := leased(t)
+	r.apply(set("/d/x", ""), attached(shared, update("/d", "")))
+	if got := r.get("/d", false); got != "get /d/ {2,2} ttl 90 until 1m30s lease 2748 (/d/x {2,2}) @3" {
+		t.Error(got)
+	}
+	r.apply(update("/d", ""))
+	if got := r.get("/d", false); got != "get /d/ {2,2} (/d/x {2,2}) @4" {
+		t.Error(got)
+	}
+}
+
+func TestALeaseThatDoesNotExistIsSaidBeforeAnythingElse(t *testing.T) {
+	r := leased(t)
+	r.apply(set("/a", "1"), lasting(time.Minute, set("/ttl", "")))
+	for name, w := range map[string]kv.Write{
+		"unknown":          attached(9, set("/a", "2")),
+		"of a TTL":         attached(kv.LeaseID(implicitLease|3), set("/a", "2")),
+		"and a wrong swap": attached(9, cas("/a", "2", "x", 0)),
+		"in order":         attached(9, post("/q", "")),
+		"no key":           attached(9, update("/none", "")),
+	} {
+		if got, want := r.do(w), fmt.Sprintf("lease not found (%s) @3", w.Lease); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+	if got := r.do(attached(9, remove("/a"))); got != "delete /a {2,4} <- /a=1 {2,2} @4" {
+		t.Errorf("a delete has no lease: %s", got)
+	}
+}
+
+func TestGrantsThatNoProposerShouldMakeAreRefused(t *testing.T) {
+	r := leased(t)
+	for name, c := range map[string]struct {
+		grant command.LeaseGrant
+		kind  kv.Kind
+	}{
+		"taken":               {command.LeaseGrant{ID: shared, TTL: time.Second}, kv.Exists},
+		"no id":               {command.LeaseGrant{TTL: time.Second}, kv.Invalid},
+		"an id of TTLs":       {command.LeaseGrant{ID: implicitLease | 5, TTL: time.Second}, kv.Invalid},
+		"too short":           {command.LeaseGrant{ID: 5, TTL: time.Second - 1}, kv.Invalid},
+		"too long":            {command.LeaseGrant{ID: 5, TTL: kv.LeaseTTLMax + time.Second}, kv.Invalid},
+		"parts of the second": {command.LeaseGrant{ID: 5, TTL: 1500 * time.Millisecond}, kv.Invalid},
+	} {
+		if res := r.apply(c.grant)[0]; !kv.Is(res.Err, c.kind) || r.Leases() != 1 {
+			t.Errorf("%s: %v, %d leases", name, res.Err, r.Leases())
+		}
+	}
+	if res := r.apply(command.LeaseGrant{ID: 5, TTL: kv.LeaseTTLMax})[0]; res.Err != nil {
+		t.Error(res.Err)
+	}
+}
+
+func TestARenewedLeaseEndsLaterAndReadsSayWhen(t *testing.T) {
+	r := leased(t)
+	r.apply(attached(shared, set("/a", "1")))
+	r.TakeEvents()
+	if _, checkpointed, err := r.Renew(shared, int64(80*time.Second)); err != nil || checkpointed {
+		t.Fatal(checkpointed, err)
+	}
+	r.now = 100 * time.Second
+	if got := r.expire(); len(got) != 0 {
+		t.Errorf("it ended: %q", got)
+	}
+	if got := r.get("/a", false); got != "get /a=1 {2,2} ttl 70 until 2m50s lease 2748 @2" {
+		t.Error(got)
+	}
+	r.apply(attached(shared, set("/a", "2"))) // events are the same on members that know nothing of it
+	if got := r.seen(); !slices.Equal(got, []string{"set /a=2 {3,3} lease 2748 <- /a=1 {2,2} lease 2748"}) {
+		t.Errorf("%q", got)
+	}
+	r.now = 170 * time.Second
+	if got := r.expire(); len(got) != 1 {
+		t.Errorf("it did not end: %q", got)
+	}
+}
+
+func TestACheckpointTellsALaterLeaderWhatIsLeft(t *testing.T) {
+	r := leased(t)
+	due := r.Due(int64(45*time.Second)-1, 10)
+	if len(due.Silent) != 0 || due.Next != int64(45*time.Second) {
+		t.Fatalf("early: %+v", due)
+	}
+	r.now = 46 * time.Second
+	due = r.Due(int64(r.now), 10)
+	if want := []command.LeaseEnd{{Lease: shared, Deadline: int64(90 * time.Second)}}; !slices.Equal(due.Silent, want) {
+		t.Fatalf("silent for more than half of its time: %+v", due)
+	}
+	r.apply(command.LeaseCheckpoint{Leases: append(due.Silent, command.LeaseEnd{Lease: 9, Deadline: 1})})
+	if due = r.Due(int64(r.now), 10); len(due.Silent) != 0 || due.Next != int64(90*time.Second) {
+		t.Errorf("after the checkpoint: %+v", due)
+	}
+
+	next := newReplica(t) // the other member leads from here
+	if err := next.Restore(bytes.NewReader(r.snapshot())); err != nil {
+		t.Fatal(err)
+	}
+	next.Resume(int64(50*time.Second), 5*time.Second)
+	if l, err := next.Lease(shared, int64(50*time.Second), 0); err != nil || l.Remaining != 49*time.Second {
+		t.Errorf("the next leader gives it %v, %v; want the 44 s of the checkpoint and 5", l.Remaining, err)
+	}
+	if _, checkpointed, err := next.Renew(shared, int64(60*time.Second)); err != nil || !checkpointed {
+		t.Errorf("renewed: %v, %v", checkpointed, err)
+	}
+	next.index, next.now = r.index, 60*time.Second
+	next.apply(command.LeaseCheckpoint{Leases: []command.LeaseEnd{{Lease: shared}}})
+	if _, checkpointed, err := next.Renew(shared, int64(60*time.Second)); err != nil || checkpointed {
+		t.Errorf("after the log was told: %v, %v", checkpointed, err)
+	}
+}
+
+func TestANewLeaderGivesALeaseItsFullTimeAndNotMore(t *testing.T) {
+	r := leased(t)
+	r.Resume(int64(30*time.Second), 5*time.Second)
+	if l, err := r.Lease(shared, int64(30*time.Second), 0); err != nil || l.Remaining != 90*time.Second {
+		t.Errorf("%v, %v", l.Remaining, err)
+	}
+	r.Forget()
+	if l, err := r.Lease(shared, int64(30*time.Second), 0); err != nil || l.Remaining != time.Minute {
+		t.Errorf("without leadership: %v, %v", l.Remaining, err)
+	}
+}
+
+func TestAnExpiryOfASharedLeaseThatTheLogRenewedDoesNothing(t *testing.T) {
+	r := leased(t)
+	r.apply(attached(shared, set("/a", "")))
+	r.now = 90 * time.Second
+	due := r.Due(int64(r.now), 10).Ended
+	r.apply(command.LeaseCheckpoint{Leases: []command.LeaseEnd{{Lease: shared}}}, ends(due...))
+	if len(due) != 1 || r.Index() != 2 {
+		t.Errorf("%d were due, the store is at %d", len(due), r.Index())
+	}
+}
+
+func TestDueStopsAtTheLeaseThatFillsItsLimit(t *testing.T) {
+	r := newReplica(t)
+	for id := range uint64(5) {
+		r.apply(command.LeaseGrant{ID: id + 1, TTL: time.Second})
+	}
+	for i := range 10 {
+		r.apply(attached(2, set(fmt.Sprintf("/%d", i), "")))
+	}
+	if due := r.Due(int64(time.Second), 5); len(due.Ended) != 2 || due.Changes != 11 || due.Next != int64(time.Second) {
+		t.Errorf("%+v", due)
+	}
+}
+
+func TestSharedLeasesAreListedInPagesWithoutThoseOfTTLs(t *testing.T) {
+	r := newReplica(t)
+	for _, id := range []uint64{1, 5, implicitLease - 1, implicitLease | 1<<48, 1<<64 - 1} {
+		r.apply(command.LeaseGrant{ID: id, TTL: time.Second}, lasting(time.Second, set(fmt.Sprintf("/%d", id), "")))
+	}
+	var got []uint64
+	for after := kv.LeaseID(0); ; {
+		page := r.SharedLeases(after, 0, 2)
+		if len(page) == 0 {
+			break
+		}
+		for _, l := range page {
+			got = append(got, uint64(l.ID))
+			after = l.ID
+		}
+	}
+	if want := []uint64{1, 5, implicitLease - 1, implicitLease | 1<<48, 1<<64 - 1}; !slices.Equal(got, want) {
+		t.Errorf("got %x, want %x", got, want)
+	}
+}
+
+func TestAttachedNodesAreVisitedInOrderUntilTheVisitorHasSeenEnough(t *testing.T) {
+	r := leased(t)
+	r.apply(attached(shared, set("/b", "")), attached(shared, asDir(set("/a", ""))), attached(shared, set("/c", "")))
+	var got []string
+	r.EachAttached(shared, func(key string, dir bool) bool {
+		got = append(got, fmt.Sprint(key, dir))
+		return len(got) < 2
+	})
+	if !slices.Equal(got, []string{"/atrue", "/bfalse"}) {
+		t.Errorf("%q", got)
+	}
+	r.apply(lasting(time.Hour, set("/ttl", "")))
+	r.EachAttached(kv.LeaseID(implicitLease|5), func(key string, _ bool) bool { t.Errorf("%s has no shared lease", key); return true })
 }

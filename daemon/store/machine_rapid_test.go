@@ -25,31 +25,46 @@ var hostileValues = []string{"", "1", "2", "\x00\xff", "long enough to be packed
 
 // trial runs one log on several machines and on the model.
 type trial struct {
-	model   *model
-	whole   *replica // gets the batches as drawn
-	single  *replica // gets every command as an entry of its own
-	renewed *replica // is replaced by one restored from its snapshot now and then
-	seen    int      // events of the model's history that the machines have told
-	stale   []command.Expire
-	mirror  mirror
+	model  *model
+	whole  *replica // gets the batches as drawn, and knows of renewals
+	single *replica // gets every command as an entry of its own
+	reborn *replica // is replaced by one restored from its snapshot now and then
+	seen   int      // events of the model's history that the machines have told
+	stale  []command.LeaseEnd
+	mirror mirror
 }
 
 const trialHistory = 7
 
+// leaseIDs are some to share and some that nobody can have.
+var leaseIDs = []uint64{1, 2, 3, 1 << 63, implicitLease - 1, implicitLease | 2, implicitLease | 1<<48, 0}
+
 func newTrial(t *rapid.T) *trial {
 	start := func() *replica { return &replica{t: t, Machine: New(trialHistory)} }
-	return &trial{model: newModel(), whole: start(), single: start(), renewed: start(), mirror: mirror{}}
+	return &trial{model: newModel(), whole: start(), single: start(), reborn: start(), mirror: mirror{}}
 }
 
 func (tr *trial) drawBody(t *rapid.T) command.Body {
-	due, _ := tr.whole.Due(int64(tr.whole.now), 10)
-	tr.stale = append(tr.stale, due...)
-	choice := rapid.IntRange(0, 19).Draw(t, "what")
-	switch {
+	due := tr.whole.Due(int64(tr.whole.now), 10)
+	tr.stale = append(append(tr.stale, due.Ended...), due.Silent...)
+	lease := rapid.SampledFrom(leaseIDs)
+	switch choice := rapid.IntRange(0, 24).Draw(t, "what"); {
 	case choice == 0:
 		return command.Tick{}
 	case choice < 4 && len(tr.stale) > 0:
-		return rapid.SampledFrom(tr.stale).Draw(t, "expire")
+		return command.Expire{Leases: rapid.SliceOfN(rapid.SampledFrom(tr.stale), 1, 3).Draw(t, "expire")}
+	case choice == 4:
+		return command.LeaseRevoke{ID: lease.Draw(t, "revoke")}
+	case choice == 5:
+		told := rapid.Custom(func(t *rapid.T) command.LeaseEnd {
+			left := rapid.SampledFrom([]time.Duration{-time.Minute, 0, time.Second, 70 * time.Second, time.Hour}).Draw(t, "left")
+			return command.LeaseEnd{Lease: lease.Draw(t, "silent"), Deadline: max(0, int64(tr.whole.now+left))}
+		})
+		return command.LeaseCheckpoint{Leases: append(rapid.SliceOfN(told, 0, 2).Draw(t, "checkpoint"), due.Silent...)}
+	case choice < 9:
+		return command.LeaseGrant{ID: lease.Draw(t, "grant"), TTL: rapid.SampledFrom([]time.Duration{
+			time.Second, 2 * time.Second, 2 * time.Minute, time.Hour, kv.LeaseTTLMax + time.Second, 1500 * time.Millisecond, 0,
+		}).Draw(t, "lease ttl")}
 	}
 	key := rapid.SampledFrom(hostileKeys).Draw(t, "key")
 	if rapid.IntRange(0, 9).Draw(t, "squat") == 0 {
@@ -69,14 +84,15 @@ func (tr *trial) drawBody(t *rapid.T) command.Body {
 	return kv.Write{
 		Op: kv.Op(rapid.Uint8Range(1, 7).Draw(t, "op")), Key: key,
 		Value: rapid.SampledFrom(hostileValues).Draw(t, "value"), PrevValue: prevValue, PrevIndex: prevIndex,
-		TTL: rapid.SampledFrom([]time.Duration{0, 0, kv.TTLDue, 1, time.Second, 1500 * time.Millisecond, time.Minute}).Draw(t, "ttl"),
-		Dir: seldom("dir"), Recursive: seldom("recursive"), Refresh: seldom("refresh"),
+		TTL:   rapid.SampledFrom([]time.Duration{0, 0, kv.TTLDue, 1, time.Second, 1500 * time.Millisecond, time.Minute}).Draw(t, "ttl"),
+		Lease: kv.LeaseID(rapid.SampledFrom(append([]uint64{0, 0, 0, 0, 0}, leaseIDs...)).Draw(t, "lease")),
+		Dir:   seldom("dir"), Recursive: seldom("recursive"), Refresh: seldom("refresh"),
 	}
 }
 
 func (tr *trial) step(t *rapid.T) {
 	elapsed := rapid.SampledFrom([]time.Duration{0, 1, time.Second, 700 * time.Millisecond, time.Minute, -time.Second}).Draw(t, "elapsed")
-	for _, r := range []*replica{tr.whole, tr.single, tr.renewed} {
+	for _, r := range []*replica{tr.whole, tr.single, tr.reborn} {
 		r.now = max(0, r.now+elapsed) // a new leader may be behind, but no clock began below 0
 	}
 	tr.model.clock = max(tr.model.clock, int64(tr.whole.now))
@@ -86,19 +102,22 @@ func (tr *trial) step(t *rapid.T) {
 		bodies = append(bodies, tr.drawBody(t))
 	}
 	results := tr.whole.apply(bodies...)
-	tr.renewed.apply(bodies...)
+	tr.reborn.apply(bodies...)
 	for i, body := range bodies {
-		before, index := maps.Collect(records(tr.single)), tr.single.Index()
-		growth := growthExpected(tr.single, body)
-		bytes := tr.single.Bytes()
-		alone := tr.single.apply(body)[0]
-		if grown := tr.single.Bytes() - bytes; grown > growth {
-			t.Fatalf("%+v made the state grow by %d bytes, at most %d were expected", body, grown, growth)
-		} else if w, ok := body.(kv.Write); ok && alone.Err == nil && w.TTL != 0 && !w.Refresh && growth > 0 && grown != growth {
-			// Without a TTL it may be less: the lease of the node before goes.
-			t.Fatalf("%+v made the state grow by %d bytes, %d were expected", body, grown, growth)
+		var alone command.Result
+		for _, part := range parts(body) {
+			before, index := maps.Collect(records(tr.single)), tr.single.Index()
+			growth := growthExpected(tr.single, part)
+			bytes := tr.single.Bytes()
+			alone = tr.single.apply(part)[0]
+			if grown := tr.single.Bytes() - bytes; grown > growth {
+				t.Fatalf("%+v made the state grow by %d bytes, at most %d were expected", part, grown, growth)
+			} else if w, ok := part.(kv.Write); ok && alone.Err == nil && w.TTL != 0 && !w.Refresh && growth > 0 && grown != growth {
+				// Without a TTL it may be less: the lease of the node before goes.
+				t.Fatalf("%+v made the state grow by %d bytes, %d were expected", part, grown, growth)
+			}
+			checkChanges(t, part, before, index, alone, tr.single.Machine)
 		}
-		checkChanges(t, body, before, index, alone, tr.single.Machine)
 
 		want, err := tr.model.execute(body)
 		for _, got := range []command.Result{results[i], alone} {
@@ -114,13 +133,73 @@ func (tr *trial) step(t *rapid.T) {
 // growthExpected returns how many bytes body may add to the state.
 func growthExpected(r *replica, body command.Body) int64 {
 	w, ok := body.(kv.Write)
+	_, grants := body.(command.LeaseGrant)
 	switch {
+	case grants:
+		return ItemOverhead
 	case !ok:
 		return 0
 	case w.Refresh && r.Growth(w) == 0:
 		return ItemOverhead // the lease of a key that had none
 	}
 	return max(r.Growth(w), 0)
+}
+
+// parts cuts a command of several changes into one for each.
+func parts(body command.Body) []command.Body {
+	expire, ok := body.(command.Expire)
+	if !ok {
+		return []command.Body{body}
+	}
+	var bodies []command.Body
+	for _, end := range expire.Leases {
+		bodies = append(bodies, ends(end))
+	}
+	return bodies
+}
+
+// renew lets one of the machines know of renewals that the others do not know of: all that they
+// apply and tell has to stay alike.
+func (tr *trial) renew(t *rapid.T) {
+	now := tr.model.clock + rapid.SampledFrom([]int64{0, 1, 1e9, 5e9}).Draw(t, "later")
+	prolong := func(id uint64, l *modelLease, left int64) {
+		if end := now + left; end > l.end(id, tr.model.renewed) {
+			tr.model.renewed[id] = end
+		}
+	}
+	switch rapid.IntRange(0, 5).Draw(t, "how") {
+	case 0:
+		tr.whole.Forget()
+		clear(tr.model.renewed)
+	case 1:
+		tr.whole.Resume(now, time.Second)
+		for id, l := range tr.model.leases {
+			prolong(id, l, min(l.ttl, l.remaining+int64(time.Second)))
+		}
+	default:
+		id := rapid.SampledFrom(leaseIDs).Draw(t, "renew")
+		got, checkpointed, err := tr.whole.Renew(kv.LeaseID(id), now)
+		l := tr.model.leases[id]
+		if l == nil {
+			if !kv.Is(err, kv.NoLease) {
+				t.Fatalf("renewing %x, which does not exist: %v", id, err)
+			}
+			return
+		}
+		prolong(id, l, l.ttl)
+		want := kv.Lease{ID: kv.LeaseID(id), TTL: time.Duration(l.ttl), Index: tr.model.index, Attached: len(tr.model.attached(id)),
+			Remaining: time.Duration(max(0, l.end(id, tr.model.renewed)-now))}
+		if err != nil || !reflect.DeepEqual(got, want) || checkpointed != (l.remaining < l.ttl) {
+			t.Fatalf("renewed %+v, %v, %v; want %+v", got, checkpointed, err, want)
+		}
+		if want.Keys = tr.model.attached(id); len(want.Keys) > 2 {
+			want.Keys = want.Keys[:2]
+		}
+		if got, err = tr.whole.Lease(kv.LeaseID(id), now, 2); err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("the lease is %+v, %v; want %+v", got, err, want)
+		}
+	}
+	tr.check(t)
 }
 
 func records(r *replica) func(func(string, *record) bool) {
@@ -169,7 +248,7 @@ func checkChanges(t *rapid.T, body command.Body, before map[string]*record, inde
 	})
 	_, writes := body.(kv.Write)
 	switch taken := m.Index() - index; {
-	case taken > 1, result.Err != nil && taken != 0, writes && result.Err == nil && taken != 1, !writes && taken != uint64(len(m.state.changes.Events)):
+	case writes && taken > 1, result.Err != nil && taken != 0, writes && result.Err == nil && taken != 1, !writes && taken != uint64(len(m.state.changes.Events)):
 		t.Fatalf("%+v took %d numbers: %v", body, taken, result.Err)
 	}
 }
@@ -186,7 +265,7 @@ func (tr *trial) check(t *rapid.T) {
 	if n := tr.seen - trialHistory; n > 0 {
 		wantDropped = tr.model.history[n-1].Node.ModifiedIndex
 	}
-	for name, r := range map[string]*replica{"whole": tr.whole, "single": tr.single, "renewed": tr.renewed} {
+	for name, r := range map[string]*replica{"whole": tr.whole, "single": tr.single, "reborn": tr.reborn} {
 		events, index := r.TakeEvents()
 		if index != tr.model.index || len(events) != len(fresh) || len(fresh) > 0 && !reflect.DeepEqual(events, fresh) {
 			t.Fatalf("%s told %v at %d\nwant %v at %d", name, events, index, fresh, tr.model.index)
@@ -222,21 +301,42 @@ func (tr *trial) checkReads(t *rapid.T, r *replica) {
 		tr.checkRead(t, r, kv.Read{Key: key, Recursive: true}, now)
 		tr.checkRead(t, r, kv.Read{Key: key + "/absent/x"}, now)
 	}
-	wantDue, wantNext := tr.model.due(now)
-	due, next := r.Due(now, 1000)
-	if !slices.Equal(due, wantDue) || next != wantNext {
-		t.Fatalf("due at %d: %v, next %d; want %v, next %d", now, due, next, wantDue, wantNext)
+	want := tr.model.due(now, tr.knows(r))
+	if due := r.Due(now, 1000); !reflect.DeepEqual(due, want) {
+		t.Fatalf("due at %d: %+v\nwant %+v", now, due, want)
 	}
-	if len(wantDue) > 1 {
-		if due, next := r.Due(now, 1); !slices.Equal(due, wantDue[:1]) || next != wantDue[1].Deadline {
-			t.Fatalf("due at %d: first %v, next %d; want of %v", now, due, next, wantDue)
+	if len(want.Ended) > 1 && len(want.Silent) == 0 {
+		if due := r.Due(now, 1); !slices.Equal(due.Ended, want.Ended[:1]) || due.Next > now {
+			t.Fatalf("due at %d: first %+v; want of %+v", now, due, want)
 		}
 	}
+	var shared []kv.LeaseID
+	for _, l := range r.SharedLeases(0, now, 1000) {
+		shared = append(shared, l.ID)
+		if after := r.SharedLeases(l.ID-1, now, 1); len(after) != 1 || after[0].ID != l.ID {
+			t.Fatalf("after %x comes %v, want %x", l.ID-1, after, l.ID)
+		}
+	}
+	var wantShared []kv.LeaseID
+	for _, id := range slices.Sorted(maps.Keys(tr.model.leases)) {
+		wantShared = append(wantShared, kv.LeaseID(id))
+	}
+	if !slices.Equal(shared, wantShared) {
+		t.Fatalf("shared leases %x, want %x", shared, wantShared)
+	}
+}
+
+// knows is what a machine knows of renewals: nothing, but for one.
+func (tr *trial) knows(r *replica) map[uint64]int64 {
+	if r == tr.whole {
+		return tr.model.renewed
+	}
+	return nil
 }
 
 func (tr *trial) checkRead(t *rapid.T, r *replica, read kv.Read, now int64) {
 	got, err := r.Read(read, now)
-	want, wantErr := tr.model.read(read, now)
+	want, wantErr := tr.model.read(read, now, tr.knows(r))
 	if !reflect.DeepEqual(got, want) || !reflect.DeepEqual(err, wantErr) {
 		t.Fatalf("read %+v at %d:\n got %s\nwant %s", read, now, render(got, err), render(want, wantErr))
 	}
@@ -301,11 +401,11 @@ func (tr *trial) checkMirror(t *rapid.T, events []kv.Event) {
 
 // restore replaces one machine by another that gets its snapshot.
 func (tr *trial) restore(t *rapid.T) {
-	written := tr.renewed.snapshot()
-	fresh := &replica{t: t, Machine: New(trialHistory), index: tr.renewed.index, now: tr.renewed.now}
+	written := tr.reborn.snapshot()
+	fresh := &replica{t: t, Machine: New(trialHistory), index: tr.reborn.index, now: tr.reborn.now}
 	if rapid.Bool().Draw(t, "into a used one") {
 		fresh.Apply(1, 1, &command.Batch{Clock: 1 << 60, Commands: []command.Command{
-			{Body: lasting(5, set("/a/gone", "1"))}, {Body: asDir(set("/gone", ""))}, {Body: command.Member{ID: 99}},
+			{Body: lasting(5, set("/a/gone", "1"))}, {Body: asDir(set("/gone", ""))}, {Body: command.LeaseGrant{ID: 1, TTL: time.Hour}}, {Body: attached(1, set("/gone/l", ""))}, {Body: command.Member{ID: 99}},
 		}})
 	}
 	if err := fresh.Restore(bytes.NewReader(written)); err != nil {
@@ -314,15 +414,15 @@ func (tr *trial) restore(t *rapid.T) {
 	if again := fresh.snapshot(); !bytes.Equal(again, written) {
 		t.Fatalf("the snapshot of what was restored differs: %d and %d bytes", len(written), len(again))
 	}
-	if !reflect.DeepEqual(fresh.Members(), tr.renewed.Members()) {
-		t.Fatalf("members %v became %v", tr.renewed.Members(), fresh.Members())
+	if !reflect.DeepEqual(fresh.Members(), tr.reborn.Members()) {
+		t.Fatalf("members %v became %v", tr.reborn.Members(), fresh.Members())
 	}
 	index, term := fresh.Applied()
 	clock, offset := fresh.LeaseClock()
-	if wantClock, wantOffset := tr.whole.LeaseClock(); index != tr.renewed.index || term != 7 && index > 0 || clock != wantClock || offset != wantOffset {
+	if wantClock, wantOffset := tr.whole.LeaseClock(); index != tr.reborn.index || term != 7 && index > 0 || clock != wantClock || offset != wantOffset {
 		t.Fatalf("restored to entry %d of term %d, clock %d+%d", index, term, clock, offset)
 	}
-	tr.renewed = fresh
+	tr.reborn = fresh
 }
 
 func TestMachineBehavesLikeThePlainModelOnAnyLog(t *testing.T) {
@@ -332,6 +432,7 @@ func TestMachineBehavesLikeThePlainModelOnAnyLog(t *testing.T) {
 			"apply":   tr.step,
 			"apply 2": tr.step,
 			"apply 3": tr.step,
+			"renew":   tr.renew,
 			"restore": tr.restore,
 		})
 	})

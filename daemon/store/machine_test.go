@@ -62,12 +62,7 @@ func (r *replica) get(key string, recursive bool) string {
 func (r *replica) expire() []string {
 	r.t.Helper()
 	r.TakeEvents()
-	due, _ := r.Due(int64(r.now), 1000)
-	bodies := make([]command.Body, len(due))
-	for i, e := range due {
-		bodies[i] = e
-	}
-	r.apply(bodies...)
+	r.apply(command.Expire{Leases: r.Due(int64(r.now), 1000).Ended})
 	return r.seen()
 }
 
@@ -147,6 +142,9 @@ func renderNode(n *kv.Node) string {
 			b.WriteString(" NOT UTC")
 		}
 	}
+	if n.Lease != 0 {
+		fmt.Fprintf(&b, " lease %d", n.Lease)
+	}
 	if n.Nodes != nil {
 		var children []string
 		for _, c := range n.Nodes {
@@ -175,6 +173,10 @@ func cad(key, prevValue string, prevIndex kv.Index) kv.Write {
 func asDir(w kv.Write) kv.Write { w.Dir = true; return w }
 func lasting(ttl time.Duration, w kv.Write) kv.Write {
 	w.TTL = ttl
+	return w
+}
+func attached(lease kv.LeaseID, w kv.Write) kv.Write {
+	w.Lease = lease
 	return w
 }
 func refresh(ttl time.Duration, w kv.Write) kv.Write {

@@ -17,6 +17,18 @@ type model struct {
 	index   kv.Index
 	clock   int64
 	history []kv.Event // all of it
+
+	leases  map[uint64]*modelLease // the shared ones
+	renewed map[uint64]int64       // what one member alone knows
+}
+
+// modelLease is a shared lease.
+type modelLease struct {
+	ttl, deadline, remaining int64
+}
+
+func (l *modelLease) end(id uint64, renewed map[uint64]int64) int64 {
+	return max(l.deadline, renewed[id])
 }
 
 // modelNode is a value or a directory.
@@ -27,10 +39,11 @@ type modelNode struct {
 	expires           bool
 	deadline          int64
 	lease             kv.Index // when its lease began
+	shared            uint64
 }
 
 func newModel() *model {
-	return &model{index: 1, nodes: map[string]*modelNode{"": {dir: true}}}
+	return &model{leases: map[uint64]*modelLease{}, renewed: map[uint64]int64{}, index: 1, nodes: map[string]*modelNode{"": {dir: true}}}
 }
 
 // walk goes down from the root, step by step.
@@ -56,7 +69,7 @@ func (m *model) failure(kind kv.Kind, cause string) *kv.Error {
 
 func (m *model) show(key string, now int64) *kv.Node {
 	n := m.nodes[key]
-	shown := &kv.Node{Key: key, Value: n.value, Dir: n.dir, ModifiedIndex: n.modified, CreatedIndex: n.created}
+	shown := &kv.Node{Key: key, Value: n.value, Dir: n.dir, ModifiedIndex: n.modified, CreatedIndex: n.created, Lease: kv.LeaseID(n.shared)}
 	if n.expires {
 		shown.Expiration = time.Unix(0, n.deadline).Add(time.Duration(wallOffset)).UTC()
 		for left := n.deadline - now; left > 0; left -= int64(time.Second) {
@@ -66,9 +79,22 @@ func (m *model) show(key string, now int64) *kv.Node {
 	return shown
 }
 
-// list is a node with its children, one level or all.
-func (m *model) list(key string, recursive bool, now int64) *kv.Node {
+// look is what a read shows of a node; renewed is what the member that is asked knows.
+func (m *model) look(key string, now int64, renewed map[uint64]int64) *kv.Node {
 	shown := m.show(key, now)
+	if l := m.leases[m.nodes[key].shared]; l != nil {
+		end := l.end(m.nodes[key].shared, renewed)
+		shown.Expiration = time.Unix(0, end).Add(time.Duration(wallOffset)).UTC()
+		for left := end - now; left > 0; left -= int64(time.Second) {
+			shown.TTL++
+		}
+	}
+	return shown
+}
+
+// list is a node with its children, one level or all.
+func (m *model) list(key string, recursive bool, now int64, renewed map[uint64]int64) *kv.Node {
+	shown := m.look(key, now, renewed)
 	var children []string
 	for path := range m.nodes {
 		if path != "" && path[:strings.LastIndex(path, "/")] == key && path[len(key)+1] != '_' {
@@ -78,15 +104,15 @@ func (m *model) list(key string, recursive bool, now int64) *kv.Node {
 	slices.Sort(children)
 	for _, path := range children {
 		if recursive {
-			shown.Nodes = append(shown.Nodes, m.list(path, true, now))
+			shown.Nodes = append(shown.Nodes, m.list(path, true, now, renewed))
 		} else {
-			shown.Nodes = append(shown.Nodes, m.show(path, now))
+			shown.Nodes = append(shown.Nodes, m.look(path, now, renewed))
 		}
 	}
 	return shown
 }
 
-func (m *model) read(r kv.Read, now int64) (kv.Result, error) {
+func (m *model) read(r kv.Read, now int64, renewed map[uint64]int64) (kv.Result, error) {
 	n, missing := m.walk(r.Key)
 	if missing != nil {
 		missing.Op, missing.Key = "get", r.Key
@@ -94,9 +120,9 @@ func (m *model) read(r kv.Read, now int64) (kv.Result, error) {
 	}
 	event := kv.Event{Action: kv.ActionGet}
 	if n.dir {
-		event.Node = m.list(r.Key, r.Recursive, max(now, m.clock))
+		event.Node = m.list(r.Key, r.Recursive, max(now, m.clock), renewed)
 	} else {
-		event.Node = m.show(r.Key, max(now, m.clock))
+		event.Node = m.look(r.Key, max(now, m.clock), renewed)
 	}
 	return kv.Result{Event: event, Index: m.index}, nil
 }
@@ -112,19 +138,60 @@ func (m *model) execute(body command.Body) (kv.Result, error) {
 		var err *kv.Error
 		if event, err = m.write(c, key); err != nil {
 			err.Op, err.Key = c.Op.String(), key
-			if c.Op == kv.OpCreateInOrder && err.Kind == kv.NotDir {
+			if c.Op == kv.OpCreateInOrder && (err.Kind == kv.NotDir || err.Kind == kv.NoLease || err.Kind == kv.Invalid) {
 				err.Key = c.Key
 			}
 			return kv.Result{}, err
 		}
 	case command.Expire:
-		m.expire(c)
+		for _, e := range c.Leases {
+			m.expire(e)
+		}
+	case command.LeaseGrant:
+		whole := c.TTL >= time.Second && c.TTL <= 9e9*time.Second && c.TTL%time.Second == 0
+		err := m.failure(kv.Exists, kv.LeaseID(c.ID).String())
+		switch {
+		case !whole:
+			err = m.failure(kv.Invalid, "a lease does not last that long")
+		case c.ID == 0 || c.ID>>48 == 0x7E76:
+			err = m.failure(kv.Invalid, "the id is one that no shared lease can have")
+		case m.leases[c.ID] == nil:
+			m.leases[c.ID] = &modelLease{int64(c.TTL), m.clock + int64(c.TTL), int64(c.TTL)}
+			return kv.Result{Index: m.index}, nil
+		}
+		err.Op = "lease grant"
+		return kv.Result{}, err
+	case command.LeaseRevoke:
+		if m.leases[c.ID] == nil {
+			err := m.failure(kv.NoLease, kv.LeaseID(c.ID).String())
+			err.Op = "lease revoke"
+			return kv.Result{}, err
+		}
+		m.end(c.ID, kv.ActionDelete)
+	case command.LeaseCheckpoint:
+		for _, told := range c.Leases {
+			l := m.leases[told.Lease]
+			switch {
+			case l == nil:
+			case told.Deadline == 0:
+				l.deadline, l.remaining = m.clock+l.ttl, l.ttl
+			default:
+				l.deadline, l.remaining = told.Deadline, max(0, min(l.ttl, told.Deadline-m.clock))
+			}
+		}
 	}
 	return kv.Result{Event: event, Created: event.Action != "" && event.PrevNode == nil, Index: m.index}, nil
 }
 
 func (m *model) write(w kv.Write, key string) (kv.Event, *kv.Error) {
 	none := kv.Event{}
+	removes := w.Op == kv.OpDelete || w.Op == kv.OpCompareAndDelete
+	if !removes && w.Lease != 0 && w.TTL != 0 {
+		return none, m.failure(kv.Invalid, "a TTL and a lease")
+	}
+	if !removes && w.Lease != 0 && m.leases[uint64(w.Lease)] == nil {
+		return none, m.failure(kv.NoLease, w.Lease.String())
+	}
 	if key == "" {
 		if w.Op == kv.OpCompareAndDelete {
 			return none, m.failure(kv.NotFile, "")
@@ -172,12 +239,12 @@ func (m *model) write(w kv.Write, key string) (kv.Event, *kv.Error) {
 		kv.OpSet: kv.ActionSet, kv.OpCreate: kv.ActionCreate, kv.OpCreateInOrder: kv.ActionCreate, kv.OpUpdate: kv.ActionUpdate,
 		kv.OpCompareAndSwap: kv.ActionCompareAndSwap, kv.OpDelete: kv.ActionDelete, kv.OpCompareAndDelete: kv.ActionCompareAndDelete,
 	}[w.Op]
-	if w.Op == kv.OpDelete || w.Op == kv.OpCompareAndDelete {
+	if removes {
 		return m.remove(key, action), nil
 	}
 	m.index++
 	event := kv.Event{Action: action}
-	next := &modelNode{value: w.Value, created: m.index, modified: m.index}
+	next := &modelNode{shared: uint64(w.Lease), value: w.Value, created: m.index, modified: m.index}
 	makesDir := w.Dir && !refreshes && (w.Op == kv.OpSet || mustNotExist)
 	if makesDir {
 		next.dir, next.value = true, ""
@@ -241,7 +308,11 @@ func (m *model) remove(key string, action kv.Action) kv.Event {
 	return event
 }
 
-func (m *model) expire(e command.Expire) {
+func (m *model) expire(e command.LeaseEnd) {
+	if l := m.leases[e.Lease]; l != nil && l.deadline == e.Deadline && l.deadline <= m.clock {
+		m.end(e.Lease, kv.ActionExpire)
+		return
+	}
 	for path, n := range m.nodes {
 		if n.expires && e.Lease == 0x7E76<<48|n.lease && n.deadline == e.Deadline && n.deadline <= m.clock {
 			m.remove(path, kv.ActionExpire)
@@ -250,23 +321,70 @@ func (m *model) expire(e command.Expire) {
 	}
 }
 
-// due lists the leases that have ended by now, the earliest first, and when the next one ends.
-func (m *model) due(now int64) (due []command.Expire, next int64) {
-	next = int64(^uint64(0) >> 1)
-	for _, n := range m.nodes {
-		switch {
-		case !n.expires:
-		case n.deadline <= now:
-			due = append(due, command.Expire{Lease: 0x7E76<<48 | n.lease, Deadline: n.deadline})
-		default:
-			next = min(next, n.deadline)
+// attached lists what goes with a shared lease, in key order.
+func (m *model) attached(id uint64) []string {
+	paths := []string{}
+	for path, n := range m.nodes {
+		if n.shared == id && id != 0 {
+			paths = append(paths, path)
 		}
 	}
-	slices.SortFunc(due, func(a, b command.Expire) int {
-		if a.Deadline != b.Deadline {
-			return order(a.Deadline < b.Deadline)
+	slices.Sort(paths)
+	return paths
+}
+
+func (m *model) end(id uint64, action kv.Action) {
+	for _, path := range m.attached(id) {
+		if m.nodes[path] != nil {
+			m.remove(path, action)
 		}
-		return order(a.Lease < b.Lease)
+	}
+	delete(m.leases, id)
+	delete(m.renewed, id)
+}
+
+// due is what a leader has to do by now: leases that have ended and shared ones that were silent
+// for long, the earliest first, and when the next one comes.
+func (m *model) due(now int64, renewed map[uint64]int64) Due {
+	type item struct {
+		at      int64
+		id      uint64
+		end     int64
+		command command.LeaseEnd
+		nodes   int
+	}
+	var items []item
+	for _, n := range m.nodes {
+		if n.expires {
+			id := 0x7E76<<48 | n.lease
+			items = append(items, item{n.deadline, id, n.deadline, command.LeaseEnd{Lease: id, Deadline: n.deadline}, 1})
+		}
+	}
+	for id, l := range m.leases {
+		end := l.end(id, renewed)
+		at := end
+		if l.remaining > int64(time.Minute) {
+			at -= l.remaining / 2
+		}
+		items = append(items, item{at, id, end, command.LeaseEnd{Lease: id, Deadline: l.deadline}, max(1, len(m.attached(id)))})
+	}
+	slices.SortFunc(items, func(a, b item) int {
+		if a.at != b.at {
+			return order(a.at < b.at)
+		}
+		return order(a.id < b.id)
 	})
-	return due, next
+	due := Due{Next: int64(^uint64(0) >> 1)}
+	for _, i := range items {
+		switch {
+		case i.at > now:
+			due.Next = min(due.Next, i.at)
+		case i.end > now:
+			due.Silent = append(due.Silent, command.LeaseEnd{Lease: i.id, Deadline: i.end})
+		default:
+			due.Ended = append(due.Ended, i.command)
+			due.Changes += i.nodes
+		}
+	}
+	return due
 }

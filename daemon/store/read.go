@@ -15,6 +15,14 @@ const shortListing = 256
 // left; the replicated clock is used when it is later. Listings are always in key order.
 // Errors by Kind: NotFound, NotDir, with the path at fault as Cause.
 func (m *Machine) Read(r kv.Read, now int64) (kv.Result, error) {
+	result, err := m.read(r, now)
+	if err == nil && m.leased.Load() {
+		m.showTimeLeft(result.Node, now)
+	}
+	return result, err
+}
+
+func (m *Machine) read(r kv.Read, now int64) (kv.Result, error) {
 	key := kv.Clean(r.Key)
 	m.mu.RLock()
 	rec, d, missing := m.state.find(key)
@@ -60,12 +68,21 @@ func (s *state) setExpiration(n *kv.Node, id uint64, now int64) {
 	if id == 0 {
 		return
 	}
-	if l, ok := s.leases.Get(id); ok {
-		n.Expiration = unixNano(saturatingAdd(l.deadline, s.wallOffset))
-		if left := l.deadline - now; left > 0 {
-			n.TTL = (left-1)/int64(time.Second) + 1
-		}
+	if !implicit(id) {
+		n.Lease = kv.LeaseID(id) // how long it lasts is for reads alone to say: see showTimeLeft
+		return
 	}
+	if l, ok := s.leases.Get(id); ok {
+		n.Expiration, n.TTL = s.timeLeft(l.deadline, now)
+	}
+}
+
+// timeLeft returns what is said of a node that ends at end, when the lease clock shows now.
+func (s *state) timeLeft(end, now int64) (expiration time.Time, seconds int64) {
+	if left := end - now; left > 0 {
+		seconds = (left-1)/int64(time.Second) + 1
+	}
+	return unixNano(saturatingAdd(end, s.wallOffset)), seconds
 }
 
 // list fills in the children of a directory that are not hidden, recursively those of each of them

@@ -73,7 +73,7 @@ func (s *state) room(w kv.Write) int64 {
 
 // leaseGrowth returns the size of the lease that w makes for a node that holds the lease held.
 func leaseGrowth(held uint64, w kv.Write) int64 {
-	if w.TTL != 0 && held == 0 {
+	if w.TTL != 0 && !implicit(held) {
 		return ItemOverhead
 	}
 	return 0

@@ -208,6 +208,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	m.view.Store(nil)
 	m.state = fresh
 	m.auth.Store(fresh.auth)
+	m.leased.Store(len(fresh.uses) > 0)
 	m.events = nil
 	return nil
 }
@@ -366,7 +367,7 @@ func (l *loader) item(section byte, item *itemReader) error {
 		s.attach(attachment{path: d.path, dir: true}, 0, d.lease)
 	case sectionLeases:
 		item.tag(itemLease)
-		s.putLease(nil, &lease{id: item.uint(), ttl: item.int(), deadline: item.int()})
+		s.putLease(nil, &lease{id: item.uint(), ttl: item.int(), deadline: item.int(), remaining: item.int()})
 	case sectionMembers:
 		batch, err := command.Decode(item.rest())
 		if err != nil {
@@ -495,6 +496,8 @@ const (
 	nodePresent = 1 << iota
 	nodeDir
 	nodeExpires
+	nodeLeased
+	nodeFlags = nodePresent | nodeDir | nodeExpires | nodeLeased
 )
 
 func appendNode(b []byte, n *kv.Node) []byte {
@@ -508,11 +511,17 @@ func appendNode(b []byte, n *kv.Node) []byte {
 	if !n.Expiration.IsZero() {
 		flags |= nodeExpires
 	}
+	if n.Lease != 0 {
+		flags |= nodeLeased
+	}
 	b = appendText(append(b, flags), n.Key)
 	b = appendText(b, n.Value)
 	if flags&nodeExpires != 0 {
 		b = binary.AppendVarint(b, n.Expiration.UnixNano())
 		b = binary.AppendVarint(b, n.TTL)
+	}
+	if flags&nodeLeased != 0 {
+		b = binary.AppendUvarint(b, uint64(n.Lease))
 	}
 	return binary.AppendUvarint(binary.AppendUvarint(b, n.ModifiedIndex), n.CreatedIndex)
 }
@@ -527,7 +536,7 @@ func (r *itemReader) node(required bool) *kv.Node {
 	if len(r.data) > 0 {
 		flags = r.data[0]
 	}
-	if len(r.data) == 0 || (required && flags&nodePresent == 0) || flags&^(nodePresent|nodeDir|nodeExpires) != 0 {
+	if len(r.data) == 0 || (required && flags&nodePresent == 0) || flags&^nodeFlags != 0 {
 		r.fail()
 		return &kv.Node{}
 	}
@@ -539,6 +548,9 @@ func (r *itemReader) node(required bool) *kv.Node {
 	if flags&nodeExpires != 0 {
 		n.Expiration = unixNano(r.int())
 		n.TTL = r.int()
+	}
+	if flags&nodeLeased != 0 {
+		n.Lease = kv.LeaseID(r.uint())
 	}
 	n.ModifiedIndex, n.CreatedIndex = r.uint(), r.uint()
 	return n

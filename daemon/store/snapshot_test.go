@@ -27,6 +27,8 @@ func furnished(t *testing.T) *replica {
 	r.now = 5 * time.Second
 	r.apply(set("/a/b", "value"), lasting(time.Minute, set("/a/ttl", "")), lasting(kv.TTLDue, asDir(set("/d", ""))), set("/_h/é\xff", "\x00"))
 	r.apply(update("/a/b", strings.Repeat("packed well ", 20)), remove("/_h/é\xff"), refresh(time.Hour, set("/a/ttl", "")))
+	r.apply(command.LeaseGrant{ID: 77, TTL: time.Hour}, attached(77, set("/l/a", "1")), attached(77, asDir(set("/l/d", ""))), command.LeaseGrant{ID: 78, TTL: time.Second})
+	r.apply(command.LeaseCheckpoint{Leases: []command.LeaseEnd{{Lease: 77, Deadline: int64(10 * time.Minute)}}})
 	r.apply(command.Member{ID: 1 << 63, Name: "m", PeerURLs: []string{"http://p:1", "http://q:2"}, ClientURLs: []string{"http://c"}, Voter: true})
 	r.apply(
 		command.AuthUser{Op: command.AuthCreate, Name: "root", Hash: "hash of root"},
@@ -47,8 +49,7 @@ func evidence(r *replica) string {
 	}
 	applied, term := r.Applied()
 	clock, offset := r.LeaseClock()
-	due, next := r.Due(1<<62, 1000)
-	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, due, next, r.Members(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
+	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, r.Due(1<<62, 1000), r.SharedLeases(0, 0, 100), r.Members(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
 }
 
 // authEvidence shows access control data with its secrets, and what is nil.
@@ -386,6 +387,7 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	r := &replica{t: f, Machine: New(0)}
 	f.Add(unpacked(f, r.snapshot()))
+	r.apply(command.LeaseGrant{ID: 7, TTL: time.Second}, attached(7, set("/l", "1")), attached(7, asDir(set("/m", ""))))
 	r.apply(set("/a/b", "1"), lasting(time.Second, set("/c", "2")), lasting(time.Second, asDir(set("/d", ""))), remove("/a/b"), command.Member{ID: 1, Name: "m"})
 	f.Add(unpacked(f, r.snapshot()))
 	f.Add(r.snapshot())

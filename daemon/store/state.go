@@ -46,8 +46,13 @@ type state struct {
 	dirs    *btree.Map[string, *dir]
 	leases  *btree.Map[uint64, lease]
 
-	deadlines *btree.BTreeG[deadline]   // derived from leases
+	deadlines *btree.BTreeG[deadline]   // derived from leases and renewed
 	attached  *btree.BTreeG[attachment] // derived from records and dirs
+	uses      map[uint64]int            // attachments of each shared lease that has some, derived
+
+	// renewed is what this member knows as the leader and the others do not: until when shared
+	// leases were kept alive. It is no part of the replicated state, and no command depends on it.
+	renewed map[uint64]int64
 
 	members map[uint64]command.Member
 	auth    *Auth // replaced as a whole
@@ -61,6 +66,13 @@ type state struct {
 
 // RecordChange is the change of one key: next is nil for a removal, prev for a creation.
 type RecordChange struct{ prev, next *record }
+
+func (c RecordChange) key() string {
+	if c.next != nil {
+		return c.next.key
+	}
+	return c.prev.key
+}
 
 // ChangeSet is all that one command changed: the keys in order, as v3 will show them, and the
 // events that v2 watchers get, each with an index of its own. A refresh has neither; a recursive
@@ -78,6 +90,8 @@ func newState(historyLength int) *state {
 		leases:    &btree.Map[uint64, lease]{},
 		deadlines: newTree(deadline.less),
 		attached:  newTree(attachment.less),
+		uses:      map[uint64]int{},
+		renewed:   map[uint64]int64{},
 		members:   map[uint64]command.Member{},
 		auth:      &Auth{Revision: firstAuthRevision, users: map[string]User{}, roles: map[string]Role{}},
 		history:   history{length: historyLength},
@@ -95,7 +109,7 @@ func newTree[T any](less func(a, b T) bool) *btree.BTreeG[T] {
 func (s *state) copy() *state {
 	c := *s
 	c.records, c.dirs, c.leases = s.records.Copy(), s.dirs.Copy(), s.leases.Copy()
-	c.deadlines, c.attached = nil, nil
+	c.deadlines, c.attached, c.uses, c.renewed = nil, nil, nil, nil
 	c.members = maps.Clone(s.members)
 	c.history, c.changes, c.scratch = history{}, ChangeSet{}, nil
 	return &c
@@ -120,6 +134,12 @@ func (s *state) execute(c *command.Command) (ChangeSet, command.Result) {
 		result.Result, result.Err = s.write(c)
 	case command.Expire:
 		s.expire(c)
+	case command.LeaseGrant:
+		result.Err = s.grant(c)
+	case command.LeaseRevoke:
+		result.Err = s.revoke(c)
+	case command.LeaseCheckpoint:
+		s.checkpoint(c)
 	case command.Tick:
 	case command.Member:
 		s.members[c.ID] = c

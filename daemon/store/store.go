@@ -42,6 +42,8 @@ type Machine struct {
 
 	auth atomic.Pointer[Auth] // that of the state
 
+	leased atomic.Bool // some node is attached to a shared lease
+
 	events []kv.Event // since the last TakeEvents, for the watch hub
 }
 
@@ -80,6 +82,7 @@ func (m *Machine) Apply(index, term uint64, batch *command.Batch) []command.Resu
 		}
 	}
 	m.auth.Store(s.auth)
+	m.leased.Store(len(s.uses) > 0)
 	return results
 }
 

@@ -86,6 +86,7 @@ func (l *lease) appendTo(b []byte) []byte {
 	b = binary.AppendUvarint(b, l.id)
 	b = binary.AppendVarint(b, l.ttl)
 	b = binary.AppendVarint(b, l.deadline)
+	b = binary.AppendVarint(b, l.remaining)
 	return b
 }
 

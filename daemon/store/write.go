@@ -13,6 +13,17 @@ func (s *state) write(w kv.Write) (kv.Result, error) {
 	if kv.Clean(w.Key) != w.Key {
 		return s.fail(w, kv.Invalid, fmt.Sprintf("key %q is not clean", w.Key))
 	}
+	if w.Op == kv.OpDelete || w.Op == kv.OpCompareAndDelete {
+		w.Lease = 0
+	}
+	if w.Lease != 0 {
+		if w.TTL != 0 {
+			return s.fail(w, kv.Invalid, "a TTL and a lease")
+		}
+		if _, err := s.shared(w.Op.String(), w.Key, uint64(w.Lease)); err != nil {
+			return kv.Result{}, err
+		}
+	}
 	if w.Op == kv.OpCreateInOrder {
 		return s.createInOrder(w)
 	}
@@ -135,7 +146,7 @@ func (s *state) put(w kv.Write, action kv.Action, rec *record) kv.Result {
 		if rec != nil {
 			s.putRecord(rec, nil)
 		}
-		d := &dir{path: w.Key, created: index, modified: index, lease: s.grant(0, w.TTL, index)}
+		d := &dir{path: w.Key, created: index, modified: index, lease: s.leaseFor(w, 0, index)}
 		s.putDir(nil, d)
 		event.Node = s.dirNode(d, s.clock)
 	default:
@@ -156,10 +167,10 @@ func (s *state) put(w kv.Write, action kv.Action, rec *record) kv.Result {
 func (s *state) successor(w kv.Write, rec *record, index kv.Index) *record {
 	next := &record{key: w.Key, value: w.Value, create: index, mod: index, version: 1, created: index, modified: index}
 	if rec == nil {
-		next.lease = s.grant(0, w.TTL, index)
+		next.lease = s.leaseFor(w, 0, index)
 		return next
 	}
-	next.lease = s.grant(rec.lease, w.TTL, index)
+	next.lease = s.leaseFor(w, rec.lease, index)
 	next.create, next.version = rec.create, rec.version+1
 	if w.Refresh {
 		next.value = rec.value
@@ -176,7 +187,7 @@ func (s *state) updateDir(w kv.Write, d *dir) kv.Result {
 	index := s.allot()
 	event := kv.Event{Action: kv.ActionUpdate, PrevNode: s.dirNode(d, s.clock)}
 	next := *d
-	next.lease = s.grant(d.lease, w.TTL, index)
+	next.lease = s.leaseFor(w, d.lease, index)
 	s.putDir(d, &next)
 	event.Node = s.dirNode(&next, s.clock)
 	event.Node.ModifiedIndex = index

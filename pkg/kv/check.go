@@ -24,6 +24,8 @@ func (w Write) Check() error {
 		return refuse(Invalid, "neither a previous value nor a previous index to compare with; an empty value can be compared only by its index")
 	case w.Refresh && w.TTL == 0:
 		return refuse(Invalid, "a refresh without a TTL to renew")
+	case w.Lease != 0 && w.TTL != 0:
+		return refuse(Invalid, "both a TTL and a lease: a key ends with one of them")
 	}
 	if levels := strings.Count(Clean(w.Key), "/"); levels > levelsMax {
 		return refuse(TooLarge, fmt.Sprintf("the key has %d levels, more than %d", levels, levelsMax))

@@ -29,6 +29,7 @@ const (
 	Closed                    // the store, client or watch was closed by its owner
 	TooLarge                  // key, value or request over a limit; Cause names the limit
 	NoSpace                   // the store or its disk is full: surely not applied; Cause says what makes room
+	NoLease                   // there is no such shared lease; Cause is its id
 )
 
 var kindText = [...]string{
@@ -37,7 +38,7 @@ var kindText = [...]string{
 	RootReadOnly: "root is read only", DirNotEmpty: "directory not empty", Denied: "not permitted",
 	Invalid: "invalid request", HistoryGone: "history has been cleared", NoLeader: "no leader",
 	Timeout: "timed out", Unknown: "outcome unknown", Unavailable: "store unavailable", Closed: "closed",
-	TooLarge: "too large", NoSpace: "no space",
+	TooLarge: "too large", NoSpace: "no space", NoLease: "lease not found",
 }
 
 // String returns a short text in lower case.

@@ -27,7 +27,7 @@ func TestAnErrorSaysWhatItKnowsAndNothingElse(t *testing.T) {
 }
 
 func TestEveryKindHasAText(t *testing.T) {
-	for k := Internal; k <= TooLarge; k++ {
+	for k := Internal; k <= NoLease; k++ {
 		if strings.HasPrefix(k.String(), "kind ") || k.String() == "" {
 			t.Errorf("kind %d has no text", uint8(k))
 		}
@@ -46,7 +46,7 @@ func TestKindsAreFoundThroughWrapping(t *testing.T) {
 
 func TestOnlyTroubleOfTheStoreIsTemporary(t *testing.T) {
 	temporary := map[Kind]bool{NoLeader: true, Timeout: true, Unknown: true, Unavailable: true}
-	for k := Internal; k <= TooLarge; k++ {
+	for k := Internal; k <= NoLease; k++ {
 		if got := Temporary(&Error{Kind: k}); got != temporary[k] {
 			t.Errorf("%v: temporary %v", k, got)
 		}
@@ -67,6 +67,8 @@ func TestSenselessWritesAreRefused(t *testing.T) {
 		"a swap of nothing":    {Write{Op: OpCompareAndSwap, Key: "/a", Value: "x"}, Invalid},
 		"a delete of nothing":  {Write{Op: OpCompareAndDelete, Key: "/a"}, Invalid},
 		"a refresh for ever":   {Write{Op: OpUpdate, Key: "/a", Refresh: true}, Invalid},
+		"a lease and a TTL":    {Write{Op: OpSet, Key: "/a", TTL: time.Second, Lease: 1}, Invalid},
+		"a refreshing lease":   {Write{Op: OpSet, Key: "/a", Refresh: true, Lease: 1}, Invalid},
 		"one level too many":   {Write{Op: OpSet, Key: deep + "/a"}, TooLarge},
 	} {
 		if err := c.write.Check(); !Is(err, c.want) {
@@ -79,6 +81,7 @@ func TestSenselessWritesAreRefused(t *testing.T) {
 		{Op: OpCompareAndDelete, Key: "/a", PrevValue: "x"},
 		{Op: OpSet, Key: "/a", Refresh: true, TTL: time.Second},
 		{Op: OpDelete, Key: "/a"},
+		{Op: OpSet, Key: "/a", Lease: 1},
 	} {
 		if err := w.Check(); err != nil {
 			t.Errorf("%+v: %v", w, err)

@@ -41,6 +41,10 @@ type Node struct {
 	Nodes         []*Node   // children that are not hidden; nil unless the node is a directory that was listed
 	ModifiedIndex Index
 	CreatedIndex  Index
+
+	// Lease is the shared lease that the node ends with, 0 for none. Expiration and TTL of such a
+	// node are known to reads only: keep-alives move them without an event.
+	Lease LeaseID
 }
 
 // Event is one change, or the answer of a read (ActionGet).
@@ -126,6 +130,10 @@ type Write struct {
 	// TTL is how long the node lives after this write; 0 is for ever, TTLDue is not at all.
 	// Over the v2 API it is rounded up to whole seconds.
 	TTL time.Duration
+
+	// Lease is the shared lease that the node ends with from now on; 0 is none. It excludes TTL, and
+	// a write that has neither makes the node permanent.
+	Lease LeaseID
 
 	PrevValue string // compare operations: the value expected; "" does not compare
 	PrevIndex Index  // compare operations: the ModifiedIndex expected; 0 does not compare

@@ -1,0 +1,126 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// leases is what the leader's work and renewals have to agree on.
+type leases struct {
+	mu sync.Mutex
+	// held has the leases about which a command is on its way that a renewal must not meet; the
+	// channel is closed when the command is done. Expiry holds one slice at a time.
+	held map[uint64]chan struct{}
+
+	draw func() uint64 // returns an id for a new lease, which v3 would read as a positive number
+}
+
+// grantAttempts is how many ids are drawn before a grant gives up. One of them is taken already
+// with a chance of one in 10^13 when there are a million leases.
+const grantAttempts = 3
+
+// Grant implements kv.Leaser.
+func (s *Service) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
+	ttl, err := kv.LeaseTTL(ttl)
+	if err != nil {
+		return kv.Lease{}, err
+	}
+	for range grantAttempts {
+		id := s.leases.draw()
+		var result command.Result
+		result, err = s.log.Propose(ctx, command.Command{Body: command.LeaseGrant{ID: id, TTL: ttl}})
+		if err != nil {
+			return kv.Lease{}, err
+		}
+		if result.Err == nil {
+			return kv.Lease{ID: kv.LeaseID(id), TTL: ttl, Remaining: ttl, Index: result.Index}, nil
+		}
+		err = result.Err // the id is taken, or is one that no lease can have
+	}
+	return kv.Lease{}, err
+}
+
+// KeepAlive implements kv.Leaser. The log learns nothing of it, but for a lease that it believes to
+// be short of time: see command.LeaseCheckpoint.
+func (s *Service) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
+	for {
+		// The leader alone knows of renewals, and only while it leads.
+		if err := s.log.ReadBarrier(ctx); err != nil {
+			return kv.Lease{}, err
+		}
+		lease, checkpointed, held, err := s.renew(id)
+		switch {
+		case err != nil:
+			return kv.Lease{}, err
+		case held != nil:
+			select {
+			case <-held:
+				continue
+			case <-ctx.Done():
+				return kv.Lease{}, lateError(ctx, "lease keep-alive")
+			}
+		case checkpointed:
+			renewed := command.LeaseCheckpoint{Leases: []command.LeaseEnd{{Lease: uint64(id)}}}
+			if _, err := s.log.Propose(ctx, command.Command{Body: renewed}); err != nil {
+				return kv.Lease{}, err
+			}
+		}
+		return lease, nil
+	}
+}
+
+// renew renews a lease unless it is held.
+func (s *Service) renew(id kv.LeaseID) (lease kv.Lease, checkpointed bool, held <-chan struct{}, err error) {
+	s.leases.mu.Lock()
+	defer s.leases.mu.Unlock()
+	if held, ok := s.leases.held[uint64(id)]; ok {
+		return kv.Lease{}, false, held, nil
+	}
+	lease, checkpointed, err = s.state.machine.Renew(id, s.log.LeaseNow())
+	return lease, checkpointed, nil, err
+}
+
+func lateError(ctx context.Context, op string) error {
+	kind := kv.Unknown
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		kind = kv.Timeout
+	}
+	return &kv.Error{Op: op, Kind: kind, Err: ctx.Err()}
+}
+
+// Lease implements kv.Leaser.
+func (s *Service) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
+	if err := s.log.ReadBarrier(ctx); err != nil {
+		return kv.Lease{}, err
+	}
+	return s.state.machine.Lease(id, s.log.LeaseNow(), kv.LeaseKeysMax)
+}
+
+// Leases implements kv.Leaser.
+func (s *Service) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, error) {
+	if err := s.log.ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	return s.state.machine.SharedLeases(after, s.log.LeaseNow(), kv.LeasesMax), nil
+}
+
+// Revoke implements kv.Leaser.
+func (s *Service) Revoke(ctx context.Context, id kv.LeaseID) (kv.Index, error) {
+	result, err := s.log.Propose(ctx, command.Command{Body: command.LeaseRevoke{ID: uint64(id)}})
+	if err == nil {
+		err = result.Err
+	}
+	return result.Index, err
+}
+
+// EachAttached calls visit for each node that is attached to a lease on this member, in key order,
+// until it returns false. For a lease that does not exist it calls nothing. visit must be quick and
+// must not call the service: writes wait for it.
+func (s *Service) EachAttached(id kv.LeaseID, visit func(key string, dir bool) bool) {
+	s.state.machine.EachAttached(id, visit)
+}
