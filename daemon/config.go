@@ -39,6 +39,10 @@ type Config struct {
 	HostWhitelist   []string // further names that clients reach this member by, anyHost for all
 	MaxRequestBytes int64
 	LogStore        string
+
+	MaxConnections      uint // 0 means as many as the limit of open files leaves
+	MaxConnectionsPerIP uint // 0 means any number
+	MaxWatchers         uint // 0 means fifteen of sixteen connections
 }
 
 // The addresses that etcd uses as well.
@@ -85,6 +89,9 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&c.CORS, "cors", c.CORS, "`origins` whose web pages may use this store, as scheme://host:port, or * for all (default none)")
 	flags.StringSliceVar(&c.HostWhitelist, "host-whitelist", c.HostWhitelist, "`names` that clients reach this member by, beside addresses, localhost, the machine's name and those of --advertise-client-urls; * for all")
 	flags.Int64Var(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "largest body of a request, in `bytes`")
+	flags.UintVar(&c.MaxConnections, "max-connections", c.MaxConnections, "connections of clients at a time; 0 means as many as the limit of open files leaves")
+	flags.UintVar(&c.MaxConnectionsPerIP, "max-connections-per-ip", c.MaxConnectionsPerIP, "connections of one client address at a time, of one network /64 for IPv6; 0 means any number: proxies and containers share addresses")
+	flags.UintVar(&c.MaxWatchers, "max-watchers", c.MaxWatchers, "watches at a time; 0 means fifteen sixteenths of the connections")
 	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
 	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "refused")

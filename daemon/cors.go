@@ -39,8 +39,11 @@ func (c cors) wrap(next http.Handler) http.Handler {
 		if anyMay {
 			origin = anyOrigin
 		}
+		header := w.Header()
+		if !anyMay && len(c.origins) > 0 {
+			header.Set("Vary", "Origin") // what is kept of an answer for one page is not for another
+		}
 		if anyMay || slices.Contains(c.origins, origin) {
-			header := w.Header()
 			header.Set("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE")
 			header.Set("Access-Control-Allow-Origin", origin)
 			header.Set("Access-Control-Allow-Headers", "accept, content-type, authorization")
@@ -53,5 +56,13 @@ func (c cors) wrap(next http.Handler) http.Handler {
 		default:
 			next.ServeHTTP(w, r)
 		}
+	})
+}
+
+// unsniffed has browsers take every answer for what it says it is. A value may hold a script.
+func unsniffed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
 	})
 }

@@ -60,6 +60,9 @@ func TestOnlyPagesOfAllowedOriginsMayReadAndWrite(t *testing.T) {
 			methods = allMethods
 		}
 		header := answer.Header()
+		if vary := header.Get("Vary") == "Origin"; vary != (len(c.origins) == 1 && c.origins[0] == ours) {
+			t.Errorf("%v: Vary: %q", c.origins, header.Get("Vary"))
+		}
 		if header.Get("Access-Control-Allow-Origin") != c.allowed || header.Get("Access-Control-Allow-Methods") != methods {
 			t.Errorf("%v: %s of a page of %q: %v", c.origins, c.method, c.origin, header)
 		}
@@ -88,7 +91,7 @@ func TestEveryRoomIsBehindTheSameRules(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer.Body.Close()
-		if answer.Header.Get("Access-Control-Allow-Origin") != "*" {
+		if answer.Header.Get("Access-Control-Allow-Origin") != "*" || answer.Header.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %v", request, answer.Header)
 		}
 		if method == http.MethodOptions && (answer.StatusCode != 200 || answer.ContentLength != 0) {

@@ -80,6 +80,14 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	openFiles, err := openFilesMax()
+	if err != nil {
+		return nil, err
+	}
+	limits, err := limitsOf(&cfg, openFiles)
+	if err != nil {
+		return nil, err
+	}
 	deps = deps.withDefaults()
 
 	taken := map[int]bool{}
@@ -97,7 +105,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if peerURLs == nil {
 		peerURLs = reachable(peers)
 	}
-	if err := d.openMember(ctx, deps, peers[0], peerURLs); err != nil {
+	if err := d.openMember(ctx, deps, peers[0], peerURLs, limits.watchers); err != nil {
 		closeAll(clients)
 		return nil, err
 	}
@@ -110,19 +118,22 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		names = append(slices.Clone(names), name)
 	}
 	member := memberView{d, uint64(d.node.Status().ClusterID)}
-	store := bounded{Store: d.service, timeout: requestTimeout(cfg.electionTimeout())}
+	work := requestTimeout(cfg.electionTimeout())
+	store := bounded{Store: d.service, timeout: work}
 	anybody := func(next http.HandlerFunc) http.HandlerFunc { return next }
 	d.table = route.New(anybody, slices.Concat(
 		httpv2.Routes(httpv2.Config{Store: store, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member),
 	)...)
-	d.server = serve(clients, limitBody(newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names).wrap(pages.wrap(d.table))), deps.Log)
+	known := newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names)
+	d.server = serve(clients, limitTime(work, unsniffed(known.wrap(pages.wrap(d.table)))), limits, deps.Log)
 	return d, nil
 }
 
 // openMember starts the replicated state and the service over it.
-func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, peerURLs []string) error {
+func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, peerURLs []string, watchers int) error {
 	state := service.NewState()
+	state.LimitWatchers(watchers)
 	node, err := raftnode.Open(ctx, raftnode.Config{
 		Name: d.config.Name, DataDir: d.config.dataDir(), ClusterToken: d.config.InitialClusterToken,
 		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(),

@@ -14,19 +14,25 @@ import (
 // answer: a watch lasts as long as it is wanted.
 const (
 	readHeaderTimeout = 10 * time.Second
-	bodyTimeout       = time.Minute // to send the body of a request
+	bodyTimeout       = time.Minute      // to send the body of a request
+	answerTimeout     = 30 * time.Second // to take an answer; a long one has as much for each part
 	idleTimeout       = 2 * time.Minute
 	headerBytesMax    = 1 << 20         // the conditions of a DELETE are in its URL
 	closeGrace        = 5 * time.Second // for requests that are under way when the server closes
 )
 
-// limitBody bounds the time to send the body of a request. It is not the server's ReadTimeout:
-// that one would end watches, which have no body, as well.
-func limitBody(next http.Handler) http.Handler {
+// limitTime bounds the time to send the body of a request and to take its answer, which is there
+// within work. These are not the server's ReadTimeout and WriteTimeout: those would end watches,
+// which lift the bounds for themselves.
+func limitTime(work time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		response, now := http.NewResponseController(w), time.Now()
+		end := now.Add(work + answerTimeout)
 		if r.Body != http.NoBody {
-			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+			response.SetReadDeadline(now.Add(bodyTimeout))
+			end = end.Add(bodyTimeout)
 		}
+		response.SetWriteDeadline(end)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -34,22 +40,24 @@ func limitBody(next http.Handler) http.Handler {
 // server serves HTTP on several listeners.
 type server struct {
 	http    http.Server
+	door    *door
 	serving sync.WaitGroup
 
 	mu     sync.Mutex
 	silent map[net.Conn]struct{} // connected, and have not sent anything yet
 }
 
-// serve starts to serve handler on listeners, which it takes over.
-func serve(listeners []net.Listener, handler http.Handler, log *slog.Logger) *server {
-	s := &server{silent: map[net.Conn]struct{}{}}
+// serve starts to serve handler on listeners, which it takes over, within limits.
+func serve(listeners []net.Listener, handler http.Handler, limits limits, log *slog.Logger) *server {
+	s := &server{door: newDoor(limits, log), silent: map[net.Conn]struct{}{}}
 	s.http = http.Server{
-		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		Protocols: new(http.Protocols), Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: headerBytesMax, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), ConnState: s.note,
 	}
+	s.http.Protocols.SetHTTP1(true) // so that a connection carries one request at a time
 	for _, l := range listeners {
 		s.serving.Go(func() {
-			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http.Serve(doorway{l, s.door}); !errors.Is(err, http.ErrServerClosed) {
 				log.Error("cannot serve clients any more", "address", l.Addr(), "err", err)
 			}
 		})
@@ -58,6 +66,12 @@ func serve(listeners []net.Listener, handler http.Handler, log *slog.Logger) *se
 }
 
 func (s *server) note(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateIdle: // has been active before
+		return
+	case http.StateClosed:
+		s.door.leave(conn)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if state == http.StateNew {
@@ -86,5 +100,6 @@ func (s *server) Close() error {
 		err = s.http.Close()
 	}
 	s.serving.Wait()
+	s.door.wait()
 	return err
 }

@@ -2,6 +2,7 @@ package httpv2
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -151,8 +152,18 @@ func askWith(t *testing.T, url, request, contentType string, body io.Reader) ans
 	}
 	defer response.Body.Close()
 	got, err := io.ReadAll(response.Body)
-	if err != nil {
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) { // as a stream ends
 		t.Fatal(err)
 	}
 	return answer{status: response.StatusCode, header: response.Header, body: string(got)}
+}
+
+// untilAborted lets h answer as a server would, which takes an aborted answer for an end.
+func untilAborted(h http.Handler, w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler {
+			panic(p)
+		}
+	}()
+	h.ServeHTTP(w, r)
 }

@@ -22,7 +22,7 @@ func asked(t *testing.T, r *http.Request, size int) (*httptest.ResponseRecorder,
 	close(store.watch.events)
 	h := table(Config{Store: store, Cluster: twoMembers()})
 	answer := httptest.NewRecorder()
-	fuzztest.WantBounded(t, 512*uint64(size)+fuzztest.Fixed, func() { h.ServeHTTP(answer, r) })
+	fuzztest.WantBounded(t, 512*uint64(size)+fuzztest.Fixed, func() { untilAborted(h, answer, r) })
 	return answer, store.takeAsked()
 }
 

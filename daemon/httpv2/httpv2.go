@@ -92,6 +92,7 @@ type handler struct {
 
 	last    atomic.Pointer[position] // that was written
 	buffers sync.Pool                // of *[]byte, for answers
+	lines   lines
 }
 
 const (

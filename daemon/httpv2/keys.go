@@ -78,11 +78,16 @@ func (p params) write(method, key string) kv.Write {
 
 // fail answers with the JSON form of err.
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	wire := etcdv2.EncodeError(err)
-	status := wire.Status()
+	status := etcdv2.EncodeError(err).Status()
 	if kv.Is(err, kv.TooLarge) {
 		status = http.StatusRequestEntityTooLarge // etcd says 400; a proxy or client can tell this apart
 	}
+	h.failAs(w, r, status, err)
+}
+
+// failAs is fail with another status than err has by itself.
+func (h *handler) failAs(w http.ResponseWriter, r *http.Request, status int, err error) {
+	wire := etcdv2.EncodeError(err)
 	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
 		h.Log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "code", wire.Code, "err", err)
 	}

@@ -3,6 +3,7 @@ package httpv2
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -93,11 +94,58 @@ func TestAStreamSendsEachEventOnALineOfItsOwnAtOnce(t *testing.T) {
 			t.Fatalf("%q, %v", line, err)
 		}
 	}
-	close(store.watch.events) // the store gives up on the watch: the client must be able to notice
-	if rest, err := io.ReadAll(lines); err != nil || len(rest) != 0 {
+	close(store.watch.events) // the store gives up on the watch: the client must not take that for all there was
+	if rest, err := io.ReadAll(lines); !errors.Is(err, io.ErrUnexpectedEOF) || len(rest) != 0 {
 		t.Errorf("after the end of the watch: %q, %v", rest, err)
 	}
 	waitClosed(t, store.watch)
+}
+
+func TestALongPollThatTheStoreEndsIsCompleteAndEmpty(t *testing.T) {
+	store := &recorder{watch: newScriptedWatch()}
+	response := open(t, t.Context(), serve(t, Config{Store: store})+"/v2/keys/a?wait=true")
+	close(store.watch.events)
+	if body, err := io.ReadAll(response.Body); err != nil || len(body) != 0 { // clients of etcd ask again then
+		t.Errorf("%q, %v", body, err)
+	}
+	waitClosed(t, store.watch)
+}
+
+func TestAWatchBeyondTheLimitIsRefusedWithItsReason(t *testing.T) {
+	store := &recorder{err: &kv.Error{Kind: kv.Unavailable, Cause: "no more than 2 watches"}}
+	response := open(t, t.Context(), serve(t, Config{Store: store})+"/v2/keys/a?wait=true")
+	body, err := io.ReadAll(response.Body)
+	want := `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: too many requests: no more than 2 watches","index":0}` + "\n"
+	if response.StatusCode != http.StatusTooManyRequests || err != nil || string(body) != want {
+		t.Errorf("%d %q, %v", response.StatusCode, body, err)
+	}
+}
+
+func TestAnEventIsEncodedOnceForAllWhoWaitForIt(t *testing.T) {
+	var lines lines
+	event := setEvent(42)
+	first := lines.of(event)
+	if again := lines.of(event); string(first) != setLine(42) || &again[0] != &first[0] {
+		t.Errorf("encoded again: %q, %q", first, again)
+	}
+	shown := event
+	shown.PrevNode = event.Node
+	for range 2 { // an event that is shown to one with more than to the other has the same index
+		if line := lines.of(shown); !strings.Contains(string(line), "prevNode") {
+			t.Errorf("without its previous node: %s", line)
+		}
+		if line := lines.of(event); string(line) != setLine(42) {
+			t.Errorf("with a previous node: %s", line)
+		}
+	}
+	large := setEvent(43)
+	large.Node.Value = strings.Repeat("x", lineBytesMax)
+	lines.of(large)
+	for i := range lines.latest {
+		if known := lines.latest[i].Load(); known != nil && len(known.line) > lineBytesMax {
+			t.Errorf("a line of %d bytes is kept", len(known.line))
+		}
+	}
 }
 
 func TestALongPollThatAsksForAStreamIsToldSoAndGetsIt(t *testing.T) {

@@ -73,6 +73,7 @@ func normalHeader(header http.Header, bodyLength int, base int64) string {
 	header = header.Clone()
 	header.Del("Date")
 	header.Del("Connection")
+	header.Del("X-Content-Type-Options") // of kvd's every answer, of some of etcd's
 	for _, name := range opaqueHeader {
 		if header.Get(name) != "" {
 			header.Set(name, "present")

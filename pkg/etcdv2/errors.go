@@ -94,6 +94,12 @@ var troubles = map[kv.Kind]string{
 // noSpace is etcd's text for a store that is full. What makes room follows it.
 const noSpace = "etcdserver: mvcc: database space exceeded"
 
+// Overloaded returns the error of a request that was surely not executed because of a limit, which
+// why names. Decode makes kv.Unavailable of it.
+func Overloaded(why string) *Error {
+	return NewError(CodeRaftInternal, troubles[kv.Unavailable]+": "+why)
+}
+
 // EncodeError returns the wire form of err. Errors without a code of their own become 300 with
 // index 0, as etcd renders whatever its consensus layer reports, and with etcd's text for their
 // kind as cause, or else their own.

@@ -56,6 +56,13 @@ func TestTheTimeoutsOfEtcdAreTimeouts(t *testing.T) {
 	}
 }
 
+func TestALimitIsUnavailableAndNamed(t *testing.T) {
+	wire := Overloaded("no more than 2 watches")
+	if back := wire.Decode("watch", "/a"); back.Kind != kv.Unavailable || wire.Cause != "etcdserver: too many requests: no more than 2 watches" {
+		t.Errorf("%+v comes back as %v", wire, back)
+	}
+}
+
 func TestADefiniteFailureIsNever5xx(t *testing.T) {
 	// Clients of etcd take 5xx for a member without a leader and try the next one.
 	for code, known := range codes {

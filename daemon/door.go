@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/etcdv2"
+)
+
+const (
+	refusalsMax    = 128 // connections that are being refused at a time; more are cut off without a word
+	refusalTime    = time.Second
+	refusalRequest = 64 << 10 // of the request is read, so that the refusal reaches its sender
+	refusalsTold   = 10 * time.Second
+)
+
+// door lets connections in as long as there is room. The others are told so, with an answer that
+// clients take for "ask another member", and closed; they never wait in a queue that nobody
+// serves. It is safe for concurrent use.
+type door struct {
+	max, maxPerAddress int // maxPerAddress may be 0, for any number
+	log                *slog.Logger
+	refusals           sync.WaitGroup
+
+	mu        sync.Mutex
+	inside    int
+	byAddress map[netip.Prefix]int // empty unless there is a maxPerAddress
+	refusing  int
+	refused   int       // since told
+	told      time.Time // when the log last heard of it
+}
+
+func newDoor(l limits, log *slog.Logger) *door {
+	return &door{max: l.connections, maxPerAddress: l.connectionsPerAddress, log: log, byAddress: map[netip.Prefix]int{}}
+}
+
+// doorway is a listener behind a door.
+type doorway struct {
+	net.Listener
+	door *door
+}
+
+// Accept returns the next connection that there is room for. Whoever closes it calls leave.
+func (w doorway) Accept() (net.Conn, error) {
+	for {
+		conn, err := w.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		why := w.door.enter(conn)
+		if why == "" {
+			return conn, nil
+		}
+		w.door.turnAway(conn, why)
+	}
+}
+
+// enter counts conn as inside, or says why it cannot be.
+func (d *door) enter(conn net.Conn) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	address, counted := d.addressOf(conn)
+	switch {
+	case d.inside >= d.max:
+		return fmt.Sprintf("this member serves no more than %d connections at a time (--max-connections)", d.max)
+	case counted && d.byAddress[address] >= d.maxPerAddress:
+		return fmt.Sprintf("this member serves no more than %d connections of %s at a time (--max-connections-per-ip)", d.maxPerAddress, address)
+	}
+	d.inside++
+	if counted {
+		d.byAddress[address]++
+	}
+	return ""
+}
+
+// leave counts conn, which has entered, as gone.
+func (d *door) leave(conn net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inside--
+	address, counted := d.addressOf(conn)
+	if !counted {
+		return
+	}
+	if d.byAddress[address]--; d.byAddress[address] == 0 {
+		delete(d.byAddress, address)
+	}
+}
+
+// addressOf returns whom conn comes from, and whether that matters: one address, for IPv6 the
+// network of one site, all of whose addresses one machine can use.
+func (d *door) addressOf(conn net.Conn) (netip.Prefix, bool) {
+	peer, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if d.maxPerAddress == 0 || !ok {
+		return netip.Prefix{}, false
+	}
+	address := peer.AddrPort().Addr().Unmap().WithZone("")
+	bits := 32
+	if address.Is6() {
+		bits = 64
+	}
+	prefix, err := address.Prefix(bits)
+	return prefix, err == nil
+}
+
+// turnAway refuses conn and closes it, without making the caller wait.
+func (d *door) turnAway(conn net.Conn, why string) {
+	d.tell(conn, why)
+	if !d.startRefusal() {
+		conn.Close()
+		return
+	}
+	d.refusals.Go(func() {
+		refuse(conn, why)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.refusing--
+	})
+}
+
+func (d *door) startRefusal() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refusing >= refusalsMax {
+		return false
+	}
+	d.refusing++
+	return true
+}
+
+// tell has the log say that connections are refused, the first time at once and then once in a
+// while.
+func (d *door) tell(conn net.Conn, why string) {
+	d.mu.Lock()
+	d.refused++
+	refused, now := d.refused, time.Now()
+	due := now.Sub(d.told) >= refusalsTold
+	if due {
+		d.refused, d.told = 0, now
+	}
+	d.mu.Unlock()
+	if due {
+		d.log.Warn("connections refused", "reason", why, "refused", refused, "last", conn.RemoteAddr().String())
+	}
+}
+
+// refuse answers the first request of conn with 503 and closes it. It reads what else there is
+// before, because a connection that is closed over unread bytes takes its answer with it.
+func refuse(conn net.Conn, why string) {
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(refusalTime))
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		return
+	}
+	body := append(etcdv2.AppendError(nil, etcdv2.Overloaded(why)), '\n')
+	var answer bytes.Buffer
+	answer.WriteString("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: ")
+	answer.WriteString(strconv.Itoa(len(body)))
+	answer.WriteString("\r\n\r\n")
+	answer.Write(body)
+	if _, err := conn.Write(answer.Bytes()); err != nil {
+		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.CloseWrite()
+	}
+	io.CopyN(io.Discard, conn, refusalRequest)
+}
+
+// wait returns when all refusals are over.
+func (d *door) wait() { d.refusals.Wait() }
