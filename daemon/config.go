@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kvd-io/kvd/daemon/raftnode"
+	"github.com/kvd-io/kvd/daemon/service"
 )
 
 // Config is every setting of the daemon. The flags bound to it by AddFlags have etcd's names and
@@ -38,17 +39,27 @@ type Config struct {
 	CORS            []string // origins whose web pages may use the API, anyOrigin for all
 	HostWhitelist   []string // further names that clients reach this member by, anyHost for all
 	MaxRequestBytes int64
-	LogStore        string
 
 	MaxConnections      uint // 0 means as many as the limit of open files leaves
 	MaxConnectionsPerIP uint // 0 means any number
 	MaxWatchers         uint // 0 means fifteen of sixteen connections
+
+	QuotaBackendBytes int64 // that the store may hold; 0 means the default, as in etcd
+
+	LogStore string
 }
 
 // The addresses that etcd uses as well.
 const (
 	defaultClientURL = "http://127.0.0.1:2379"
 	defaultPeerURL   = "http://127.0.0.1:2380"
+)
+
+// The range of the quota: every value up to the usual size of a request fits, and a machine could
+// hold what it allows in memory.
+const (
+	quotaMin = 2 << 20
+	quotaMax = 64 << 30
 )
 
 const (
@@ -67,6 +78,7 @@ func DefaultConfig() Config {
 		HeartbeatInterval:   100,
 		ElectionTimeout:     1000,
 		MaxRequestBytes:     3 << 19,
+		QuotaBackendBytes:   service.DefaultQuota,
 		LogStore:            raftnode.LogStoreWAL,
 	}
 }
@@ -92,6 +104,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.UintVar(&c.MaxConnections, "max-connections", c.MaxConnections, "connections of clients at a time; 0 means as many as the limit of open files leaves")
 	flags.UintVar(&c.MaxConnectionsPerIP, "max-connections-per-ip", c.MaxConnectionsPerIP, "connections of one client address at a time, of one network /64 for IPv6; 0 means any number: proxies and containers share addresses")
 	flags.UintVar(&c.MaxWatchers, "max-watchers", c.MaxWatchers, "watches at a time; 0 means fifteen sixteenths of the connections")
+	flags.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "`bytes` that keys, values and what it takes to keep them may use; above it only what makes the store smaller is done")
 	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
 	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "refused")
@@ -114,7 +127,7 @@ func envAliases() map[string][]string {
 	for _, flag := range []string{
 		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
 		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token",
-		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "discovery", "discovery-srv",
+		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "quota-backend-bytes", "discovery", "discovery-srv",
 	} {
 		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 	}
@@ -160,6 +173,8 @@ func (c *Config) Validate() error {
 		refuse(reason != "", "host-whitelist", "cannot use %q: %s", name, reason)
 	}
 	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 32<<20, "max-request-bytes", "%d is not between 1024 and 33554432 bytes", c.MaxRequestBytes)
+	refuse(c.QuotaBackendBytes != 0 && (c.QuotaBackendBytes < quotaMin || c.QuotaBackendBytes > quotaMax), "quota-backend-bytes",
+		"%d is not between %d and %d bytes; there is no unlimited store, as all of it is in memory, and 0 means %d", c.QuotaBackendBytes, quotaMin, quotaMax, service.DefaultQuota)
 	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",
 		"%q is unknown: use %s or %s", c.LogStore, raftnode.LogStoreWAL, raftnode.LogStoreBoltDB)
 	return errors.Join(problems...)

@@ -141,7 +141,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, 
 	if err != nil {
 		return err
 	}
-	d.node, d.service = node, service.New(state, node, service.Config{Log: deps.Log, Now: deps.Now})
+	d.node, d.service = node, service.New(state, node, service.Config{QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now})
 	node.LeadWhile(d.service.Lead)
 	status := node.Status()
 	self := command.Member{ID: uint64(status.MemberID), Name: status.Name, PeerURLs: peerURLs, ClientURLs: d.clientURLs, Voter: true}

@@ -272,16 +272,50 @@ func TestAFailedSyncEndsTheProcessAndLosesNothing(t *testing.T) {
 	}
 }
 
-func TestAFullDiskIsTheReasonThatIsGivenAndLosesNothing(t *testing.T) {
+// smallDisk mounts an empty disk and returns its path.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
 	disk := t.TempDir()
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=24m"); err != nil {
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("part missing: mount: %v", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	return disk
+}
+
+// fillDisk leaves no byte free on a disk and returns what to remove for room.
+func fillDisk(t *testing.T, disk string) (ballast string) {
+	t.Helper()
+	ballast = filepath.Join(disk, "ballast")
+	f, err := os.Create(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for chunk := make([]byte, 64<<10); ; {
+		if _, err := f.Write(chunk); errors.Is(err, syscall.ENOSPC) {
+			return ballast
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAFullDiskIsTheReasonThatIsGivenAndLosesNothing(t *testing.T) {
+	disk := smallDisk(t, "120m")
 	p := startProcess(t, "--data-dir", filepath.Join(disk, "data"))
 	client := newClient(t)
-	value, acknowledged := strings.Repeat("x", 1<<20), 0
-	for put(client, p.url, fmt.Sprintf("/k/%d", acknowledged), url.Values{"value": {value}}) == nil && acknowledged < 40 {
+	value := func(i int) string { return strings.Repeat(string(rune('a'+i%26)), 1<<20) }
+	const kept = 3
+	for i := range kept {
+		if err := put(client, p.url, fmt.Sprintf("/k/%d", i), url.Values{"value": {value(i)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ballast := fillDisk(t, disk)
+	// What makes nothing grow is still done, until the log itself has no room.
+	acknowledged := 0
+	for put(client, p.url, "/k/0", url.Values{"value": {value(acknowledged + 1)}}) == nil && acknowledged < 40 {
 		acknowledged++
 	}
 	if code := p.end(); code != daemon.ExitFault {
@@ -291,16 +325,138 @@ func TestAFullDiskIsTheReasonThatIsGivenAndLosesNothing(t *testing.T) {
 	if last := lines[len(lines)-1]; !strings.Contains(last, "no space left on device") {
 		t.Errorf("the last line does not say why: %s", last)
 	}
-	if err := syscall.Mount("", disk, "", syscall.MS_REMOUNT, "size=100m"); err != nil {
+	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
 	p = startProcess(t, "--data-dir", filepath.Join(disk, "data"))
 	held := map[string]string{}
 	get(t, client, p.url, "/k").flatten(held)
-	for i := range acknowledged {
-		if held[fmt.Sprintf("/k/%d", i)] != value {
-			t.Errorf("with room again, /k/%d is lost, of %d that were acknowledged", i, acknowledged)
+	for i := 1; i < kept; i++ {
+		if held[fmt.Sprintf("/k/%d", i)] != value(i) {
+			t.Errorf("with room again, /k/%d is lost", i)
 		}
+	}
+	if got := held["/k/0"]; got != value(acknowledged) && got != value(acknowledged+1) {
+		t.Errorf("with room again, the last of %d values that were acknowledged is lost", acknowledged)
+	}
+}
+
+// awaitHealth waits until the member's health has the given status, and returns the reason.
+func awaitHealth(t *testing.T, client *http.Client, base string, status int) string {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		response, err := client.Get(base + "/health")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var health struct{ Reason string }
+		err = json.NewDecoder(response.Body).Decode(&health)
+		response.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode == status {
+			return health.Reason
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("health is %d %s, want %d", response.StatusCode, health.Reason, status)
+		}
+	}
+}
+
+// remove deletes a key, or with recursive=true a directory, over HTTP.
+func remove(client *http.Client, url string) error {
+	request, err := http.NewRequest(http.MethodDelete, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
+}
+
+const noSpace = `403 Forbidden: {"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: mvcc: database space exceeded: `
+
+func TestADiskThatIsNearlyFullRaisesAnAlarmUntilThereIsRoom(t *testing.T) {
+	disk := smallDisk(t, "120m")
+	p := startProcess(t, "--data-dir", filepath.Join(disk, "data"))
+	client := newClient(t)
+	if err := put(client, p.url, "/a", url.Values{"value": {"1"}}); err != nil {
+		t.Fatal(err)
+	}
+	awaitHealth(t, client, p.url, http.StatusOK)
+	ballast := fillDisk(t, disk)
+	if reason := awaitHealth(t, client, p.url, http.StatusServiceUnavailable); reason != "ALARM NOSPACE" {
+		t.Errorf("reason %q", reason)
+	}
+	if err := put(client, p.url, "/b", url.Values{"value": {"1"}}); err == nil || !strings.HasPrefix(err.Error(), noSpace+"0 MiB are free") {
+		t.Errorf("a new key: %v", err)
+	}
+	if err := remove(client, p.url+"/v2/keys/a"); err != nil {
+		t.Errorf("a removal: %v", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	awaitHealth(t, client, p.url, http.StatusOK)
+	if err := put(client, p.url, "/b", url.Values{"value": {"1"}}); err != nil {
+		t.Errorf("a new key with room again: %v", err)
+	}
+}
+
+func TestWritersThatCrossTheQuotaStopThereAlsoAfterAKill(t *testing.T) {
+	const quota, writers = 2 << 20, 16
+	dir := filepath.Join(t.TempDir(), "data")
+	p := startProcess(t, "--data-dir", dir, "--quota-backend-bytes", fmt.Sprint(quota))
+	client := newClient(t)
+	refusals := make(chan error, writers)
+	for w := range writers {
+		go func() {
+			for i := 0; ; i++ {
+				if err := put(client, p.url, fmt.Sprintf("/k/%d/%d", w, i), url.Values{"value": {strings.Repeat("x", 200)}}); err != nil {
+					refusals <- err
+					return
+				}
+			}
+		}()
+	}
+	for range writers {
+		if err := <-refusals; !strings.HasPrefix(err.Error(), noSpace) || !strings.Contains(err.Error(), "--quota-backend-bytes") {
+			t.Errorf("a writer ended with %v", err)
+		}
+	}
+	for _, restart := range []bool{false, true} {
+		if restart {
+			p.kill()
+			p = startProcess(t, "--data-dir", dir, "--quota-backend-bytes", fmt.Sprint(quota))
+		}
+		if reason := awaitHealth(t, client, p.url, http.StatusServiceUnavailable); reason != "ALARM NOSPACE" {
+			t.Errorf("restarted: %v: reason %q", restart, reason)
+		}
+		if err := put(client, p.url, "/new", url.Values{"value": {"1"}}); err == nil || !strings.HasPrefix(err.Error(), noSpace) {
+			t.Errorf("restarted: %v: a new key: %v", restart, err)
+		}
+		if err := put(client, p.url, "/k/0/0", url.Values{"value": {strings.Repeat("y", 200)}}); err != nil {
+			t.Errorf("restarted: %v: a value of the same length: %v", restart, err)
+		}
+	}
+	held := map[string]string{}
+	get(t, client, p.url, "/k").flatten(held)
+	if size := len(held) * 328; size > quota || size < quota*9/10 {
+		t.Errorf("%d values of 200 bytes were taken with a quota of %d", len(held), quota)
+	}
+	if err := remove(client, p.url+"/v2/keys/k/0?recursive=true"); err != nil {
+		t.Errorf("a removal: %v", err)
+	}
+	awaitHealth(t, client, p.url, http.StatusOK)
+	if err := put(client, p.url, "/new", url.Values{"value": {"1"}}); err != nil {
+		t.Errorf("a new key with room again: %v", err)
 	}
 }
 

@@ -29,6 +29,8 @@ func (v memberView) Position() (index, term uint64) { return v.d.service.Positio
 
 func (v memberView) ReadBarrier(ctx context.Context) error { return v.d.service.ReadBarrier(ctx) }
 
+func (v memberView) Alarms() []string { return v.d.service.Alarms() }
+
 func (v memberView) Mark() admin.Mark {
 	mark := v.d.service.Mark()
 	return admin.Mark{Index: mark.Index, RaftIndex: mark.RaftIndex, Sum: mark.Sum.String()}

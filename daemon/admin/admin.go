@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -39,6 +40,8 @@ type Member interface {
 	HasLeader() bool
 	// ReadBarrier returns nil if the member can answer a linearizable read now.
 	ReadBarrier(ctx context.Context) error
+	// Alarms returns what is wrong with the store, in the words of etcd, such as NOSPACE.
+	Alarms() []string
 	// Mark returns the place in the log that the member's state has reached, and its sum.
 	Mark() Mark
 }
@@ -88,10 +91,17 @@ type health struct {
 	Reason string `json:"reason"`
 }
 
-// unhealthy returns why the member cannot serve, "" if it can. With serializable=true it is enough
-// that it answers at all, as a serializable read would.
+// unhealthy returns why the member cannot serve, "" if it can. Alarms come first, but for those that
+// exclude names. With serializable=true it is then enough that the member answers at all, as a
+// serializable read would.
 func unhealthy(r *http.Request, member Member) string {
-	if r.URL.Query().Get("serializable") == "true" {
+	query := r.URL.Query()
+	for _, alarm := range member.Alarms() {
+		if !slices.Contains(query["exclude"], alarm) {
+			return "ALARM " + alarm
+		}
+	}
+	if query.Get("serializable") == "true" {
 		return ""
 	}
 	if !member.HasLeader() {

@@ -15,7 +15,10 @@ import (
 type member struct {
 	leaderless bool
 	barrier    func(context.Context) error
+	alarms     []string
 }
+
+func (m member) Alarms() []string { return m.alarms }
 
 func (m member) HasLeader() bool { return !m.leaderless }
 
@@ -34,6 +37,7 @@ func table(m Member) http.Handler {
 
 func TestAnswersAreThoseOfEtcdToTheByte(t *testing.T) {
 	broken := member{barrier: func(context.Context) error { return errors.New("a \"bad\" day") }}
+	full := member{alarms: []string{"NOSPACE"}}
 	for _, c := range []struct {
 		name, method, target string
 		member               member
@@ -45,7 +49,12 @@ func TestAnswersAreThoseOfEtcdToTheByte(t *testing.T) {
 		{"without a leader", "GET", "/health", member{leaderless: true}, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"RAFT NO LEADER"}` + "\n"},
 		{"alive without a leader", "GET", "/health?serializable=true", member{leaderless: true}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
 		{"without a quorum", "GET", "/health", broken, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"QGET ERROR:a \"bad\" day"}` + "\n"},
-		{"an alarm left out that cannot be raised", "GET", "/health?exclude=NOSPACE", member{}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
+		{"a full store", "GET", "/health", full, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"ALARM NOSPACE"}` + "\n"},
+		{"a full store that answers", "GET", "/health?serializable=true", full, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"ALARM NOSPACE"}` + "\n"},
+		{"a full store, and that is known", "GET", "/health?exclude=CORRUPT&exclude=NOSPACE", full, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
+		{"a full store, and something else is known", "GET", "/health?exclude=&exclude=nospace,NOSPACE", full, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"ALARM NOSPACE"}` + "\n"},
+		{"a full store without a leader", "GET", "/health?exclude=NOSPACE", member{alarms: full.alarms, leaderless: true}, 503, "text/plain; charset=utf-8", `{"health":"false","reason":"RAFT NO LEADER"}` + "\n"},
+		{"an alarm left out that is not raised", "GET", "/health?exclude=NOSPACE", member{}, 200, "text/plain; charset=utf-8", `{"health":"true","reason":""}`},
 		{"state", "GET", "/debug/state", member{leaderless: true}, 200, "application/json", `{"index":7,"raftIndex":9,"sum":"00ff"}` + "\n"},
 		{"head of state", "HEAD", "/debug/state", member{}, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
 		{"write to version", "PUT", "/version", member{}, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},

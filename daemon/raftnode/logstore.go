@@ -109,7 +109,8 @@ func openBolt(dir, name string) (*raftboltdb.BoltStore, error) {
 // travels and rests with it: neither library store checks on reading what it wrote.
 type guardedLog struct {
 	logStore
-	stop *failStop
+	stop    *failStop
+	written *byteTrigger
 }
 
 // IsMonotonic tells raft whether the store refuses gaps between entries.
@@ -146,6 +147,7 @@ func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
 		if len(entry.Extensions) == 0 {
 			entry.Extensions = checksum(entry)
 		}
+		l.written.Add(len(entry.Data))
 	}
 	return l.stop.Guard("append to the log", func() error { return l.logStore.StoreLogs(entries) })
 }

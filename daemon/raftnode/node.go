@@ -142,6 +142,10 @@ type Node struct {
 	raft      *raft.Raft
 	collector *collector
 
+	space         atomic.Pointer[Space] // as last seen
+	written       *byteTrigger          // to the log since then
+	snapshotBytes atomic.Int64          // size of the newest snapshot
+
 	term atomic.Pointer[term] // nil while this member does not lead; stored under leadMu
 
 	leadMu   sync.Mutex // guards the fields below
@@ -149,7 +153,7 @@ type Node struct {
 	opened   chan struct{} // closed when the first term opens; nil afterwards
 
 	cancel  context.CancelFunc
-	loops   sync.WaitGroup // leadLoop, snapshotLoop
+	loops   sync.WaitGroup // leadLoop, snapshotLoop, spaceLoop
 	stopped chan struct{}  // closed by Close
 	close   sync.Once
 }
@@ -160,9 +164,10 @@ type Node struct {
 func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node, err error) {
 	cfg, deps = cfg.withDefaults(), deps.withDefaults()
 	n := &Node{
-		config: cfg, log: deps.Log, now: deps.Now, collector: newCollector(),
+		config: cfg, log: deps.Log, now: deps.Now, collector: newCollector(), written: newByteTrigger(spaceBytes),
 		stop: &failStop{deadline: cfg.WriteDeadline}, opened: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	n.space.Store(&Space{})
 	n.fsm = &fsm{machine: machine, stop: n.stop, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
 	n.fsm.readClock()
 	n.transport = newTransport(newSoloLayer(deps.Peers), newRaftLog(n.log))
@@ -179,7 +184,7 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 		return nil, err
 	}
 	notify := make(chan bool, notifyBuffer)
-	n.warnOfLittleSpace()
+	n.lookAtSpace()
 	if err := n.openRaft(deps, notify); err != nil {
 		return nil, fmt.Errorf("open the log in %s: %w", n.dir.path, n.explainNoSpace(err))
 	}
@@ -192,6 +197,7 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 	opened := n.opened
 	n.loops.Go(func() { n.leadLoop(running, notify) })
 	n.loops.Go(func() { n.snapshotLoop(running) })
+	n.loops.Go(func() { n.spaceLoop(running) })
 	n.elect()
 	select {
 	case <-opened:
@@ -230,12 +236,15 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		disk = deps.wrapLog(disk)
 	}
 	n.logs = disk
-	logs, err := raft.NewLogCache(logCacheEntries, &guardedLog{logStore: disk, stop: n.stop})
+	logs, err := raft.NewLogCache(logCacheEntries, &guardedLog{logStore: disk, stop: n.stop, written: n.written})
 	if err != nil {
 		return err
 	}
 	if n.snapshots, err = newSnapshotStore(dir, log); err != nil {
 		return fmt.Errorf("snapshots: %w", err)
+	}
+	if newest, err := n.snapshots.List(); err == nil && len(newest) > 0 {
+		n.snapshotBytes.Store(newest[0].Size)
 	}
 	config := n.raftConfig(log, notify)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {

@@ -87,6 +87,7 @@ func (n *Node) snapshot() error {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
 	// To write the state once for each time its own size has gone through the log is enough.
+	n.snapshotBytes.Store(newest[0].Size)
 	n.fsm.logBytes.limit.Store(max(n.config.SnapshotLogBytes, newest[0].Size))
 	n.log.Info("snapshot written", "index", newest[0].Index, "bytes", newest[0].Size, "took", time.Since(start).String())
 	return nil

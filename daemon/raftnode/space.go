@@ -1,14 +1,29 @@
 package raftnode
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 )
 
-// littleSpace is when a start warns. The log grows by files of walSegmentBytes, and a snapshot
-// needs room beside the one before.
-const littleSpace = 64 << 20
+const (
+	// littleSpace is what a member needs beside the room for a snapshot: its log grows by files of
+	// walSegmentBytes, and what removes keys grows it too.
+	littleSpace = 64 << 20
+	// spaceInterval and spaceBytes are how often the disk is looked at: by time, and by what was
+	// written to the log.
+	spaceInterval = time.Second
+	spaceBytes    = 4 << 20
+)
+
+// Space is how much room there is for the data of a member, in bytes.
+type Space struct {
+	Free    uint64 // what this user may still write
+	Reserve uint64 // what the member needs to go on: for its log, and for a snapshot beside the last one
+	Short   bool   // there is less than Reserve, or was and there is not a quarter more yet
+}
 
 // freeSpace returns how many bytes this user may still write below path.
 func freeSpace(path string) (uint64, error) {
@@ -19,15 +34,46 @@ func freeSpace(path string) (uint64, error) {
 	return stat.Bavail * uint64(stat.Bsize), nil
 }
 
-// warnOfLittleSpace tells of a disk that will soon be full.
-func (n *Node) warnOfLittleSpace() {
+// Space returns how much room there was when last looked, at most a second ago. It never blocks.
+func (n *Node) Space() Space { return *n.space.Load() }
+
+// spaceLoop looks at the disk until ctx ends.
+func (n *Node) spaceLoop(ctx context.Context) {
+	ticker := time.NewTicker(spaceInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-n.written.due:
+		}
+		n.written.Reset()
+		n.lookAtSpace()
+	}
+}
+
+// lookAtSpace notes how much room there is, and tells when there is too little, or enough again. If
+// it cannot be known it stays as it was.
+func (n *Node) lookAtSpace() {
+	before := n.Space()
 	free, err := freeSpace(n.dir.path)
+	if err != nil {
+		if before.Reserve == 0 { // the first time
+			n.log.Warn("cannot tell how much space there is for data", "err", err)
+			n.space.Store(&Space{Reserve: littleSpace})
+		}
+		return
+	}
+	now := Space{Free: free, Reserve: littleSpace + uint64(n.snapshotBytes.Load())}
+	now.Short = free < now.Reserve || before.Short && free < now.Reserve+now.Reserve/4
+	n.space.Store(&now)
 	switch {
-	case err != nil:
-		n.log.Warn("cannot tell how much space there is for data", "err", err)
-	case free < littleSpace:
-		n.log.Warn("there is little space for data; kvd stops when there is none", "data", n.dir.path,
-			"free_mib", free>>20, "try", fmt.Sprintf("make room for at least %d MiB", littleSpace>>20))
+	case now.Short && !before.Short:
+		n.log.Warn("there is little space for data: what makes the store grow is refused; kvd stops when there is none", "data", n.dir.path,
+			"free_mib", free>>20, "try", fmt.Sprintf("make room for at least %d MiB", now.Reserve>>20))
+	case before.Short && !now.Short:
+		n.log.Info("there is space for data again", "data", n.dir.path, "free_mib", free>>20)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/store"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -24,12 +25,16 @@ type leases struct {
 // with a chance of one in 10^13 when there are a million leases.
 const grantAttempts = 3
 
-// Grant implements kv.Leaser.
+// Grant implements kv.Leaser. A lease that there is no room for is refused with NoSpace.
 func (s *Service) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
 	ttl, err := kv.LeaseTTL(ttl)
 	if err != nil {
 		return kv.Lease{}, err
 	}
+	if err := s.quota.reserve(store.ItemOverhead); err != nil {
+		return kv.Lease{}, err
+	}
+	defer s.quota.release(store.ItemOverhead)
 	for range grantAttempts {
 		id := s.leases.draw()
 		var result command.Result

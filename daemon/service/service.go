@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/store"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -26,10 +27,14 @@ type Log interface {
 	LeaseNow() int64
 	// Position returns the last log index known to be committed, and the term.
 	Position() (commitIndex, term uint64)
+	// Space returns how much room there is on the disk.
+	Space() raftnode.Space
 }
 
 // Config is what a service takes from outside. The zero value is for a service of its own.
 type Config struct {
+	QuotaBytes int64 // that the store may hold; 0 means DefaultQuota
+
 	Log *slog.Logger // who changed access control and who was denied what; nil discards
 	Now func() time.Time
 
@@ -48,6 +53,7 @@ type Service struct {
 	audit   *audit
 	anybody *Session // without name and address
 	timeout time.Duration
+	quota   *quota
 
 	replayed            store.Counts // what the state had executed when the service began
 	gets, recursiveGets tally
@@ -62,6 +68,9 @@ var (
 
 // New returns the service over state, which log drives.
 func New(state *State, log Log, cfg Config) *Service {
+	if cfg.QuotaBytes == 0 {
+		cfg.QuotaBytes = DefaultQuota
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -75,6 +84,7 @@ func New(state *State, log Log, cfg Config) *Service {
 		state: state, log: log, replayed: state.machine.Counts(),
 		timeout: cfg.Timeout, logins: newLogins(cfg.Now), audit: newAudit(cfg.Log, cfg.Now),
 		leases: leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
+		quota:  newQuota(cfg.QuotaBytes, state.machine, log.Space, cfg.Log),
 	}
 	s.anybody = &Session{service: s}
 	return s
@@ -105,7 +115,8 @@ func (s *Service) read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	return result, nil
 }
 
-// Write implements kv.Writer. The answer comes when the write is durable and applied here.
+// Write implements kv.Writer. The answer comes when the write is durable and applied here. A write
+// that there is no room for is refused with NoSpace.
 func (s *Service) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 	w.Key = kv.Clean(w.Key)
 	return s.write(ctx, command.Command{Body: w})
@@ -117,6 +128,11 @@ func (s *Service) write(ctx context.Context, c command.Command) (kv.Result, erro
 	if err := w.Check(); err != nil { // an unknown operation in the log would stop every member
 		return kv.Result{}, err
 	}
+	growth := s.state.machine.Growth(w)
+	if err := s.quota.reserve(growth); err != nil {
+		return kv.Result{}, err
+	}
+	defer s.quota.release(growth)
 	result, err := s.log.Propose(ctx, c)
 	if err != nil {
 		return kv.Result{}, err
@@ -147,6 +163,14 @@ func (s *Service) Position() (index, term uint64) { return s.log.Position() }
 
 // ReadBarrier returns when this member is able to answer a linearizable read; health asks it.
 func (s *Service) ReadBarrier(ctx context.Context) error { return s.log.ReadBarrier(ctx) }
+
+// Alarms returns what is wrong with the store, in the words of etcd: AlarmNoSpace or nothing.
+func (s *Service) Alarms() []string {
+	if s.quota.alarmed() {
+		return []string{AlarmNoSpace}
+	}
+	return nil
+}
 
 // Members returns the members of the cluster by ascending id.
 func (s *Service) Members() []command.Member { return s.state.machine.Members() }

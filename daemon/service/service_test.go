@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kv/kvtest"
 )
@@ -30,6 +31,7 @@ type memoryLog struct {
 	index    uint64
 	proposed []command.Body
 	barriers int
+	space    raftnode.Space
 	err      error // of Propose and ReadBarrier while it is not nil
 }
 
@@ -64,6 +66,12 @@ func (l *memoryLog) Position() (index, term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.index, 3
+}
+
+func (l *memoryLog) Space() raftnode.Space {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.space
 }
 
 // fail makes the log refuse everything with err, or work again.
