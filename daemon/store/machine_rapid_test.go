@@ -41,7 +41,9 @@ var leaseIDs = []uint64{1, 2, 3, 1 << 63, implicitLease - 1, implicitLease | 2, 
 
 func newTrial(t *rapid.T) *trial {
 	start := func() *replica { return &replica{t: t, Machine: New(trialHistory)} }
-	return &trial{model: newModel(), whole: start(), single: start(), reborn: start(), mirror: mirror{}}
+	tr := &trial{model: newModel(), whole: start(), single: start(), reborn: start(), mirror: mirror{}}
+	tr.whole.shortListing = 0 // it keeps every listing
+	return tr
 }
 
 func (tr *trial) drawBody(t *rapid.T) command.Body {

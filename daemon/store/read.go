@@ -1,18 +1,16 @@
 package store
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// shortListing is the number of children up to which a directory is listed under the lock; a
-// longer listing reads a copy of the state, so that it holds up nobody.
-const shortListing = 256
-
 // Read answers r. now is the lease clock as the caller knows it, for the seconds that TTLs have
-// left; the replicated clock is used when it is later. Listings are always in key order.
+// left; the replicated clock is used when it is later. Listings are always in key order. The node of
+// a long listing is the same one, not only an equal one, while nothing in it has changed.
 // Errors by Kind: NotFound, NotDir, with the path at fault as Cause.
 func (m *Machine) Read(r kv.Read, now int64) (kv.Result, error) {
 	result, err := m.read(r, now)
@@ -26,14 +24,22 @@ func (m *Machine) read(r kv.Read, now int64) (kv.Result, error) {
 	key := kv.Clean(r.Key)
 	m.mu.RLock()
 	rec, d, missing := m.state.find(key)
-	if missing == nil && d != nil && (r.Recursive || d.children > shortListing) {
-		m.mu.RUnlock()
-		s := m.current()
-		rec, d, missing = s.find(key)
-		return s.answer(r, rec, d, missing, now)
+	if missing != nil || d == nil || !r.Recursive && d.children <= m.shortListing {
+		defer m.mu.RUnlock()
+		return m.state.answer(r, rec, d, missing, now)
 	}
-	defer m.mu.RUnlock()
-	return m.state.answer(r, rec, d, missing, now)
+	m.mu.RUnlock()
+	if r.Recursive {
+		return m.readCopy(r, key, now)
+	}
+	return m.readLong(r, key, now)
+}
+
+// readCopy answers from a copy of the state.
+func (m *Machine) readCopy(r kv.Read, key string, now int64) (kv.Result, error) {
+	s := m.current()
+	rec, d, missing := s.find(key)
+	return s.answer(r, rec, d, missing, now)
 }
 
 func (s *state) answer(r kv.Read, rec *record, d *dir, missing *kv.Error, now int64) (kv.Result, error) {
@@ -46,22 +52,32 @@ func (s *state) answer(r kv.Read, rec *record, d *dir, missing *kv.Error, now in
 		return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: s.recordNode(rec, now)}, Index: s.revision}, nil
 	}
 	node := s.dirNode(d, now)
-	s.list(node, r.Recursive, now)
+	s.list(node, d.children, r.Recursive, now)
 	return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: node}, Index: s.revision}, nil
 }
 
 // recordNode returns what clients see of a record.
 func (s *state) recordNode(r *record, now int64) *kv.Node {
-	n := &kv.Node{Key: r.key, Value: r.value, ModifiedIndex: r.modified, CreatedIndex: r.created}
-	s.setExpiration(n, r.lease, now)
+	n := new(kv.Node)
+	s.showRecord(n, r, now)
 	return n
+}
+
+func (s *state) showRecord(n *kv.Node, r *record, now int64) {
+	*n = kv.Node{Key: r.key, Value: r.value, ModifiedIndex: r.modified, CreatedIndex: r.created}
+	s.setExpiration(n, r.lease, now)
 }
 
 // dirNode returns what clients see of a directory, without its children.
 func (s *state) dirNode(d *dir, now int64) *kv.Node {
-	n := &kv.Node{Key: d.path, Dir: true, ModifiedIndex: d.modified, CreatedIndex: d.created}
-	s.setExpiration(n, d.lease, now)
+	n := new(kv.Node)
+	s.showDir(n, d, now)
 	return n
+}
+
+func (s *state) showDir(n *kv.Node, d *dir, now int64) {
+	*n = kv.Node{Key: d.path, Dir: true, ModifiedIndex: d.modified, CreatedIndex: d.created}
+	s.setExpiration(n, d.lease, now)
 }
 
 func (s *state) setExpiration(n *kv.Node, id uint64, now int64) {
@@ -86,9 +102,20 @@ func (s *state) timeLeft(end, now int64) (expiration time.Time, seconds int64) {
 }
 
 // list fills in the children of a directory that are not hidden, recursively those of each of them
-// too. In key order the subtrees of its directories come in between; they are skipped by seeking
+// too. children is how many it has. In key order the subtrees of its directories come in between; they are skipped by seeking
 // past them.
-func (s *state) list(n *kv.Node, recursive bool, now int64) {
+func (s *state) list(n *kv.Node, children uint64, recursive bool, now int64) {
+	var room []kv.Node // one piece of memory for all of them
+	next := func() *kv.Node {
+		if len(room) == 0 {
+			room = make([]kv.Node, max(children, 1))
+			n.Nodes = slices.Grow(n.Nodes, len(room))
+			children = 0
+		}
+		node := &room[0]
+		room, n.Nodes = room[1:], append(n.Nodes, node)
+		return node
+	}
 	from, to := subtree(n.Key)
 	dirs, records := s.dirs.Iter(), s.records.Iter()
 	moreDirs, moreRecords := dirs.Seek(from), records.Seek(from)
@@ -105,11 +132,11 @@ func (s *state) list(n *kv.Node, recursive bool, now int64) {
 				continue
 			}
 			if !hidden(child) {
-				node := s.dirNode(dirs.Value(), now)
+				node, d := next(), dirs.Value()
+				s.showDir(node, d, now)
 				if recursive {
-					s.list(node, true, now)
+					s.list(node, d.children, true, now)
 				}
-				n.Nodes = append(n.Nodes, node)
 			}
 			moreDirs = dirs.Next()
 		default:
@@ -120,7 +147,7 @@ func (s *state) list(n *kv.Node, recursive bool, now int64) {
 				continue
 			}
 			if !hidden(child) {
-				n.Nodes = append(n.Nodes, s.recordNode(records.Value(), now))
+				s.showRecord(next(), records.Value(), now)
 			}
 			moreRecords = records.Next()
 		}

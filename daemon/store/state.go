@@ -49,6 +49,7 @@ type state struct {
 	deadlines *btree.BTreeG[deadline]   // derived from leases and renewed
 	attached  *btree.BTreeG[attachment] // derived from records and dirs
 	uses      map[uint64]int            // attachments of each shared lease that has some, derived
+	listings  listings                  // derived from records, dirs and leases
 
 	// renewed is what this member knows as the leader and the others do not: until when shared
 	// leases were kept alive. It is no part of the replicated state, and no command depends on it.
@@ -110,6 +111,7 @@ func (s *state) copy() *state {
 	c := *s
 	c.records, c.dirs, c.leases = s.records.Copy(), s.dirs.Copy(), s.leases.Copy()
 	c.deadlines, c.attached, c.uses, c.renewed = nil, nil, nil, nil
+	c.listings = listings{}
 	c.members = maps.Clone(s.members)
 	c.history, c.changes, c.scratch = history{}, ChangeSet{}, nil
 	return &c
@@ -166,7 +168,7 @@ func (s *state) allot() kv.Index {
 }
 
 // putRecord is the one place where a record changes: the map, the sum, the leases, the child
-// count of its directory and the change set follow from it.
+// count and the listing of its directory and the change set follow from it.
 func (s *state) putRecord(prev, next *record) {
 	if prev == nil || next == nil || prev.mod != next.mod { // a refresh is no change to v3
 		s.changes.Records = append(s.changes.Records, RecordChange{prev, next})
@@ -185,6 +187,7 @@ func (s *state) putRecord(prev, next *record) {
 		s.records.Delete(key)
 	}
 	s.attach(attachment{path: key}, before, after)
+	s.listings.drop(kv.Parent(key))
 	if prev == nil {
 		s.countChild(key, 1)
 	} else if next == nil {
@@ -208,6 +211,10 @@ func (s *state) putDir(prev, next *dir) {
 		s.dirs.Delete(path)
 	}
 	s.attach(attachment{path: path, dir: true}, before, after)
+	if prev == nil || next == nil || prev.created != next.created || prev.modified != next.modified || before != after {
+		s.listings.drop(path)
+		s.listings.drop(kv.Parent(path))
+	}
 	if path == "" {
 		return
 	}

@@ -45,6 +45,8 @@ type Machine struct {
 	leased atomic.Bool // some node is attached to a shared lease
 
 	events []kv.Event // since the last TakeEvents, for the watch hub
+
+	shortListing uint64 // see the constant; tests have a smaller one
 }
 
 // New returns a machine with an empty store that keeps the last historyLength events, or
@@ -53,7 +55,7 @@ func New(historyLength int) *Machine {
 	if historyLength == 0 {
 		historyLength = DefaultHistoryLength
 	}
-	m := &Machine{state: newState(historyLength)}
+	m := &Machine{state: newState(historyLength), shortListing: shortListing}
 	m.auth.Store(m.state.auth)
 	return m
 }
@@ -176,6 +178,11 @@ func (m *Machine) current() *state {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.copyLocked()
+}
+
+// copyLocked is current for a caller that holds the lock for writing.
+func (m *Machine) copyLocked() *state {
 	v := m.view.Load()
 	if v == nil {
 		v = m.state.copy()
