@@ -90,9 +90,10 @@ type handler struct {
 	Config
 	clusterID []string // as a header has it; shared, read only
 
-	last    atomic.Pointer[position] // that was written
-	buffers sync.Pool                // of *[]byte, for answers
-	lines   lines
+	last     atomic.Pointer[position] // that was written
+	buffers  sync.Pool                // of *[]byte, for answers
+	listings renderings
+	lines    lines
 }
 
 const (

@@ -40,9 +40,10 @@ func (l *listing) get(path string) *kv.Node {
 	return l.node
 }
 
-// expires reports whether n or a child of it shows a TTL.
+// expires reports whether n or a child of it has a TTL or a shared lease, whose time left each
+// reading tells anew.
 func expires(n *kv.Node) bool {
-	if !n.Expiration.IsZero() {
+	if !n.Expiration.IsZero() || n.Lease != 0 {
 		return true
 	}
 	for _, child := range n.Nodes {

@@ -102,8 +102,8 @@ func (s *state) timeLeft(end, now int64) (expiration time.Time, seconds int64) {
 }
 
 // list fills in the children of a directory that are not hidden, recursively those of each of them
-// too. children is how many it has. In key order the subtrees of its directories come in between; they are skipped by seeking
-// past them.
+// too. children is how many it has. In key order the subtrees of its directories come in between;
+// they are skipped by seeking past them.
 func (s *state) list(n *kv.Node, children uint64, recursive bool, now int64) {
 	var room []kv.Node // one piece of memory for all of them
 	next := func() *kv.Node {

@@ -99,7 +99,7 @@ const hexDigits = "0123456789abcdef"
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	copied := 0 // s[:copied] is in b
-	for i := 0; i < len(s); {
+	for i := plainWords(s); i < len(s); {
 		if c := s[i]; c < utf8.RuneSelf {
 			if plain(c) {
 				i++
@@ -109,6 +109,7 @@ func appendString(b []byte, s string) []byte {
 			b = appendEscaped(b, c)
 			i++
 			copied = i
+			i += plainWords(s[i:])
 			continue
 		}
 		r, size := utf8.DecodeRuneInString(s[i:])
@@ -127,6 +128,32 @@ func appendString(b []byte, s string) []byte {
 	}
 	b = append(b, s[copied:]...)
 	return append(b, '"')
+}
+
+// plainWords returns the length of the beginning of s that is made of whole words of eight bytes in
+// which every byte is plain, so that most text is looked at eight bytes at a time.
+func plainWords(s string) int {
+	const (
+		ones  = 0x0101010101010101
+		highs = 0x8080808080808080
+	)
+	n := 0
+	for ; len(s)-n >= 8; n += 8 {
+		w := s[n : n+8]
+		v := uint64(w[0]) | uint64(w[1])<<8 | uint64(w[2])<<16 | uint64(w[3])<<24 |
+			uint64(w[4])<<32 | uint64(w[5])<<40 | uint64(w[6])<<48 | uint64(w[7])<<56
+		// A byte of x-ones borrows its high bit where the byte of x is 0, that of v-ones*' ' where
+		// the byte of v is below ' '. '"' and '&' differ in bit 2, '<' and '>' in bit 1.
+		quote, angle, slash := (v|ones*4)^(ones*'&'), (v|ones*2)^(ones*'>'), v^(ones*'\\')
+		odd := (v - ones*' ') &^ v
+		odd |= (quote - ones) &^ quote
+		odd |= (angle - ones) &^ angle
+		odd |= (slash - ones) &^ slash
+		if (odd|v)&highs != 0 {
+			break
+		}
+	}
+	return n
 }
 
 // plain reports whether the ASCII character c stands for itself.

@@ -2,8 +2,10 @@ package etcdv2
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"pgregory.net/rapid"
 
@@ -125,4 +127,41 @@ func encodeNode(n *kv.Node) *Node {
 		wire.Nodes = append(wire.Nodes, encodeNode(child))
 	}
 	return wire
+}
+
+func TestEveryByteIsEscapedAtEveryPlaceOfAWord(t *testing.T) {
+	for c := range 256 {
+		for at := range 17 {
+			text := []byte("0123456789abcdefg")
+			text[at] = byte(c)
+			want, err := json.Marshal(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := appendString(nil, string(text)); string(got) != string(want) {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			wantPlain := at / 8 * 8
+			if c < utf8.RuneSelf && plain(byte(c)) {
+				wantPlain = 16
+			}
+			if got := plainWords(string(text)); got != wantPlain {
+				t.Errorf("%q begins with %d plain bytes, want %d", text, got, wantPlain)
+			}
+		}
+	}
+}
+
+func BenchmarkAppendAListing(b *testing.B) {
+	node := &kv.Node{Key: "/bench/dir", Dir: true, ModifiedIndex: 4, CreatedIndex: 4}
+	for i := range 1000 {
+		node.Nodes = append(node.Nodes, &kv.Node{
+			Key: "/bench/dir/child-0000", Value: strings.Repeat("v", 256), ModifiedIndex: kv.Index(4 + i), CreatedIndex: kv.Index(4 + i),
+		})
+	}
+	var line []byte
+	for b.Loop() {
+		line = AppendEvent(line[:0], kv.Event{Action: kv.ActionGet, Node: node})
+		b.SetBytes(int64(len(line)))
+	}
 }
