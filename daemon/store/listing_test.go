@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -88,10 +89,14 @@ func TestAListingWithATTLCountsTheSecondsDown(t *testing.T) {
 	r := newReplica(t)
 	longDir(r, "/k")
 	r.apply(lasting(time.Minute, set("/k/000", "v")))
+	r.apply(command.LeaseGrant{ID: shared, TTL: time.Hour}, attached(shared, set("/k/001", "v")))
 	for _, left := range []int64{60, 59, 30} {
 		res, err := r.Read(kv.Read{Key: "/k"}, (60-left)*int64(time.Second))
 		if err != nil || res.Node.Nodes[0].TTL != left {
 			t.Errorf("%d seconds are left instead of %d: %v", res.Node.Nodes[0].TTL, left, err)
+		}
+		if got := res.Node.Nodes[1].TTL; got != 3540+left {
+			t.Errorf("%d seconds of a shared lease are left instead of %d", got, 3540+left)
 		}
 	}
 }
