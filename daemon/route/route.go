@@ -121,7 +121,7 @@ func (t *Table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	if clean := cleanPath(escaped); clean != escaped {
+	if clean := cleanPath(escaped); clean != escaped && r.Method != http.MethodConnect { // whose target is no path
 		redirect(w, r, clean)
 		return
 	}
