@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +18,22 @@ var (
 	seeds     = flag.Int("seeds", 8, "how many seeds")
 	ops       = flag.Int("ops", 250, "how many operations in a sequence")
 	pairs     = flag.Int("pairs", 2, "how many pairs of servers at a time")
+	script    = flag.String("script", "", "a file of lines to perform instead of random ones")
 )
+
+// TestScript performs the lines of the file that -script names, such as a shrunk failure.
+func TestScript(t *testing.T) {
+	if *script == "" {
+		t.Skip("no -script")
+	}
+	text, err := os.ReadFile(*script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := replay(t, strings.Split(strings.TrimSpace(string(text)), "\n")); d != nil {
+		t.Error(d)
+	}
+}
 
 func TestSequences(t *testing.T) {
 	total := tally{explained: map[string]int{}}

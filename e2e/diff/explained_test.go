@@ -61,7 +61,7 @@ var explained = []explanation{
 	{
 		name: "Streaming watch from the past", etcd: "sends one event and then nothing", kvd: "sends all and goes on",
 		events: func(w *watch, etcd, kvd string) fate {
-			return when(w.stream && w.past() && w.heard == 1 && etcd == "" && kvd != "", etcdIsDeaf)
+			return when(w.stream && w.old && w.heard == 1 && etcd == "" && kvd != "", etcdIsDeaf)
 		},
 	},
 	{

@@ -2,6 +2,7 @@ package diff
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ type watch struct {
 	etcd, kvd         side
 	last              string // etcd's last event
 	heard             int    // how many events of etcd have been compared
+	old               bool   // the first of them was from before the watch began
 	deaf              bool   // etcd sends nothing more, and that is explained
 }
 
@@ -127,6 +129,9 @@ func (r *run) compare(w *watch, line string) (d *difference, away bool) {
 		case etcd != "" && etcd == kvd:
 			w.last = etcd
 			w.heard++
+			if w.heard == 1 {
+				w.old = r.base+indexOfEvent(etcd) <= w.began
+			}
 			w.etcd.events, w.kvd.events = w.etcd.events[1:], w.kvd.events[1:]
 			continue
 		case w.deaf && etcd == "":
@@ -158,6 +163,18 @@ func (r *run) compare(w *watch, line string) (d *difference, away bool) {
 		w.etcd.read(2 * time.Millisecond)
 		w.kvd.read(2 * time.Millisecond)
 	}
+}
+
+var indexField = regexp.MustCompile(`"modifiedIndex":\+(\d+)`)
+
+// indexOfEvent returns the index of an event, counted from the beginning of the sequence.
+func indexOfEvent(event string) int64 {
+	found := indexField.FindStringSubmatch(event)
+	if found == nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(found[1], 10, 64) // the pattern admits nothing else
+	return n
 }
 
 func (s *side) tell() string {
