@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -109,9 +108,12 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		closeAll(clients)
 		return nil, err
 	}
-	if urls := reachable(slices.DeleteFunc(slices.Clone(clients), onLoopback)); len(urls) > 0 {
-		deps.Log.Warn("anybody who reaches this member may read and write all keys: this version has no access control",
-			"clients", urls, "try", "listen on 127.0.0.1, or let a firewall choose who reaches it")
+	if urls := reachable(slices.DeleteFunc(slices.Clone(clients), onLoopback)); len(urls) > 0 && d.service.OpenToAll() {
+		why, remedy := "access control is off", enableRemedy(d.listening[0])
+		if d.service.AuthEnabled() {
+			why, remedy = "the role guest permits it", "curl -u root -X DELETE "+d.listening[0]+"/v2/auth/roles/guest"
+		}
+		deps.Log.Warn("anybody who reaches this member may read and write all keys: "+why, "clients", urls, "try", remedy)
 	}
 	names := cfg.HostWhitelist
 	if name, err := deps.Hostname(); err == nil {
@@ -119,15 +121,20 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	}
 	member := memberView{d, uint64(d.node.Status().ClusterID)}
 	work := requestTimeout(cfg.electionTimeout())
-	store := bounded{Store: d.service, timeout: work}
-	anybody := func(next http.HandlerFunc) http.HandlerFunc { return next }
-	d.table = route.New(anybody, slices.Concat(
-		httpv2.Routes(httpv2.Config{Store: store, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
+	door := gate{d.service}
+	d.table = route.New(httpv2.OnlyRoot(door), slices.Concat(
+		httpv2.Routes(httpv2.Config{Gate: door, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member),
 	)...)
 	known := newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names)
 	d.server = serve(clients, limitTime(work, unsniffed(known.wrap(pages.wrap(d.table)))), limits, deps.Log)
 	return d, nil
+}
+
+// enableRemedy says how to turn access control on.
+func enableRemedy(url string) string {
+	return "curl " + url + `/v2/auth/users/root -X PUT -d '{"user":"root","password":"..."}', then curl -X PUT ` + url +
+		"/v2/auth/enable, then curl -u root -X DELETE " + url + "/v2/auth/roles/guest; or listen on 127.0.0.1"
 }
 
 // openMember starts the replicated state and the service over it.
@@ -141,7 +148,10 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, 
 	if err != nil {
 		return err
 	}
-	d.node, d.service = node, service.New(state, node, service.Config{QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now})
+	d.node = node
+	d.service = service.New(state, node, service.Config{
+		QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now, Timeout: requestTimeout(d.config.electionTimeout()),
+	})
 	node.LeadWhile(d.service.Lead)
 	status := node.Status()
 	self := command.Member{ID: uint64(status.MemberID), Name: status.Name, PeerURLs: peerURLs, ClientURLs: d.clientURLs, Voter: true}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/httpv2"
 	"github.com/kvd-io/kvd/daemon/route"
+	"github.com/kvd-io/kvd/daemon/service"
 	"github.com/kvd-io/kvd/daemon/watch"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -80,10 +81,19 @@ func readOn(t *testing.T, stream io.Reader, before, last kv.Index) (kv.Index, er
 	return before, nil
 }
 
+// hubGate lets everybody use a hubStore.
+type hubGate struct{ hubStore }
+
+func (g hubGate) AuthEnabled() bool                                           { return false }
+func (g hubGate) Open(context.Context, service.Credentials) (kv.Store, error) { return g.hubStore, nil }
+func (g hubGate) Authenticate(context.Context, service.Credentials) (httpv2.Session, error) {
+	return nil, &kv.Error{Kind: kv.Denied}
+}
+
 func TestAReaderTooSlowForTheHistoryLosesNothingUntold(t *testing.T) {
 	const length = 100
 	hub := watch.NewHub(length)
-	table := route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, httpv2.Routes(httpv2.Config{Store: hubStore{hub: hub}, Cluster: noCluster{}})...)
+	table := route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, httpv2.Routes(httpv2.Config{Gate: hubGate{hubStore{hub: hub}}, Cluster: noCluster{}})...)
 	address := serveTest(t, table, limits{connections: 9}, slog.New(slog.DiscardHandler))
 	t.Cleanup(hub.Close)
 	var last kv.Index

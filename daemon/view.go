@@ -59,26 +59,26 @@ func (v memberView) Members() []httpv2.Member {
 	return members
 }
 
-// bounded is a store whose reads and writes end in time.
-type bounded struct {
-	kv.Store
-	timeout time.Duration
+// gate shows the service to the v2 API as what lets clients in.
+type gate struct{ *service.Service }
+
+// Open implements httpv2.Gate.
+func (g gate) Open(ctx context.Context, c service.Credentials) (kv.Store, error) {
+	session, err := g.Service.Open(ctx, c)
+	if err != nil {
+		return nil, err // not session: a nil *Session would make a kv.Store that is not nil
+	}
+	return session, nil
+}
+
+// Authenticate implements httpv2.Gate.
+func (g gate) Authenticate(ctx context.Context, c service.Credentials) (httpv2.Session, error) {
+	session, err := g.Service.Authenticate(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return session, nil
 }
 
 // requestTimeout leaves a request time for a slow disk and for one election, as etcd does.
 func requestTimeout(election time.Duration) time.Duration { return 5*time.Second + 2*election }
-
-func (b bounded) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
-	if !r.Quorum { // the answer is here; there is nothing to wait for
-		return b.Store.Read(ctx, r)
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
-	return b.Store.Read(ctx, r)
-}
-
-func (b bounded) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
-	return b.Store.Write(ctx, w)
-}

@@ -53,6 +53,29 @@ func (s *recorder) takeAsked() any {
 	return asked
 }
 
+// openGate lets everybody use a store, and change nothing of access control.
+type openGate struct{ kv.Store }
+
+func (g openGate) Open(context.Context, service.Credentials) (kv.Store, error) { return g.Store, nil }
+func (g openGate) AuthEnabled() bool                                           { return false }
+func (g openGate) Authenticate(context.Context, service.Credentials) (Session, error) {
+	return fakeSession{}, nil
+}
+
+// fakeSession is root's, in a cluster without a leader.
+type fakeSession struct{}
+
+func (fakeSession) Administrator() bool                    { return true }
+func (fakeSession) Refuse(string) error                    { return &kv.Error{Kind: kv.Denied} }
+func (fakeSession) Auth() (*service.Auth, error)           { return &service.Auth{}, nil }
+func (fakeSession) EnableAuth(context.Context, bool) error { return &kv.Error{Kind: kv.NoLeader} }
+func (fakeSession) ChangeUser(context.Context, service.UserChange) (service.User, bool, error) {
+	return service.User{}, false, &kv.Error{Kind: kv.NoLeader}
+}
+func (fakeSession) ChangeRole(context.Context, service.RoleChange) (service.Role, error) {
+	return service.Role{}, &kv.Error{Kind: kv.NoLeader}
+}
+
 // scriptedWatch delivers what is sent to events; closing the channel is the store closing it.
 type scriptedWatch struct {
 	events chan kv.Event
@@ -99,10 +122,13 @@ func (s fakeStatistics) Stats() service.Stats { return s.stats }
 
 // table returns the handler of all routes, without access control.
 func table(cfg Config) http.Handler {
+	if cfg.Gate == nil {
+		cfg.Gate = openGate{&recorder{}}
+	}
 	if cfg.Statistics == nil {
 		cfg.Statistics = fakeStatistics{}
 	}
-	return route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, Routes(cfg)...)
+	return route.New(OnlyRoot(cfg.Gate), Routes(cfg)...)
 }
 
 // serve starts a real HTTP server around a handler, because status, length and HEAD are its work too.

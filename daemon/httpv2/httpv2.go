@@ -17,7 +17,6 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/pkg/etcdv2"
-	"github.com/kvd-io/kvd/pkg/kv"
 )
 
 // Cluster is what the API tells of the cluster, as this member knows it. Safe for concurrent use;
@@ -39,9 +38,9 @@ type Member struct {
 
 // Config is what a handler works with.
 type Config struct {
-	// Store answers; its errors are *kv.Error, whose Cause goes on the wire. It bounds how long a
-	// read or write takes.
-	Store   kv.Store
+	// Gate opens the store that answers; its errors are *kv.Error, whose Cause goes on the wire. It
+	// bounds how long a read or write takes.
+	Gate    Gate
 	Cluster Cluster
 
 	Statistics Statistics
@@ -79,6 +78,13 @@ func Routes(cfg Config) []route.Route {
 		{Path: etcdv2.KeysPath, Below: true, Handler: h.serveKeys, Methods: route.For(route.Rights, head, get, put, post, del)},
 		{Path: membersPath, Below: true, Handler: h.serveMembers,
 			Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, post, del, put))},
+		{Path: enablePath, Handler: h.serveEnable, Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, put, del))},
+		{Path: usersPath, Handler: h.serveUsers, Methods: route.For(route.Root, get)},
+		{Path: usersPath + "/", Handler: h.serveUsers, Methods: route.For(route.Root, get)},
+		{Path: usersPath, Below: true, Handler: h.serveUser, Methods: route.For(route.Root, get, put, del)},
+		{Path: rolesPath, Handler: h.serveRoles, Methods: route.For(route.Root, get)},
+		{Path: rolesPath + "/", Handler: h.serveRoles, Methods: route.For(route.Root, get)},
+		{Path: rolesPath, Below: true, Handler: h.serveRole, Methods: route.For(route.Root, get, put, del)},
 		{Path: machinesPath, Handler: h.serveMachines, Methods: route.For(route.Nothing, get, head)},
 		{Path: statsPath + "/self", Handler: h.serveSelf, Methods: route.For(route.Nothing, get)},
 		{Path: statsPath + "/leader", Handler: h.serveLeader, Methods: route.For(route.Nothing, get)},

@@ -22,7 +22,7 @@ func twoMembers() fakeCluster {
 
 func TestEveryPathAndMethodIsAnsweredAsEtcdDoes(t *testing.T) {
 	store := &recorder{}
-	url := serve(t, Config{Store: store, Cluster: twoMembers()})
+	url := serve(t, Config{Gate: openGate{store}, Cluster: twoMembers()})
 	const (
 		notFound   = "404 page not found\n"
 		notAllowed = "Method Not Allowed\n"
@@ -90,7 +90,7 @@ func TestEveryPathAndMethodIsAnsweredAsEtcdDoes(t *testing.T) {
 
 func TestARequestForTheServerAsAWholeIsRefused(t *testing.T) {
 	for _, request := range []string{"GET * HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"} {
-		connection, err := net.Dial("tcp", strings.TrimPrefix(serve(t, Config{Store: &recorder{}}), "http://"))
+		connection, err := net.Dial("tcp", strings.TrimPrefix(serve(t, Config{Gate: openGate{&recorder{}}}), "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestDuringAnElectionThereIsNoLeaderToName(t *testing.T) {
 	cluster := twoMembers()
 	for _, leader := range []uint64{0, 0xdead} { // none, and one that this member does not know
 		cluster.leader = leader
-		got := ask(t, serve(t, Config{Store: &recorder{}, Cluster: cluster}), "GET /v2/members/leader", "")
+		got := ask(t, serve(t, Config{Gate: openGate{&recorder{}}, Cluster: cluster}), "GET /v2/members/leader", "")
 		if got.status != http.StatusServiceUnavailable || got.body != `{"message":"During election"}` {
 			t.Errorf("leader %x: %d %q", leader, got.status, got.body)
 		}

@@ -16,20 +16,24 @@ func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	// Cleaned inside the key space, so that an escaped ".." leads nowhere else.
-	key := kv.Clean(r.URL.Path[len(etcdv2.KeysPath):])
+	store, err := h.Gate.Open(r.Context(), credentials(r))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	key := keyOf(r.URL.Path)
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if p.wait && !p.quorum {
-		h.watch(w, r, kv.WatchFrom{Key: key, Recursive: p.recursive, Index: p.waitIndex}, p.stream)
+		h.watch(w, r, store, kv.WatchFrom{Key: key, Recursive: p.recursive, Index: p.waitIndex}, p.stream)
 		return
 	}
 	var result kv.Result
 	if reads {
 		quorum := p.quorum && r.Method == http.MethodGet
-		result, err = h.Store.Read(r.Context(), kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum})
+		result, err = store.Read(r.Context(), kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum})
 	} else {
 		write := p.write(r.Method, key)
-		result, err = h.Store.Write(r.Context(), write)
+		result, err = store.Write(r.Context(), write)
 		if write.NoValue { // a wish to the store, a promise to the client
 			result.Node, result.PrevNode = nil, nil
 		}
@@ -44,6 +48,16 @@ func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusCreated
 	}
 	h.replyEvent(w, status, result.Event)
+}
+
+// keyOf returns the key of a path. It is cleaned inside the key space, so that an escaped ".." leads
+// nowhere else; a slash at its end stays, because it asks for a directory.
+func keyOf(path string) string {
+	key, asDir := kv.SplitDir(path[len(etcdv2.KeysPath):])
+	if asDir {
+		key += "/"
+	}
+	return key
 }
 
 // write returns the write that a PUT, POST or DELETE of key asks for. Parameters that mean nothing

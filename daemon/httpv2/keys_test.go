@@ -18,21 +18,22 @@ import (
 func TestRequestsBecomeOperations(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
 	close(store.watch.events)
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	for _, c := range []struct {
 		request, form string
 		want          any
 	}{
 		{"GET /v2/keys", "", kv.Read{}},
-		{"GET /v2/keys/", "", kv.Read{}},
-		{"GET /v2/keys/a/b/", "", kv.Read{Key: "/a/b"}},
+		{"GET /v2/keys/", "", kv.Read{Key: "/"}},
+		{"GET /v2/keys/a/b/", "", kv.Read{Key: "/a/b/"}},
+		{"GET /v2/keys/a%2F", "", kv.Read{Key: "/a/"}},
 		{"GET /v2/keys/a?recursive=true&sorted=T&quorum=1", "", kv.Read{Key: "/a", Recursive: true, Sorted: true, Quorum: true}},
 		{"GET /v2/keys/a?recursive=false&sorted=F&quorum=0&stream=true&dir=true&unknown=", "", kv.Read{Key: "/a"}},
 		{"GET /v2/keys/a?wait=true&quorum=true", "", kv.Read{Key: "/a", Quorum: true}},
 		{"GET /v2/keys/a", "recursive=maybe", kv.Read{Key: "/a"}}, // the body of a GET is ignored
 		{"HEAD /v2/keys/a?quorum=true&recursive=true", "", kv.Read{Key: "/a", Recursive: true}},
 		{"GET /v2/keys/a?wait=true", "", kv.WatchFrom{Key: "/a"}},
-		{"GET /v2/keys/?wait=true&recursive=true&stream=true&waitIndex=7", "", kv.WatchFrom{Recursive: true, Index: 7}},
+		{"GET /v2/keys/?wait=true&recursive=true&stream=true&waitIndex=7", "", kv.WatchFrom{Key: "/", Recursive: true, Index: 7}},
 
 		{"GET /v2/keys/a%2Fb", "", kv.Read{Key: "/a/b"}},
 		{"GET /v2/keys/a+b%2Bc", "", kv.Read{Key: "/a+b+c"}},
@@ -88,7 +89,7 @@ func TestRequestsBecomeOperations(t *testing.T) {
 
 func TestOnlyURLEncodedBodiesAreForms(t *testing.T) {
 	store := &recorder{}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	for contentType, want := range map[string]string{
 		formType:                          "1",
 		formType + "; charset=utf-8":      "1",
@@ -150,7 +151,7 @@ var badForms = []struct {
 
 func TestBadParametersAreRefusedBeforeTheStoreIsAsked(t *testing.T) {
 	store := &recorder{}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	for _, c := range badForms {
 		got := ask(t, url, c.request, c.form)
 		want := fmt.Sprintf(`{"errorCode":%d,"message":"%s","cause":"%s","index":0}`+"\n", c.code, c.message, c.cause)
@@ -172,7 +173,7 @@ func TestBadParametersAreRefusedBeforeTheStoreIsAsked(t *testing.T) {
 
 func TestTheFirstFailureInEtcdsOrderWins(t *testing.T) {
 	store := &recorder{}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	// Each name fails for itself; taken away one by one, the next one is named.
 	order := []struct{ query, complaint string }{
 		{"%zz", "zz"}, {"prevIndex=", "prevIndex"}, {"waitIndex=", "waitIndex"}, {"recursive=", "recursive"}, {"sorted=", "sorted"},
@@ -197,7 +198,7 @@ func TestResultsAreRenderedWithTheirHeaders(t *testing.T) {
 	prev := &kv.Node{Key: "/foo", Value: "bar", ModifiedIndex: 4, CreatedIndex: 4}
 	expiring := &kv.Node{Key: "/t", Value: "<&>", Expiration: time.Date(2030, 1, 2, 3, 4, 5, 120_000_000, time.UTC), TTL: 5, ModifiedIndex: 6, CreatedIndex: 6}
 	store := &recorder{}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	for _, c := range []struct {
 		request string
 		result  kv.Result
@@ -234,7 +235,7 @@ func TestResultsAreRenderedWithTheirHeaders(t *testing.T) {
 
 func TestStoreErrorsAreRendered(t *testing.T) {
 	store := &recorder{}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	for _, c := range []struct {
 		err    error
 		status int
@@ -288,7 +289,7 @@ func TestStoreErrorsAreRendered(t *testing.T) {
 func TestLongAnswersArriveWholeAndKnowTheirLength(t *testing.T) {
 	long := strings.Repeat("x", 3*replyChunk+17)
 	store := &recorder{result: kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: &kv.Node{Key: "/a", Value: long}}}}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	want := `{"action":"get","node":{"key":"/a","value":"` + long + `"}}` + "\n"
 	got := ask(t, url, "GET /v2/keys/a", "")
 	if got.body != want || got.header.Get("Content-Length") != strconv.Itoa(len(want)) {
@@ -302,7 +303,7 @@ func TestLongAnswersArriveWholeAndKnowTheirLength(t *testing.T) {
 
 func TestAFormAboveTheLimitIsRefusedWith413(t *testing.T) {
 	store := &recorder{}
-	url := serve(t, Config{Store: store, MaxRequestBytes: 100})
+	url := serve(t, Config{Gate: openGate{store}, MaxRequestBytes: 100})
 	fits := "value=" + strings.Repeat("a", 94)
 	if got := ask(t, url, "PUT /v2/keys/a", fits); got.status != http.StatusOK || store.takeAsked() == nil {
 		t.Errorf("100 bytes: %d %s", got.status, got.body)

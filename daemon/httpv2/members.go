@@ -76,9 +76,11 @@ func (h *handler) serveMachines(w http.ResponseWriter, _ *http.Request) {
 
 // replyMessage answers with the error form of everything but keys. It ends without a newline.
 func (h *handler) replyMessage(w http.ResponseWriter, status int, message string) {
-	h.replyJSON(w, status, struct {
-		Message string `json:"message"`
-	}{message}, "")
+	h.replyJSON(w, status, messageJSON{message}, "")
+}
+
+type messageJSON struct {
+	Message string `json:"message"`
 }
 
 func (h *handler) replyJSON(w http.ResponseWriter, status int, body any, end string) {

@@ -25,7 +25,7 @@ func arrive(t *rapid.T, request etcdv2.Request) any {
 		r.Header.Set("Content-Type", formType)
 	}
 	answer := httptest.NewRecorder()
-	untilAborted(table(Config{Store: store, Cluster: fakeCluster{}}), answer, r)
+	untilAborted(table(Config{Gate: openGate{store}, Cluster: fakeCluster{}}), answer, r)
 	if answer.Code != http.StatusOK {
 		t.Fatalf("%+v: %d %s", request, answer.Code, answer.Body)
 	}

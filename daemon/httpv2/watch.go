@@ -18,13 +18,13 @@ import (
 // stream breaks off in the middle of its answer: its client must not take that for all there was,
 // and asks again from the index after the last event that it has seen. The answer with no event is
 // complete instead, as etcd's is, and clients of etcd repeat the request.
-func (h *handler) watch(w http.ResponseWriter, r *http.Request, from kv.WatchFrom, stream bool) {
+func (h *handler) watch(w http.ResponseWriter, r *http.Request, store kv.Store, from kv.WatchFrom, stream bool) {
 	if err := h.skipBody(w, r); err != nil {
 		h.fail(w, r, formError(err))
 		return
 	}
 	ctx := r.Context()
-	watch, err := h.Store.Watch(ctx, from)
+	watch, err := store.Watch(ctx, from)
 	if err != nil {
 		h.failWatch(w, r, err)
 		return

@@ -63,7 +63,7 @@ func waitClosed(t *testing.T, watch *scriptedWatch) {
 
 func TestALongPollSendsHeadersAtOnceAndEndsAfterTheFirstEvent(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	response := open(t, t.Context(), url+"/v2/keys/a?wait=true") // returns: the headers came before any event
 	for name, want := range map[string]string{
 		"Content-Type": "application/json", "X-Etcd-Cluster-Id": "ab54a98ceb1f0a", "X-Etcd-Index": "41",
@@ -86,7 +86,7 @@ func TestALongPollSendsHeadersAtOnceAndEndsAfterTheFirstEvent(t *testing.T) {
 
 func TestAStreamSendsEachEventOnALineOfItsOwnAtOnce(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	response := open(t, t.Context(), serve(t, Config{Store: store})+"/v2/keys/a?wait=true&stream=true")
+	response := open(t, t.Context(), serve(t, Config{Gate: openGate{store}})+"/v2/keys/a?wait=true&stream=true")
 	lines := bufio.NewReader(response.Body)
 	for index := kv.Index(42); index < 45; index++ {
 		deliver(t, store.watch, setEvent(index))
@@ -103,7 +103,7 @@ func TestAStreamSendsEachEventOnALineOfItsOwnAtOnce(t *testing.T) {
 
 func TestALongPollThatTheStoreEndsIsCompleteAndEmpty(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	response := open(t, t.Context(), serve(t, Config{Store: store})+"/v2/keys/a?wait=true")
+	response := open(t, t.Context(), serve(t, Config{Gate: openGate{store}})+"/v2/keys/a?wait=true")
 	close(store.watch.events)
 	if body, err := io.ReadAll(response.Body); err != nil || len(body) != 0 { // clients of etcd ask again then
 		t.Errorf("%q, %v", body, err)
@@ -113,7 +113,7 @@ func TestALongPollThatTheStoreEndsIsCompleteAndEmpty(t *testing.T) {
 
 func TestAWatchBeyondTheLimitIsRefusedWithItsReason(t *testing.T) {
 	store := &recorder{err: &kv.Error{Kind: kv.Unavailable, Cause: "no more than 2 watches"}}
-	response := open(t, t.Context(), serve(t, Config{Store: store})+"/v2/keys/a?wait=true")
+	response := open(t, t.Context(), serve(t, Config{Gate: openGate{store}})+"/v2/keys/a?wait=true")
 	body, err := io.ReadAll(response.Body)
 	want := `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: too many requests: no more than 2 watches","index":0}` + "\n"
 	if response.StatusCode != http.StatusTooManyRequests || err != nil || string(body) != want {
@@ -150,7 +150,7 @@ func TestAnEventIsEncodedOnceForAllWhoWaitForIt(t *testing.T) {
 
 func TestALongPollThatAsksForAStreamIsToldSoAndGetsIt(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	url := serve(t, Config{Store: store})
+	url := serve(t, Config{Gate: openGate{store}})
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/v2/keys/a?wait=true", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestAClientThatGoesReleasesItsWatch(t *testing.T) {
 	for name, body := range map[string]io.Reader{"without a body": nil, "with an ignored body": strings.NewReader("value=1")} {
 		t.Run(name, func(t *testing.T) {
 			store := &recorder{watch: newScriptedWatch()}
-			url := serve(t, Config{Store: store})
+			url := serve(t, Config{Gate: openGate{store}})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			r, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v2/keys/a?wait=true&stream=true", body)
@@ -197,7 +197,7 @@ func TestAClientThatGoesReleasesItsWatch(t *testing.T) {
 
 func TestAStreamWhoseReaderNeverReadsIsCutOff(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	server := httptest.NewServer(table(Config{Store: store, Cluster: fakeCluster{}, WriteTimeout: 100 * time.Millisecond}))
+	server := httptest.NewServer(table(Config{Gate: openGate{store}, Cluster: fakeCluster{}, WriteTimeout: 100 * time.Millisecond}))
 	defer server.Close()
 	connection, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -222,7 +222,7 @@ func TestAStreamWhoseReaderNeverReadsIsCutOff(t *testing.T) {
 func TestAnIdleStreamOutlivesTheWriteTimeout(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
 	const writeTimeout = 20 * time.Millisecond
-	response := open(t, t.Context(), serve(t, Config{Store: store, WriteTimeout: writeTimeout})+"/v2/keys/a?wait=true&stream=true")
+	response := open(t, t.Context(), serve(t, Config{Gate: openGate{store}, WriteTimeout: writeTimeout})+"/v2/keys/a?wait=true&stream=true")
 	lines := bufio.NewReader(response.Body)
 	for index := kv.Index(42); index < 45; index++ {
 		time.Sleep(2 * writeTimeout) // the passing of this time is what is tested
@@ -235,7 +235,7 @@ func TestAnIdleStreamOutlivesTheWriteTimeout(t *testing.T) {
 
 func TestAWatchOutlivesTheTimeForItsBody(t *testing.T) {
 	store := &recorder{watch: newScriptedWatch()}
-	v2 := table(Config{Store: store, Cluster: fakeCluster{}})
+	v2 := table(Config{Gate: openGate{store}, Cluster: fakeCluster{}})
 	const bodyTimeout = 50 * time.Millisecond
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {

@@ -54,7 +54,7 @@ func For(needs Needs, methods ...string) []Method {
 // Route is one path and what answers it.
 type Route struct {
 	Path    string   // escaped and clean, "/v2/keys"
-	Below   bool     // every path below it is its own as well
+	Below   bool     // every path below it is its own as well; the path itself may have a route without
 	Methods []Method // in the order of the Allow header
 	Handler http.HandlerFunc
 }
@@ -78,12 +78,16 @@ type entry struct {
 // routes are part of the program.
 func New(onlyRoot func(next http.HandlerFunc) http.HandlerFunc, routes ...Route) *Table {
 	t := &Table{exact: map[string]entry{}, all: routes}
-	seen := map[string]bool{}
+	type place struct {
+		path  string
+		below bool
+	}
+	seen := map[place]bool{}
 	for _, r := range routes {
-		if seen[r.Path] || r.Handler == nil || len(r.Methods) == 0 || r.Path != cleanPath(r.Path) {
+		if seen[place{r.Path, r.Below}] || r.Handler == nil || len(r.Methods) == 0 || r.Path != cleanPath(r.Path) {
 			panic(fmt.Sprintf("route %q is there twice or not complete", r.Path))
 		}
-		seen[r.Path] = true
+		seen[place{r.Path, r.Below}] = true
 		e := entry{path: r.Path, handlers: map[string]http.HandlerFunc{}}
 		var names []string
 		for _, m := range r.Methods {
@@ -142,6 +146,11 @@ func (t *Table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (t *Table) find(escaped string) (entry, bool) {
 	for _, e := range t.trees {
 		if rest, ok := strings.CutPrefix(escaped, e.path); ok && (rest == "" || rest[0] == '/') {
+			if len(rest) <= 1 {
+				if itself, ok := t.exact[escaped]; ok {
+					return itself, true
+				}
+			}
 			return e, true
 		}
 	}

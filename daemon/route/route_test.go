@@ -30,10 +30,11 @@ func TestOnlyWhatIsInTheTableIsReached(t *testing.T) {
 	refuse := func(http.HandlerFunc) http.HandlerFunc { return answer("refused") }
 	table := New(refuse,
 		Route{Path: "/tree", Below: true, Methods: []Method{{"GET", Rights}, {"PUT", Root}}, Handler: answer("tree")},
+		Route{Path: "/tree/", Methods: []Method{{"GET", Nothing}}, Handler: answer("top")},
 		Route{Path: "/leaf", Methods: []Method{{"GET", Nothing}}, Handler: answer("leaf")},
 	)
 	for request, want := range map[string]string{
-		"GET /tree": "tree", "GET /tree/": "tree", "GET /tree/a/b": "tree", "PUT /tree/a": "refused", "GET /leaf": "leaf",
+		"GET /tree": "tree", "GET /tree/": "top", "PUT /tree/": "405 GET", "GET /tree/a/b": "tree", "PUT /tree/a": "refused", "GET /leaf": "leaf",
 		"GET /trees": "404", "GET /leaf/": "404", "GET /leaf/a": "404", "GET /": "404", "GET /%74ree": "404", "GET /tree%2Fa": "404",
 		"POST /tree": "405 GET,PUT", "PUT /leaf": "405 GET", "get /leaf": "405 GET",
 		"GET //tree": "307 /tree", "PUT /leaf/../tree": "307 /tree", "CONNECT /tree/./a": "405 GET,PUT",

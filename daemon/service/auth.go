@@ -71,33 +71,32 @@ func (c *Session) EnableAuth(ctx context.Context, on bool) error {
 	return err
 }
 
-// ChangeUser returns the user as it is after the change. Errors by Kind: Denied, Invalid, Exists,
+// ChangeUser returns the user as it is after the change, and whether it was made by it. Errors by Kind: Denied, Invalid, Exists,
 // NotFound, CompareFailed, RootReadOnly, and those of writing.
-func (c *Session) ChangeUser(ctx context.Context, change UserChange) (User, error) {
+func (c *Session) ChangeUser(ctx context.Context, change UserChange) (user User, created bool, err error) {
 	body := command.AuthUser{Op: change.Op, Name: change.Name, Roles: change.Roles, Grant: change.Grant, Revoke: change.Revoke}
 	what := words[change.Op] + " user"
 	if !c.Administrator() { // before bcrypt
-		return User{}, c.deny(what, "")
+		return User{}, false, c.deny(what, "")
 	}
 	if change.Password != "" {
 		ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
 		defer cancel()
-		var err error
 		if body.Hash, err = c.service.logins.hash(ctx, change.Password); err != nil {
-			return User{}, err
+			return User{}, false, err
 		}
 	}
-	changed, err := c.change(ctx, body, what, "name", change.Name, "roles", change.Roles, "grant", change.Grant, "revoke", change.Revoke,
+	result, err := c.change(ctx, body, what, "name", change.Name, "roles", change.Roles, "grant", change.Grant, "revoke", change.Revoke,
 		"password", change.Password != "")
-	user, _ := changed.(User)
-	return user, err
+	user, _ = result.Changed.(User)
+	return user, result.Created, err
 }
 
 // ChangeRole returns the role as it is after the change. Errors are those of ChangeUser.
 func (c *Session) ChangeRole(ctx context.Context, change RoleChange) (Role, error) {
-	changed, err := c.change(ctx, change, words[change.Op]+" role", "name", change.Name, "rights", patterns(change.Rights),
+	result, err := c.change(ctx, change, words[change.Op]+" role", "name", change.Name, "rights", patterns(change.Rights),
 		"grant", patterns(change.Grant), "revoke", patterns(change.Revoke))
-	role, _ := changed.(Role)
+	role, _ := result.Changed.(Role)
 	return role, err
 }
 
@@ -125,10 +124,10 @@ func patterns(rights Rights) string {
 }
 
 // change proposes a change of access control and tells of it.
-func (c *Session) change(ctx context.Context, body command.Body, what string, details ...any) (any, error) {
+func (c *Session) change(ctx context.Context, body command.Body, what string, details ...any) (command.Result, error) {
 	auth := c.auth()
 	if !auth.Rights(c.user).Root() {
-		return nil, c.deny(what, "")
+		return command.Result{}, c.deny(what, "")
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
 	defer cancel()
@@ -137,8 +136,8 @@ func (c *Session) change(ctx context.Context, body command.Body, what string, de
 		err = result.Err
 	}
 	if kv.Is(err, kv.Denied) {
-		return nil, c.deny(what, "")
+		return command.Result{}, c.deny(what, "")
 	}
 	c.service.audit.changed(what, c.user, c.source, err, details...)
-	return result.Changed, err
+	return result, err
 }

@@ -310,8 +310,8 @@ func (s *state) enableAuth(c command.AuthEnable) error {
 	return nil
 }
 
-// changeUser returns the user that it has made; none for a deletion.
-func (s *state) changeUser(c command.AuthUser) (any, error) {
+// changeUser returns the user as it is after the change, none for a deletion, and whether it is new.
+func (s *state) changeUser(c command.AuthUser) (changed any, created bool, err error) {
 	stored, exists := s.auth.users[c.Name]
 	if c.Op == command.AuthPut {
 		c.Op = command.AuthCreate
@@ -322,37 +322,37 @@ func (s *state) changeUser(c command.AuthUser) (any, error) {
 	switch c.Op {
 	case command.AuthCreate:
 		if c.Hash == "" {
-			return nil, authErrorf(kv.Invalid, "Cannot create user %s with an empty password", c.Name)
+			return nil, false, authErrorf(kv.Invalid, "Cannot create user %s with an empty password", c.Name)
 		}
 		if exists {
-			return nil, authErrorf(kv.Exists, "User %s already exists.", c.Name)
+			return nil, false, authErrorf(kv.Exists, "User %s already exists.", c.Name)
 		}
 		u := User{Name: c.Name, Hash: c.Hash, Roles: c.Roles}
 		if c.Name == rootName && !slices.Contains(u.Roles, rootName) {
 			u.Roles = append(slices.Clip(u.Roles), rootName)
 		}
 		s.putUser(u)
-		return u, nil
+		return u, true, nil
 	case command.AuthUpdate:
 		if !exists {
-			return nil, authErrorf(kv.NotFound, "User %s does not exist.", c.Name)
+			return nil, false, authErrorf(kv.NotFound, "User %s does not exist.", c.Name)
 		}
 		u, err := s.updatedUser(c)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		s.putUser(u)
-		return u, nil
+		return u, false, nil
 	case command.AuthDelete:
 		if s.auth.Enabled && c.Name == rootName {
-			return nil, authErrorf(kv.RootReadOnly, "Cannot delete root user while auth is enabled.")
+			return nil, false, authErrorf(kv.RootReadOnly, "Cannot delete root user while auth is enabled.")
 		}
 		if !exists {
-			return nil, authErrorf(kv.NotFound, "User %s does not exist", c.Name)
+			return nil, false, authErrorf(kv.NotFound, "User %s does not exist", c.Name)
 		}
 		s.exclude(stored)
 		s.setAuth(func(next *Auth) { delete(next.users, c.Name) })
-		return nil, nil
+		return nil, false, nil
 	}
 	panic(fmt.Sprintf("no rule for operation %d on a user", c.Op)) // Decode lets no unknown operation pass
 }

@@ -148,7 +148,7 @@ func (s *state) execute(c *command.Command) (ChangeSet, command.Result) {
 	case command.AuthEnable:
 		result.Err = s.enableAuth(c)
 	case command.AuthUser:
-		result.Changed, result.Err = s.changeUser(c)
+		result.Changed, result.Created, result.Err = s.changeUser(c)
 	case command.AuthRole:
 		result.Changed, result.Err = s.changeRole(c)
 	default:
