@@ -209,12 +209,17 @@ var session = []step{
 }
 
 func TestSessionPrintsWhatEtcdctlPrints(t *testing.T) {
+	compare(t, session, etcdtest.Start(t).URL, etcdtest.Start(t).URL)
+}
+
+// compare plays a session by etcdctl on theirs and by kvctl on ours.
+func compare(t *testing.T, session []step, theirs, ours string) {
+	t.Helper()
 	original := etcdctl{parts.Path(t, "etcdctl")}
-	theirs, ours := etcdtest.Start(t), etcdtest.Start(t)
 	for _, s := range session {
 		args := strings.Split(s.line, "|")
-		want := original.run(t, theirs.URL, s.stdin, args)
-		got := call{endpoint: ours.URL, stdin: strings.NewReader(s.stdin), args: args}.run(t)
+		want := original.run(t, theirs, s.stdin, args)
+		got := call{endpoint: ours, stdin: strings.NewReader(s.stdin), args: args}.run(t)
 		if s.differs != "" {
 			if got.code != s.want.code || got.stdout != s.want.stdout || !strings.Contains(got.stderr, s.want.stderr) {
 				t.Errorf("%s: got %+v, want %+v: %s", s.line, got, s.want, s.differs)
@@ -223,7 +228,7 @@ func TestSessionPrintsWhatEtcdctlPrints(t *testing.T) {
 				t.Errorf("%s: no difference from etcdctl any more", s.line)
 			}
 			if s.alike != "" { // what etcdctl has done all the same, so that the servers stay alike
-				kvctl(t, ours.URL, strings.Split(s.alike, "|")...)
+				kvctl(t, ours, strings.Split(s.alike, "|")...)
 			}
 			continue
 		}

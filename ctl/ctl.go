@@ -83,11 +83,13 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 	flags.Bool("no-sync", false, "accepted for etcdctl's sake: the endpoints are always used as given")
 	flags.Lookup("no-sync").Hidden = true
 
-	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"})
+	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"},
+		&cobra.Group{ID: groupAccess, Title: "Access control:"})
 	root.AddCommand(
 		getCommand(s), setCommand(s), mkCommand(s), updateCommand(s), rmCommand(s),
 		lsCommand(s), mkdirCommand(s), setdirCommand(s), updatedirCommand(s), rmdirCommand(s),
 		watchCommand(s), execWatch,
+		userCommand(s), roleCommand(s), authCommand(s),
 		demo.Command(), exitCodesTopic(),
 	)
 	root.SetGlobalNormalizationFunc(acceptOldNames)
@@ -96,9 +98,10 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 
 // The groups of commands in the help.
 const (
-	groupKeys  = "keys"
-	groupDirs  = "dirs"
-	groupWatch = "watch"
+	groupKeys   = "keys"
+	groupDirs   = "dirs"
+	groupWatch  = "watch"
+	groupAccess = "access"
 )
 
 // acceptOldNames lets flags of etcdctl v2 stand for ours.
@@ -108,6 +111,8 @@ func acceptOldNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		name = "endpoints"
 	case "timeout":
 		name = "dial-timeout"
+	case "rw":
+		name = "readwrite"
 	}
 	return pflag.NormalizedName(name)
 }

@@ -38,8 +38,14 @@ func TestReferenceNamesEveryCommandAndFlag(t *testing.T) {
 		if !cmd.IsAvailableCommand() || cmd.Name() == "demo" { // demo has its own help and no flags of etcdctl's
 			continue
 		}
-		want("| `" + cmd.Use)
+		if len(cmd.Commands()) == 0 {
+			want("| `" + cmd.Use)
+		}
 		cmd.LocalNonPersistentFlags().VisitAll(name)
+		for _, below := range cmd.Commands() {
+			want("`" + cmd.Name() + " " + below.Use + "`")
+			below.LocalNonPersistentFlags().VisitAll(name)
+		}
 	}
 	for _, line := range strings.Split(exitCodes(root), "\n") {
 		if code, _, ok := strings.Cut(strings.TrimSpace(line), "  "); ok {

@@ -89,6 +89,8 @@ func diagnose(err error) trouble {
 		return trouble{Exit: exitInterrupted, Message: "interrupted", text: prefix + "interrupted"}
 	case errors.As(err, &e) && errors.As(err, &wire):
 		return trouble{Exit: exitCode(e.Kind), Code: wire.Code, Message: wire.Message, Cause: wire.Cause, Index: wire.Index, Hint: hint(e), text: prefix + wire.Error()}
+	case errors.As(err, &e) && e.Cause != "" && (e.Kind == kv.NotFound || e.Kind == kv.Exists || e.Kind == kv.Invalid): // the store's own words
+		return trouble{Exit: exitRefused, Message: e.Cause, text: prefix + e.Cause}
 	case errors.As(err, &e) && e.Kind == kv.Unavailable && e.Err != nil:
 		return trouble{Exit: exitUnreachable, Message: e.Err.Error(), text: prefix + e.Err.Error()}
 	case errors.As(err, &e):

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -91,6 +92,27 @@ func (p *printer) block(e kv.Event, index kv.Index) {
 func (p *printer) json(e kv.Event) {
 	// Encoding strings, numbers and times cannot fail; a failing output shows in flush.
 	_ = json.NewEncoder(p.out).Encode(eventJSON{e.Action, nodeJSONOf(e.Node), nodeJSONOf(e.PrevNode)})
+}
+
+// said prints text, or the JSON of what it says.
+func (p *printer) said(text string, means any) {
+	if p.format == asJSON {
+		_ = json.NewEncoder(p.out).Encode(means) // structs of strings; a failing output shows in flush
+		return
+	}
+	fmt.Fprintln(p.out, text)
+}
+
+// names prints a list, one name a line.
+func (p *printer) names(names []string, means any) {
+	if len(names) > 0 || p.format == asJSON {
+		p.said(strings.Join(names, "\n"), means)
+	}
+}
+
+// changed prints what has been done to a user or role.
+func (p *printer) changed(what, name, text, done string) {
+	p.said(text, map[string]string{what: name, "done": done})
 }
 
 // eventJSON and nodeJSON are the JSON of etcdctl v2, which is not that of the API: absent things

@@ -31,13 +31,14 @@ const (
 )
 
 // Request is an HTTP request without its host: Query goes into the URL, Form, when it is not nil,
-// into a body of type application/x-www-form-urlencoded.
+// into a body of type application/x-www-form-urlencoded, or else JSON into one of application/json.
 type Request struct {
 	Method string
 	Path   string      // escaped
 	Header http.Header // nil for none
 	Query  url.Values
 	Form   url.Values
+	JSON   []byte
 }
 
 // EscapeKey returns the escaped URL path of a key.

@@ -96,7 +96,8 @@ type Config struct {
 	Shuffle func(n int, swap func(i, j int))
 
 	// OnRequest, unless nil, is called before each request, with the form that is sent as its
-	// body, in the goroutine of the call or of the watch.
+	// body, in the goroutine of the call or of the watch. Bodies of access control, which may hold
+	// passwords, are not shown.
 	OnRequest func(method, url, form string)
 }
 

@@ -169,13 +169,20 @@ func (c *Client) sendOnce(ctx context.Context, target *url.URL, password string,
 	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
 	form := r.Form.Encode()
-	request, err := http.NewRequestWithContext(ctx, r.Method, target.String(), strings.NewReader(form))
+	body := form
+	if r.JSON != nil {
+		body = string(r.JSON)
+	}
+	request, err := http.NewRequestWithContext(ctx, r.Method, target.String(), strings.NewReader(body))
 	if err != nil {
 		return nil, false, err
 	}
 	maps.Copy(request.Header, r.Header)
-	if r.Form != nil {
+	switch {
+	case r.Form != nil:
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	case r.JSON != nil:
+		request.Header.Set("Content-Type", "application/json")
 	}
 	if c.user.name != "" && c.trusts(target) {
 		request.SetBasicAuth(c.user.name, password)
@@ -263,7 +270,7 @@ var kinds = map[int]kv.Kind{
 	http.StatusBadRequest:            kv.Invalid,
 	http.StatusUnauthorized:          kv.Denied,
 	http.StatusForbidden:             kv.Denied,
-	http.StatusConflict:              kv.Exists,
+	http.StatusConflict:              kv.Invalid,
 	http.StatusRequestEntityTooLarge: kv.TooLarge,
 }
 
@@ -276,6 +283,8 @@ func (a *answer) foreign(message string) error {
 		e.Kind = kv.Unknown
 	case a.status == http.StatusNotFound && message != "":
 		e.Kind = kv.NotFound
+	case a.status == http.StatusForbidden && message != "":
+		e.Kind = kv.Invalid // nobody may: it cannot be done
 	case a.status == http.StatusUnauthorized && message != "":
 		e.Cause = a.to.advice()
 	}
