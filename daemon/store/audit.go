@@ -27,15 +27,15 @@ func (m *Machine) Audit() error {
 		}
 		children[kv.Parent(path)]++
 	}
-	s.records.Scan(func(key string, r *record) bool {
+	s.records.Scan(func(r *record) bool {
 		sum.add(r.appendTo(nil))
 		bytes += r.size()
-		count(key)
+		count(r.key)
 		if r.lease != 0 {
-			attached = append(attached, attachment{r.lease, key, false})
+			attached = append(attached, attachment{r.lease, r.key, false})
 		}
-		if r.key != key || r.create > r.mod || r.mod > s.revision || r.modified > s.revision || r.created > r.modified || r.version == 0 {
-			missingParent = fmt.Sprintf("%s (impossible record %+v)", key, *r)
+		if r.create > r.mod || r.mod > s.revision || r.modified > s.revision || r.created > r.modified || r.version == 0 {
+			missingParent = fmt.Sprintf("%s (impossible record %+v)", r.key, *r)
 		}
 		return true
 	})

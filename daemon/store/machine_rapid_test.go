@@ -205,7 +205,9 @@ func (tr *trial) renew(t *rapid.T) {
 }
 
 func records(r *replica) func(func(string, *record) bool) {
-	return func(yield func(string, *record) bool) { r.state.records.Scan(yield) }
+	return func(yield func(string, *record) bool) {
+		r.state.records.Scan(func(rec *record) bool { return yield(rec.key, rec) })
+	}
 }
 
 // checkChanges compares a command's change set with the keys before and after it: each change of
@@ -234,7 +236,8 @@ func checkChanges(t *rapid.T, body command.Body, before map[string]*record, inde
 			t.Fatalf("%+v: %q changed for v3: %v, in the change set: %v", body, key, moved, changed[key])
 		}
 	}
-	after.Scan(func(key string, r *record) bool {
+	after.Scan(func(r *record) bool {
+		key := r.key
 		prev := before[key]
 		switch {
 		case prev == nil && (!changed[key] || r.create != m.state.revision || r.mod != r.create || r.version != 1):

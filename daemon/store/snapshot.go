@@ -99,7 +99,7 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		b = binary.AppendVarint(b, s.clock)
 		return binary.AppendVarint(b, s.wallOffset)
 	})
-	s.records.Scan(func(_ string, r *record) bool {
+	s.records.Scan(func(r *record) bool {
 		out.item(sectionRecords, func(b []byte) []byte { return r.appendTo(b) })
 		return out.err == nil
 	})
@@ -356,7 +356,7 @@ func (l *loader) item(section byte, item *itemReader) error {
 		item.tag(itemRecord)
 		r := &record{key: item.text(), value: item.text(), create: item.uint(), mod: item.uint(), version: item.uint(),
 			lease: item.uint(), created: item.uint(), modified: item.uint()}
-		s.records.Load(r.key, r)
+		s.records.Load(r)
 		s.include(r)
 		s.attach(attachment{path: r.key}, 0, r.lease)
 	case sectionDirs:

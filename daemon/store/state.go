@@ -42,7 +42,7 @@ type state struct {
 	wallOffset int64 // unix ns minus clock
 
 	// Copy-on-write maps, so that a copy of the state costs nothing until the next change.
-	records *btree.Map[string, *record]
+	records *recordTree
 	dirs    *btree.Map[string, *dir]
 	leases  *btree.Map[uint64, lease]
 
@@ -86,7 +86,7 @@ type ChangeSet struct {
 func newState(historyLength int) *state {
 	s := &state{
 		revision:  firstRevision,
-		records:   &btree.Map[string, *record]{},
+		records:   newRecordTree(),
 		dirs:      &btree.Map[string, *dir]{},
 		leases:    &btree.Map[uint64, lease]{},
 		deadlines: newTree(deadline.less),
@@ -182,7 +182,7 @@ func (s *state) putRecord(prev, next *record) {
 	if next != nil {
 		key, after = next.key, next.lease
 		s.include(next)
-		s.records.Set(key, next)
+		s.records.Set(next)
 	} else {
 		s.records.Delete(key)
 	}

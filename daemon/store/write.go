@@ -253,11 +253,11 @@ func (s *state) removeBelow(path string) {
 		return p < to
 	})
 	var records []*record
-	s.records.Ascend(from, func(k string, r *record) bool {
-		if k < to {
+	s.records.Ascend(from, func(r *record) bool {
+		if r.key < to {
 			records = append(records, r)
 		}
-		return k < to
+		return r.key < to
 	})
 	for _, d := range dirs {
 		if now, ok := s.dirs.Get(d.path); ok {
