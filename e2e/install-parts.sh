@@ -22,6 +22,9 @@ debootstrap  debootstrap      debootstrap
 systemd      systemd-analyze  systemd
 strace       strace           strace
 wrk          wrk              wrk
+node         node             nodejs
+npm          npm              npm
+python3-etcd etcd.py          python3-etcd
 '
 # Daemons that their packages would start and enable at boot. The tests start their own.
 daemons='haproxy nginx etcd docker'
@@ -29,9 +32,10 @@ daemons='haproxy nginx etcd docker'
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 wanted=${*:-all}
 
-# present tells whether a program is there, and for busybox whether it is the static one, which
-# runs in a container that holds nothing else.
+# present tells whether a program is there, for busybox whether it is the static one, which runs in
+# a container that holds nothing else, and for etcd.py whether Debian's Python can import it.
 present() {
+	[ "$1" != etcd.py ] || { /usr/bin/python3 -c 'import etcd' 2>/dev/null; return; }
 	command -v "$1" >/dev/null 2>&1 || return 1
 	[ "$1" != busybox ] || ! ldd "$(command -v busybox)" >/dev/null 2>&1
 }
@@ -46,8 +50,24 @@ lacking() {
 	done | tr '\n' ' '
 }
 
+# modules installs the npm packages that tests use, in the versions that e2e/clients/node fixes, into
+# the user's cache. It needs no rights.
+modules() {
+	case " $wanted " in *" all "* | *" node-etcd "*) ;; *) return ;; esac
+	source=$(dirname "$0")/clients/node
+	target=${XDG_CACHE_HOME:-$HOME/.cache}/kvd-test-node
+	if [ -d "$target/node_modules" ] && cmp -s "$source/package-lock.json" "$target/package-lock.json"; then
+		return
+	fi
+	command -v npm >/dev/null || { echo "parts missing: node-etcd: no npm"; return; }
+	mkdir -p "$target" && cp "$source/package.json" "$target" && rm -rf "$target/node_modules" &&
+		cp "$source/package-lock.json" "$target" &&
+		(cd "$target" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) ||
+		{ rm -rf "$target"; echo "parts missing: node-etcd: npm could not install it"; }
+}
+
 missing=$(lacking)
-[ -n "$missing" ] || exit 0
+[ -n "$missing" ] || { modules; exit 0; }
 
 why=
 if [ "$(id -u)" != 0 ]; then
@@ -57,6 +77,7 @@ elif ! [ -e /etc/debian_version ] || ! command -v apt-get >/dev/null; then
 fi
 if [ -n "$why" ]; then
 	echo "parts missing and not installed ($why): $missing"
+	modules
 	exit 0
 fi
 
@@ -95,4 +116,5 @@ if [ -d /run/systemd/system ]; then
 fi
 missing=$(lacking)
 [ -z "$missing" ] || echo "parts missing, apt-get could not install them: $missing"
+modules
 exit 0

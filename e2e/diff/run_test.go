@@ -98,14 +98,14 @@ func newRun(t *testing.T) (*run, error) {
 	}
 	defer other.HangUp()
 	r.etcd, r.kvd = first, other
-	if err := r.level(); err != nil {
+	if _, err := speaker.Level(r.etcd, r.kvd); err != nil {
 		return r, err
 	}
 	if r.kvd, err = speaker.New(kvd.URL(), home); err != nil { // again, for the right base
 		return r, err
 	}
 	r.quit = append([]func(){r.kvd.HangUp}, r.quit...)
-	r.base, err = indexOf(r.kvd)
+	r.base, err = r.kvd.Index()
 	return r, err
 }
 
@@ -115,39 +115,6 @@ func (r *run) stop() {
 	}
 	for _, quit := range r.quit {
 		quit()
-	}
-}
-
-// padding is a hidden key outside the sequence's reach, and a request that asks for it.
-const padding = "/v2/keys/_pad"
-
-func indexOf(s *speaker.Speaker) (int64, error) {
-	answer, err := s.Exchange("@pad GET " + padding)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseInt(answer.Header.Get("X-Etcd-Index"), 10, 64)
-}
-
-// level brings the index of both servers to the same number, by writes to the one that is behind.
-func (r *run) level() error {
-	for {
-		etcd, err := indexOf(r.etcd)
-		if err != nil {
-			return err
-		}
-		kvd, err := indexOf(r.kvd)
-		if err != nil || etcd == kvd {
-			return err
-		}
-		behind := r.kvd
-		if etcd < kvd {
-			behind = r.etcd
-		}
-		if _, err := behind.Exchange("@pad PUT " + padding); err != nil {
-			return err
-		}
-		r.refreshes++
 	}
 }
 
@@ -344,11 +311,11 @@ func (r *run) settle() (*difference, error) {
 		}
 	}
 	r.due = nil
-	etcd, err := indexOf(r.etcd)
+	etcd, err := r.etcd.Index()
 	if err != nil {
 		return nil, err
 	}
-	kvd, err := indexOf(r.kvd)
+	kvd, err := r.kvd.Index()
 	if err != nil || etcd != kvd {
 		return &difference{"(keys have expired; the index)", fmt.Sprint(etcd, err), fmt.Sprint(kvd, err)}, nil
 	}
@@ -359,7 +326,7 @@ func (r *run) settle() (*difference, error) {
 func awaitExpiry(s *speaker.Speaker, path string) error {
 	escaped := escape(path)
 	for end := time.Now().Add(expiryMax); ; {
-		answer, err := s.Exchange("@pad GET " + escaped + "?recursive=true")
+		answer, err := s.Exchange("@index GET " + escaped + "?recursive=true")
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,8 @@ const requireVariable = "KVD_REQUIRE_PARTS"
 //	docker    an engine that answers at its socket, or dockerd and the right to start it
 //	systemd   what it takes to run systemd as PID 1 in a container: docker and debootstrap
 //	root      the rights of user 0
+//	python3-etcd  the Debian package of that name, for SystemPython
+//	node-etcd     that npm package in NodeModules, and node
 func Need(t testing.TB, part string) {
 	t.Helper()
 	if why := missing(part); why != "" {
@@ -38,6 +40,19 @@ func Path(t testing.TB, program string) string {
 		lack(t, program, err.Error())
 	}
 	return path
+}
+
+// SystemPython is the interpreter that Debian's packages of Python modules are for.
+const SystemPython = "/usr/bin/python3"
+
+// NodeModules returns the folder into which install-parts.sh has npm install what
+// e2e/clients/node/package.json names.
+func NodeModules() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	return filepath.Join(cache, "kvd-test-node", "node_modules")
 }
 
 func lack(t testing.TB, part, why string) {
@@ -57,6 +72,16 @@ func missing(part string) string {
 			return "this test changes what only root may change"
 		}
 		return ""
+	case "python3-etcd":
+		if err := exec.Command(SystemPython, "-c", "import etcd").Run(); err != nil {
+			return fmt.Sprintf("%s cannot import etcd: %v", SystemPython, err)
+		}
+		return ""
+	case "node-etcd":
+		if _, err := os.Stat(filepath.Join(NodeModules(), part)); err != nil {
+			return err.Error()
+		}
+		return missing("node")
 	case "docker":
 		return missingDocker()
 	case "systemd":

@@ -206,6 +206,41 @@ func (s *Speaker) Begin(name, line string) (*Pending, Answer, error) {
 	return p, newAnswer(response, ""), nil
 }
 
+// padding is a hidden key outside of all dialogues.
+const padding = "/v2/keys/_pad"
+
+// Index asks for the server's index, over a connection of its own.
+func (s *Speaker) Index() (int64, error) {
+	answer, err := s.Exchange("@index GET " + padding)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(answer.Header.Get("X-Etcd-Index"), 10, 64)
+}
+
+// Level brings the index of both servers to the same number, by writes to the one that is behind,
+// and tells how many it took. The speakers count on from where their servers were before.
+func Level(a, b *Speaker) (writes int, err error) {
+	for {
+		indexA, err := a.Index()
+		if err != nil {
+			return writes, err
+		}
+		indexB, err := b.Index()
+		if err != nil || indexA == indexB {
+			return writes, err
+		}
+		behind := a
+		if indexB < indexA {
+			behind = b
+		}
+		if _, err := behind.Exchange("@index PUT " + padding); err != nil {
+			return writes, err
+		}
+		writes++
+	}
+}
+
 // Pending is a request whose answer is read piece by piece.
 type Pending struct {
 	connection *connection
