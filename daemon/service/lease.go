@@ -27,6 +27,11 @@ const grantAttempts = 3
 
 // Grant implements kv.Leaser. A lease that there is no room for is refused with NoSpace.
 func (s *Service) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
+	return s.grant(ctx, ttl, command.Command{})
+}
+
+// grant proposes by with a body.
+func (s *Service) grant(ctx context.Context, ttl time.Duration, by command.Command) (kv.Lease, error) {
 	ttl, err := kv.LeaseTTL(ttl)
 	if err != nil {
 		return kv.Lease{}, err
@@ -38,7 +43,8 @@ func (s *Service) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error
 	for range grantAttempts {
 		id := s.leases.draw()
 		var result command.Result
-		result, err = s.log.Propose(ctx, command.Command{Body: command.LeaseGrant{ID: id, TTL: ttl}})
+		by.Body = command.LeaseGrant{ID: id, TTL: ttl}
+		result, err = s.log.Propose(ctx, by)
 		if err != nil {
 			return kv.Lease{}, err
 		}
@@ -116,7 +122,12 @@ func (s *Service) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, err
 
 // Revoke implements kv.Leaser.
 func (s *Service) Revoke(ctx context.Context, id kv.LeaseID) (kv.Index, error) {
-	result, err := s.log.Propose(ctx, command.Command{Body: command.LeaseRevoke{ID: uint64(id)}})
+	return s.revoke(ctx, command.Command{Body: command.LeaseRevoke{ID: uint64(id)}})
+}
+
+// revoke proposes c, whose body is a LeaseRevoke.
+func (s *Service) revoke(ctx context.Context, c command.Command) (kv.Index, error) {
+	result, err := s.log.Propose(ctx, c)
 	if err == nil {
 		err = result.Err
 	}

@@ -130,6 +130,9 @@ type Rights struct {
 // Root reports whether everything is permitted, administration too.
 func (r *Rights) Root() bool { return r.root }
 
+// WritesAny reports whether there is any key that may be written.
+func (r *Rights) WritesAny() bool { return r.root || len(r.write) > 0 }
+
 // Need is what a request does to keys, as far as access control is concerned.
 type Need struct {
 	Write bool
@@ -185,7 +188,7 @@ func WriteNeed(w kv.Write, asDir bool) Need {
 	case kv.OpSet, kv.OpCreate:
 		n.AsDir = asDir && w.Dir
 	}
-	if w.Dir && w.TTL != 0 { // its end takes with it what others will have put there
+	if w.Dir && (w.TTL != 0 || w.Lease != 0) { // its end takes with it what others will have put there
 		n.Below = true
 	}
 	return n
@@ -202,12 +205,17 @@ func (s *state) permit(c *command.Command) error {
 	if rights.root {
 		return nil
 	}
-	key := ""
-	if w, ok := c.Body.(kv.Write); ok {
-		key = w.Key
-		if s.mayWrite(rights, w, c.AsDir) {
-			return nil
-		}
+	key, permitted := "", false
+	switch body := c.Body.(type) {
+	case kv.Write:
+		key, permitted = body.Key, s.mayWrite(rights, body, c.AsDir)
+	case command.LeaseGrant:
+		permitted = rights.WritesAny()
+	case command.LeaseRevoke:
+		permitted = rights.WritesAny() && s.mayEnd(rights, body.ID)
+	}
+	if permitted {
+		return nil
 	}
 	return &kv.Error{Key: key, Kind: kv.Denied, Cause: "Insufficient credentials"}
 }
@@ -216,6 +224,9 @@ func (s *state) mayWrite(rights *Rights, w kv.Write, asDir bool) bool {
 	need := WriteNeed(w, asDir)
 	if _, dir := s.dirs.Get(w.Key); dir && w.Op == kv.OpUpdate && (w.TTL != 0 || w.Lease != 0) {
 		need.Below = true // everything below would go with it
+	}
+	if w.Lease != 0 && !s.mayEnd(rights, uint64(w.Lease)) { // to be on a lease is to decide with others
+		return false
 	}
 	switch rights.Decide(need) {
 	case Allowed:
@@ -226,6 +237,19 @@ func (s *state) mayWrite(rights *Rights, w kv.Write, asDir bool) bool {
 	}
 	return false
 }
+
+// mayEnd reports whether all that goes with a lease may be written.
+func (s *state) mayEnd(rights *Rights, lease uint64) bool {
+	permitted := true
+	s.attachments(lease, func(a attachment) bool {
+		permitted = rights.Decide(AttachedNeed(a.path, a.dir)) == Allowed
+		return permitted
+	})
+	return permitted
+}
+
+// AttachedNeed returns what it needs to end, or to prolong, the life of a node.
+func AttachedNeed(key string, dir bool) Need { return Need{Write: true, Key: key, Below: dir} }
 
 // spans are ranges in order that neither overlap nor touch.
 type spans []kv.KeyRange
