@@ -187,9 +187,8 @@ func (i *inspector) restore() (base uint64, err error) {
 	if err != nil {
 		return 0, &DamageError{Path: folder, Err: err}
 	}
-	metas := map[string]raft.SnapshotMeta{}
 	for _, entry := range entries {
-		if !entry.IsDir() || strings.HasSuffix(entry.Name(), ".tmp") { // one that was cut short
+		if !entry.IsDir() || strings.HasSuffix(entry.Name(), unfinished) {
 			continue
 		}
 		path := filepath.Join(folder, entry.Name())
@@ -197,7 +196,6 @@ func (i *inspector) restore() (base uint64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		metas[path] = meta
 		i.Snapshots = append(i.Snapshots, SnapshotFile{Path: path, Index: meta.Index, Term: meta.Term, Bytes: size})
 	}
 	slices.SortFunc(i.Snapshots, func(a, b SnapshotFile) int { // newest last, so that the machine is left in it

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -93,9 +95,10 @@ func (n *Node) snapshot() error {
 	return nil
 }
 
-// snapshotStore is raft's file store, which leaves two things to the file system's mercy: it syncs
-// the files of a snapshot and the directory above, but not the directory that names the files; and
-// the file that says which entries a snapshot stands for has no checksum.
+// snapshotStore is raft's file store, which leaves three things to the file system's mercy: it syncs
+// the files of a snapshot and the directory above, but not the directory that names the files; the
+// file that says which entries a snapshot stands for has no checksum; and a removal that is cut short
+// leaves half a snapshot under its full name. So old snapshots lose their name first here.
 type snapshotStore struct {
 	*raft.FileSnapshotStore
 	dir string
@@ -106,11 +109,59 @@ func newSnapshotStore(dir string, log hclog.Logger) (*snapshotStore, error) {
 	if err := makeDirs(path); err != nil {
 		return nil, err
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, log)
+	if err := removeUnfinished(path); err != nil {
+		return nil, err
+	}
+	const keepAll = math.MaxInt // snapshotSink.Close removes what is too old
+	files, err := raft.NewFileSnapshotStoreWithLogger(dir, keepAll, log)
 	if err != nil {
 		return nil, err
 	}
 	return &snapshotStore{FileSnapshotStore: files, dir: path}, nil
+}
+
+// unfinished ends the name of a snapshot that is being written or removed.
+const unfinished = ".tmp"
+
+// removeUnfinished removes what a crash has left of snapshots that were being written or removed.
+func removeUnfinished(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if strings.HasSuffix(entry.Name(), unfinished) {
+			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeOld removes all but the newest snapshots. One that is being removed has no name any more under
+// which it could be taken for whole.
+func (s *snapshotStore) removeOld() error {
+	list, err := s.List()
+	if err != nil {
+		return err
+	}
+	old := list[min(len(list), snapshotsKept):]
+	for _, meta := range old {
+		path := filepath.Join(s.dir, meta.ID)
+		if err := os.Rename(path, path+unfinished); err != nil {
+			return err
+		}
+	}
+	if err := syncDir(s.dir); err != nil {
+		return err
+	}
+	for _, meta := range old {
+		if err := os.RemoveAll(filepath.Join(s.dir, meta.ID+unfinished)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Create begins a snapshot. It is durable once Close of the sink has returned without an error.
@@ -119,7 +170,7 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	if err != nil {
 		return nil, err
 	}
-	return &snapshotSink{SnapshotSink: sink, dir: filepath.Join(s.dir, sink.ID())}, nil
+	return &snapshotSink{SnapshotSink: sink, store: s}, nil
 }
 
 // List returns the snapshots, newest first, and an error if one of them says something else than its
@@ -144,18 +195,27 @@ func checkSnapshotName(dir string, meta *raft.SnapshotMeta) error {
 
 type snapshotSink struct {
 	raft.SnapshotSink
-	dir    string
+	store  *snapshotStore
 	closed bool
 	err    error
 }
 
-// Close finishes the snapshot. Raft truncates the log after it. It may be called twice.
+// Close finishes the snapshot and removes those that are too old. Raft truncates the log after it. It
+// may be called twice.
 func (s *snapshotSink) Close() error {
 	if !s.closed {
 		s.closed = true
-		if s.err = s.SnapshotSink.Close(); s.err == nil {
-			s.err = syncDir(s.dir)
-		}
+		s.err = s.finish()
 	}
 	return s.err
+}
+
+func (s *snapshotSink) finish() error {
+	if err := s.SnapshotSink.Close(); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Join(s.store.dir, s.ID())); err != nil {
+		return err
+	}
+	return s.store.removeOld()
 }
