@@ -42,8 +42,11 @@ targets > "$folder/targets"
 failed=0
 while read -r package name <&3; do
 	chosen "$name" "$@" || continue
-	if "$go" test "$package" -run '^$' -fuzz "^$name\$" -fuzztime "$time" -parallel 1 > "$folder/log" 2>&1; then
+	# An input that is only interesting is not worth a minute of shortening, which is the default.
+	if "$go" test "$package" -run '^$' -fuzz "^$name\$" -fuzztime "$time" -fuzzminimizetime 2s -parallel 1 > "$folder/log" 2>&1; then
 		verdict=passed
+	elif grep -q '^ *context deadline exceeded$' "$folder/log" && ! grep -q 'Failing input written' "$folder/log"; then
+		verdict=passed # the time was over while an input was being shortened: go test calls that a failure
 	else
 		verdict=FAILED
 		failed=1

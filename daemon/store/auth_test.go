@@ -375,6 +375,7 @@ func TestWhatAWriteNeedsDependsOnWhatStandsThere(t *testing.T) {
 		{"/f", "u", !slash, lasting(time.Minute, update("/f", "")), true},
 		{"/t", "u", !slash, lasting(time.Minute, asDir(set("/t", ""))), false},
 		{"/t*", "u", !slash, lasting(time.Minute, asDir(set("/t", ""))), true},
+		{"/t", "u", !slash, kv.Write{Op: kv.OpSet, Key: "/t", Dir: true, Lease: 1}, false}, // as with a TTL
 		{"/*", "u", !slash, set("/f", ""), true},
 		{"/*", "nobody", !slash, set("/f", ""), false},
 		{"/f", "root", !slash, set("/elsewhere", ""), true},

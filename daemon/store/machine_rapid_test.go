@@ -2,10 +2,13 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +35,8 @@ type trial struct {
 	seen   int      // events of the model's history that the machines have told
 	stale  []command.LeaseEnd
 	mirror mirror
+
+	applied int // commands
 }
 
 const trialHistory = 7
@@ -50,9 +55,11 @@ func (tr *trial) drawBody(t *rapid.T) command.Body {
 	due := tr.whole.Due(int64(tr.whole.now), 10)
 	tr.stale = append(append(tr.stale, due.Ended...), due.Silent...)
 	lease := rapid.SampledFrom(leaseIDs)
-	switch choice := rapid.IntRange(0, 24).Draw(t, "what"); {
+	switch choice := rapid.IntRange(0, 27).Draw(t, "what"); {
 	case choice == 0:
 		return command.Tick{}
+	case choice > 24:
+		return drawAuth(t)
 	case choice < 4 && len(tr.stale) > 0:
 		return command.Expire{Leases: rapid.SliceOfN(rapid.SampledFrom(tr.stale), 1, 3).Draw(t, "expire")}
 	case choice == 4:
@@ -99,37 +106,131 @@ func (tr *trial) step(t *rapid.T) {
 	}
 	tr.model.clock = max(tr.model.clock, int64(tr.whole.now))
 
-	var bodies []command.Body
+	var commands []command.Command
 	for range rapid.IntRange(1, 5).Draw(t, "commands") {
-		bodies = append(bodies, tr.drawBody(t))
+		commands = append(commands, tr.drawCommand(t))
 	}
-	results := tr.whole.apply(bodies...)
-	tr.reborn.apply(bodies...)
-	for i, body := range bodies {
+	if !tr.model.auth.enabled && rapid.IntRange(0, 7).Draw(t, "guard") == 0 {
+		commands = append(guards(t), commands...)
+	}
+	tr.applied += len(commands)
+	results := tr.whole.applyAll(commands...)
+	tr.reborn.applyAll(commands...)
+	for i, c := range commands {
 		var alone command.Result
-		for _, part := range parts(body) {
+		for _, part := range parts(c.Body) {
 			before, index := maps.Collect(records(tr.single)), tr.single.Index()
 			growth := growthExpected(tr.single, part)
 			bytes := tr.single.Bytes()
-			alone = tr.single.apply(part)[0]
-			if grown := tr.single.Bytes() - bytes; grown > growth {
-				t.Fatalf("%+v made the state grow by %d bytes, at most %d were expected", part, grown, growth)
-			} else if w, ok := part.(kv.Write); ok && alone.Err == nil && w.TTL != 0 && !w.Refresh && growth > 0 && grown != growth {
-				// Without a TTL it may be less: the lease of the node before goes.
-				t.Fatalf("%+v made the state grow by %d bytes, %d were expected", part, grown, growth)
+			cut := c
+			cut.Body = part
+			alone = tr.single.applyAll(cut)[0]
+			if !isAuth(part) {
+				checkGrowth(t, part, alone.Err, tr.single.Bytes()-bytes, growth)
 			}
 			checkChanges(t, part, before, index, alone, tr.single.Machine)
 		}
 
-		want, err := tr.model.execute(body)
+		want, err := tr.model.execute(c)
 		for _, got := range []command.Result{results[i], alone} {
-			got.RaftIndex, got.RaftTerm = 0, 0
-			if !reflect.DeepEqual(got, command.Result{Result: want, Err: err}) {
-				t.Fatalf("%+v\n got %s\nwant %s", body, render(got.Result, got.Err), render(want, err))
-			}
+			checkResult(t, c, got, want, err)
 		}
 	}
 	tr.check(t)
+}
+
+func isAuth(body command.Body) bool {
+	switch body.(type) {
+	case command.AuthEnable, command.AuthUser, command.AuthRole:
+		return true
+	}
+	return false
+}
+
+func checkGrowth(t *rapid.T, body command.Body, err error, grown, expected int64) {
+	w, writes := body.(kv.Write)
+	switch {
+	case grown > expected:
+		t.Fatalf("%+v made the state grow by %d bytes, at most %d were expected", body, grown, expected)
+	case writes && err == nil && w.TTL != 0 && !w.Refresh && expected > 0 && grown != expected:
+		// Without a TTL it may be less: the lease of the node before goes.
+		t.Fatalf("%+v made the state grow by %d bytes, %d were expected", body, grown, expected)
+	}
+}
+
+// drawCommand draws who asks and for what. Half of it is a member's own business, which needs no right.
+func (tr *trial) drawCommand(t *rapid.T) command.Command {
+	c := command.Command{Body: tr.drawBody(t)}
+	if rapid.IntRange(0, 1).Draw(t, "somebody asks") > 0 {
+		c.User = rapid.SampledFrom([]string{"u", "u", "u", "v", "", "root", "nobody"}).Draw(t, "user")
+		c.AuthRevision = rapid.SampledFrom([]uint64{0, 1, 1}).Draw(t, "auth revision")
+		c.AsDir = rapid.Bool().Draw(t, "as dir")
+	}
+	return c
+}
+
+// guards returns what it takes to turn access control on, with a role that somebody has.
+func guards(t *rapid.T) []command.Command {
+	var commands []command.Command
+	for _, body := range []command.Body{
+		command.AuthRole{Op: command.AuthCreate, Name: "r", Rights: drawRights(t, "rights")},
+		command.AuthUser{Op: command.AuthPut, Name: "u", Hash: "h1", Roles: []string{"r"}, Grant: []string{"r"}},
+		command.AuthUser{Op: command.AuthPut, Name: "root", Hash: "h1", Roles: []string{}},
+		command.AuthEnable{Enabled: true},
+	} {
+		commands = append(commands, command.Command{Body: body})
+	}
+	return commands
+}
+
+func drawSome(t *rapid.T, name string, from []string) []string {
+	return append([]string{}, rapid.SliceOfN(rapid.SampledFrom(from), 0, 2).Draw(t, name)...)
+}
+
+func drawRights(t *rapid.T, name string) command.Rights {
+	ranges := func(patterns []string) []kv.KeyRange {
+		list := []kv.KeyRange{}
+		for _, pattern := range patterns {
+			list = append(list, kv.PatternRange(pattern))
+		}
+		return list
+	}
+	return command.Rights{Read: ranges(drawSome(t, name+" to read", modelPatterns)), Write: ranges(drawSome(t, name+" to write", modelPatterns))}
+}
+
+func drawAuth(t *rapid.T) command.Body {
+	op := command.AuthOp(rapid.IntRange(1, 4).Draw(t, "auth op"))
+	switch rapid.IntRange(0, 4).Draw(t, "about") {
+	case 0:
+		return command.AuthEnable{Enabled: rapid.IntRange(0, 3).Draw(t, "enabled") > 0}
+	case 1, 2:
+		names := []string{"r", "s", "root", "guest"}
+		return command.AuthUser{
+			Op: op, Name: rapid.SampledFrom([]string{"u", "v", "root"}).Draw(t, "user"), Hash: rapid.SampledFrom([]command.Secret{"h1", "h2", ""}).Draw(t, "hash"),
+			Roles: drawSome(t, "roles", names), Grant: drawSome(t, "granted", names), Revoke: drawSome(t, "revoked", names),
+		}
+	}
+	if op == command.AuthPut {
+		op = command.AuthUpdate
+	}
+	return command.AuthRole{
+		Op: op, Name: rapid.SampledFrom([]string{"r", "s", "guest", "root"}).Draw(t, "role"), Rights: drawRights(t, "rights"), Grant: drawRights(t, "granted"), Revoke: drawRights(t, "revoked"),
+	}
+}
+
+// checkResult compares with the model, of a failure about access control the kind only.
+func checkResult(t *rapid.T, c command.Command, got command.Result, want kv.Result, err error) {
+	got.RaftIndex, got.RaftTerm = 0, 0
+	var failed *kv.Error
+	if isAuth(c.Body) {
+		got.Changed = nil
+		if errors.As(got.Err, &failed) && failed.Kind != kv.Denied {
+			got.Err = &kv.Error{Kind: failed.Kind}
+		}
+	}
+	if !reflect.DeepEqual(got, command.Result{Result: want, Err: err}) {
+		t.Fatalf("%+v\n got %s\nwant %s", c, render(got.Result, got.Err), render(want, err))
+	}
 }
 
 // growthExpected returns how many bytes body may add to the state.
@@ -292,6 +393,9 @@ func (tr *trial) check(t *rapid.T) {
 		if !r.Sum().Equal(tr.whole.Sum()) {
 			t.Fatalf("%s has sum %v, whole has %v", name, r.Sum(), tr.whole.Sum())
 		}
+		if auth := r.Auth(); auth.Enabled != tr.model.auth.enabled || !slices.Equal(showAuth(auth), tr.model.auth.show(tr.model.rolesOf)) || auth.Revision != tr.whole.Auth().Revision {
+			t.Fatalf("%s has access control %v, revision %d, %q\nwant %v, %q", name, auth.Enabled, auth.Revision, showAuth(auth), tr.model.auth.enabled, tr.model.auth.show(tr.model.rolesOf))
+		}
 		tr.checkReads(t, r)
 	}
 	tr.checkMirror(t, fresh)
@@ -430,15 +534,31 @@ func (tr *trial) restore(t *rapid.T) {
 	tr.reborn = fresh
 }
 
+// operationsVariable says how many operations the model is compared over at least; the default is
+// one round of rapid's checks.
+const operationsVariable = "KVD_MODEL_OPERATIONS"
+
 func TestMachineBehavesLikeThePlainModelOnAnyLog(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		tr := newTrial(t)
-		t.Repeat(map[string]func(*rapid.T){
-			"apply":   tr.step,
-			"apply 2": tr.step,
-			"apply 3": tr.step,
-			"renew":   tr.renew,
-			"restore": tr.restore,
+	wanted := 0
+	if text := os.Getenv(operationsVariable); text != "" {
+		var err error
+		if wanted, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("%s: %v", operationsVariable, err)
+		}
+	}
+	operations, start := 0, time.Now()
+	for again := true; again; again = operations < wanted {
+		rapid.Check(t, func(t *rapid.T) {
+			tr := newTrial(t)
+			t.Repeat(map[string]func(*rapid.T){
+				"apply":   tr.step,
+				"apply 2": tr.step,
+				"apply 3": tr.step,
+				"renew":   tr.renew,
+				"restore": tr.restore,
+			})
+			operations += tr.applied
 		})
-	})
+	}
+	t.Logf("%d operations in %v", operations, time.Since(start).Round(time.Second))
 }

@@ -30,10 +30,17 @@ func newReplica(t *testing.T) *replica { return &replica{t: t, Machine: New(0)} 
 // apply sends the commands through the log's encoding as one entry.
 func (r *replica) apply(bodies ...command.Body) []command.Result {
 	r.t.Helper()
-	b := command.Batch{Level: command.Level, Clock: int64(r.now), WallOffset: wallOffset}
-	for _, body := range bodies {
-		b.Commands = append(b.Commands, command.Command{Body: body})
+	commands := make([]command.Command, len(bodies))
+	for i, body := range bodies {
+		commands[i].Body = body
 	}
+	return r.applyAll(commands...)
+}
+
+// applyAll does the same with commands of users.
+func (r *replica) applyAll(commands ...command.Command) []command.Result {
+	r.t.Helper()
+	b := command.Batch{Level: command.Level, Clock: int64(r.now), WallOffset: wallOffset, Commands: commands}
 	decoded, err := command.Decode(b.Append(nil))
 	if err != nil {
 		r.t.Fatalf("the batch %+v cannot be read: %v", b, err)

@@ -20,6 +20,8 @@ type model struct {
 
 	leases  map[uint64]*modelLease // the shared ones
 	renewed map[uint64]int64       // what one member alone knows
+
+	auth modelAuth
 }
 
 // modelLease is a shared lease.
@@ -43,7 +45,10 @@ type modelNode struct {
 }
 
 func newModel() *model {
-	return &model{leases: map[uint64]*modelLease{}, renewed: map[uint64]int64{}, index: 1, nodes: map[string]*modelNode{"": {dir: true}}}
+	return &model{
+		leases: map[uint64]*modelLease{}, renewed: map[uint64]int64{}, index: 1, nodes: map[string]*modelNode{"": {dir: true}},
+		auth: modelAuth{users: map[string]modelUser{}, roles: map[string]modelRole{}},
+	}
 }
 
 // walk goes down from the root, step by step.
@@ -127,9 +132,14 @@ func (m *model) read(r kv.Read, now int64, renewed map[uint64]int64) (kv.Result,
 	return kv.Result{Event: event, Index: m.index}, nil
 }
 
-func (m *model) execute(body command.Body) (kv.Result, error) {
+// execute returns what a command leads to. Of a failure about access control it knows the kind only.
+func (m *model) execute(c command.Command) (kv.Result, error) {
+	if !m.permits(c) {
+		w, _ := c.Body.(kv.Write)
+		return kv.Result{}, &kv.Error{Key: w.Key, Kind: kv.Denied, Cause: "Insufficient credentials"}
+	}
 	var event kv.Event
-	switch c := body.(type) {
+	switch c := c.Body.(type) {
 	case kv.Write:
 		key := c.Key
 		if c.Op == kv.OpCreateInOrder {
@@ -178,6 +188,10 @@ func (m *model) execute(body command.Body) (kv.Result, error) {
 			default:
 				l.deadline, l.remaining = told.Deadline, max(0, min(l.ttl, told.Deadline-m.clock))
 			}
+		}
+	default:
+		if kind := m.changeAuth(c); kind != 0 {
+			return kv.Result{}, &kv.Error{Kind: kind}
 		}
 	}
 	return kv.Result{Event: event, Created: event.Action != "" && event.PrevNode == nil, Index: m.index}, nil

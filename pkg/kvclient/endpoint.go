@@ -49,7 +49,11 @@ func parseEndpoint(text string, secure bool) (*url.URL, error) {
 	if bare && u.Port() == "" {
 		host = net.JoinHostPort(u.Hostname(), defaultPort)
 	}
-	return &url.URL{Scheme: u.Scheme, Host: host}, nil
+	endpoint := &url.URL{Scheme: u.Scheme, Host: host}
+	if again, err := url.Parse(endpoint.String()); err != nil || again.Host != host { // an IPv6 zone can be such
+		return nil, fmt.Errorf("endpoint %q has a host that cannot be written in a URL", text)
+	}
+	return endpoint, nil
 }
 
 // turn returns the positions of all endpoints, that of the pinned one first.
