@@ -72,20 +72,24 @@ func withoutPort(host string) string {
 	return name
 }
 
-// wrap refuses requests that mean another host. The answer is an error of the v2 API, whose clients
-// show it.
+// wrap refuses requests that mean another host.
 func (h hosts) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h.answersTo(r.Host) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		name := plainHost(withoutPort(r.Host))
-		cause := fmt.Sprintf("this member is not known as %q; to reach it by that name, start kvd with --host-whitelist %s", name, name)
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusForbidden)
-		w.Write(append(etcdv2.AppendError(nil, etcdv2.NewError(etcdv2.CodeInvalidField, cause)), '\n'))
+		refuseHost(w, r.Host)
 	})
+}
+
+// refuseHost answers with an error of the v2 API, whose clients show it.
+func refuseHost(w http.ResponseWriter, host string) {
+	name := plainHost(withoutPort(host))
+	cause := fmt.Sprintf("this member is not known as %q; to reach it by that name, start kvd with --host-whitelist %s", name, name)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusForbidden)
+	w.Write(append(etcdv2.AppendError(nil, etcdv2.NewError(etcdv2.CodeInvalidField, cause)), '\n'))
 }
 
 // hostProblem says why name cannot be an entry of --host-whitelist, "" if it can.

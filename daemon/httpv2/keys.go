@@ -22,13 +22,19 @@ func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	key := keyOf(r.URL.Path)
-	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if p.wait && !p.quorum {
 		h.watch(w, r, store, kv.WatchFrom{Key: key, Recursive: p.recursive, Index: p.waitIndex}, p.stream)
 		return
 	}
+	h.operate(w, r, store, &p, key)
+}
+
+// operate answers a request that is no watch. It is a function of its own so that watches, which
+// are many and wait here, need less of a stack.
+func (h *handler) operate(w http.ResponseWriter, r *http.Request, store kv.Store, p *params, key string) {
 	var result kv.Result
-	if reads {
+	var err error
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		quorum := p.quorum && r.Method == http.MethodGet
 		result, err = store.Read(r.Context(), kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum})
 	} else {
@@ -62,7 +68,7 @@ func keyOf(path string) string {
 
 // write returns the write that a PUT, POST or DELETE of key asks for. Parameters that mean nothing
 // to an operation are dropped, as etcd drops them.
-func (p params) write(method, key string) kv.Write {
+func (p *params) write(method, key string) kv.Write {
 	if method == http.MethodDelete {
 		if p.compares() {
 			return kv.Write{Op: kv.OpCompareAndDelete, Key: key, PrevValue: p.prevValue, PrevIndex: p.prevIndex}
