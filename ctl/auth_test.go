@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/pkg/kvclient/etcdtest"
 )
 
@@ -73,6 +74,7 @@ var authSession = []step{
 func TestUsersAndRolesAreManagedAsWithEtcdctl(t *testing.T) {
 	for name, ours := range map[string]func() string{
 		"on etcd": func() string { return etcdtest.Start(t).URL },
+		"on kvd":  func() string { return daemontest.Start(t, 1).URL() },
 	} {
 		t.Run(name, func(t *testing.T) { compare(t, authSession, etcdtest.Start(t).URL, ours()) })
 	}

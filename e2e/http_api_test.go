@@ -157,8 +157,14 @@ var (
 // normal returns what an answer says whenever it is given. JSON may be printed over several lines.
 func normal(language, text string, volatile bool) string {
 	text = strings.ReplaceAll(text, "\r\n", "\n")
-	if language == "json" {
+	switch language {
+	case "json":
 		text = compact(text)
+	case "http":
+		head, body, _ := strings.Cut(text, "\n\n")
+		lines := strings.Split(strings.TrimSpace(head), "\n")
+		slices.Sort(lines[1:]) // their order means nothing
+		text = strings.Join(lines, "\n") + "\n\n" + body
 	}
 	for _, v := range volatileText {
 		text = v.pattern.ReplaceAllString(text, v.put)
