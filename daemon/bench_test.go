@@ -82,7 +82,7 @@ func serveRequests(b *testing.B, handler http.Handler, path, want string) {
 	l.conns <- c
 	b.ReportAllocs()
 	b.ResetTimer()
-	s := serve([]net.Listener{l}, handler, limits{connections: 1000}, slog.New(slog.DiscardHandler))
+	s := serve([]net.Listener{l}, handler, newDoor(limits{connections: 1000}, slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
 	<-c.closed
 	b.StopTimer()
 	if err := s.Close(); err != nil {

@@ -47,6 +47,8 @@ type Config struct {
 	QuotaBackendBytes int64 // that the store may hold; 0 means the default, as in etcd
 
 	LogStore string
+
+	MetricsCompat string // metricsEtcd or metricsOff
 }
 
 // The addresses that etcd uses as well.
@@ -80,6 +82,7 @@ func DefaultConfig() Config {
 		MaxRequestBytes:     3 << 19,
 		QuotaBackendBytes:   service.DefaultQuota,
 		LogStore:            raftnode.LogStoreWAL,
+		MetricsCompat:       metricsEtcd,
 	}
 }
 
@@ -106,6 +109,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.UintVar(&c.MaxWatchers, "max-watchers", c.MaxWatchers, "watches at a time; 0 means fifteen sixteenths of the connections")
 	flags.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "`bytes` that keys, values and what it takes to keep them may use; above it only what makes the store smaller is done")
 	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
+	flags.StringVar(&c.MetricsCompat, "metrics-compat", c.MetricsCompat, "further `names` for metrics: etcd, for dashboards and alerts made for it, or off")
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
 	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "refused")
 	for _, name := range []string{"discovery", "discovery-srv"} {
@@ -177,6 +181,7 @@ func (c *Config) Validate() error {
 		"%d is not between %d and %d bytes; there is no unlimited store, as all of it is in memory, and 0 means %d", c.QuotaBackendBytes, quotaMin, quotaMax, service.DefaultQuota)
 	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",
 		"%q is unknown: use %s or %s", c.LogStore, raftnode.LogStoreWAL, raftnode.LogStoreBoltDB)
+	refuse(c.MetricsCompat != metricsEtcd && c.MetricsCompat != metricsOff, "metrics-compat", "%q is unknown: use %s or %s", c.MetricsCompat, metricsEtcd, metricsOff)
 	return errors.Join(problems...)
 }
 

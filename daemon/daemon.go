@@ -60,6 +60,8 @@ type Daemon struct {
 	service *service.Service
 	table   *route.Table
 	server  *server
+	traffic traffic
+	door    *door
 	now     func() time.Time
 	started time.Time
 
@@ -96,7 +98,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		closeAll(slices.Concat(clients, peers))
 		return nil, err
 	}
-	d := &Daemon{config: cfg, now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
+	d := &Daemon{config: cfg, door: newDoor(limits, deps.Log), now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
 	if d.clientURLs == nil {
 		d.clientURLs = d.listening
 	}
@@ -124,10 +126,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	door := gate{d.service}
 	d.table = route.New(httpv2.OnlyRoot(door), slices.Concat(
 		httpv2.Routes(httpv2.Config{Gate: door, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
-		admin.Routes(member),
+		admin.Routes(member, d.metricsPage(deps.Log)),
 	)...)
 	known := newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names)
-	d.server = serve(clients, limitTime(work, unsniffed(known.wrap(pages.wrap(d.table)))), limits, deps.Log)
+	d.server = serve(clients, d.traffic.wrap(limitTime(work, unsniffed(known.wrap(pages.wrap(d.table))))), d.door, deps.Log)
 	return d, nil
 }
 

@@ -35,6 +35,15 @@ type door struct {
 	refusing  int
 	refused   int       // since told
 	told      time.Time // when the log last heard of it
+
+	turnedAway uint64 // connections, ever
+}
+
+// count returns how many connections are inside, and how many were refused so far.
+func (d *door) count() (inside int, turnedAway uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inside, d.turnedAway
 }
 
 func newDoor(l limits, log *slog.Logger) *door {
@@ -140,6 +149,7 @@ func (d *door) startRefusal() bool {
 func (d *door) tell(conn net.Conn, why string) {
 	d.mu.Lock()
 	d.refused++
+	d.turnedAway++
 	refused, now := d.refused, time.Now()
 	due := now.Sub(d.told) >= refusalsTold
 	if due {

@@ -26,7 +26,7 @@ func serveTest(t *testing.T, handler http.Handler, l limits, log *slog.Logger) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serve([]net.Listener{listener}, handler, l, log)
+	s := serve([]net.Listener{listener}, handler, newDoor(l, log), log)
 	t.Cleanup(func() { s.Close() })
 	return listener.Addr().String()
 }
@@ -205,7 +205,7 @@ func TestWhoDawdlesIsCutOffAndHindersNobody(t *testing.T) {
 		s := serve([]net.Listener{listener}, limitTime(work, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			n, err := io.Copy(io.Discard, r.Body)
 			fmt.Fprint(w, n, err)
-		})), limits{connections: 10_000}, slog.New(slog.DiscardHandler))
+		})), newDoor(limits{connections: 10_000}, slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
 		defer s.Close()
 
 		var slow []net.Conn

@@ -47,9 +47,9 @@ type server struct {
 	silent map[net.Conn]struct{} // connected, and have not sent anything yet
 }
 
-// serve starts to serve handler on listeners, which it takes over, within limits.
-func serve(listeners []net.Listener, handler http.Handler, limits limits, log *slog.Logger) *server {
-	s := &server{door: newDoor(limits, log), silent: map[net.Conn]struct{}{}}
+// serve starts to serve handler on listeners, which it takes over, to whom door lets in.
+func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog.Logger) *server {
+	s := &server{door: door, silent: map[net.Conn]struct{}{}}
 	s.http = http.Server{
 		Protocols: new(http.Protocols), Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: headerBytesMax, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), ConnState: s.note,

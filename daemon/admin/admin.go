@@ -22,6 +22,7 @@ const (
 	VersionPath = "/version"
 	HealthPath  = "/health"
 	StatePath   = "/debug/state"
+	MetricsPath = "/metrics"
 )
 
 // serverVersion is the release of etcd whose v2 API this is, to the byte. Clients take it apart
@@ -54,12 +55,14 @@ type Mark struct {
 	Sum       string   `json:"sum"`       // 32 hexadecimal digits
 }
 
-// Routes returns the routes of VersionPath, HealthPath and StatePath.
-func Routes(member Member) []route.Route {
+// Routes returns the routes of VersionPath, HealthPath, StatePath and MetricsPath; metrics answers
+// the last.
+func Routes(member Member, metrics http.Handler) []route.Route {
 	get := route.For(route.Nothing, http.MethodGet)
 	return []route.Route{
 		{Path: VersionPath, Methods: get, Handler: serveVersion},
 		{Path: HealthPath, Methods: get, Handler: func(w http.ResponseWriter, r *http.Request) { serveHealth(w, r, member) }},
+		{Path: MetricsPath, Methods: route.For(route.Nothing, http.MethodGet, http.MethodHead), Handler: metrics.ServeHTTP},
 		// The sum lets whoever knows the rest find out a value by trying.
 		{Path: StatePath, Methods: route.For(route.Root, http.MethodGet), Handler: func(w http.ResponseWriter, _ *http.Request) { serveState(w, member) }},
 	}

@@ -32,7 +32,7 @@ func (m member) ReadBarrier(ctx context.Context) error {
 }
 
 func table(m Member) http.Handler {
-	return route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, Routes(m)...)
+	return route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, Routes(m, http.NotFoundHandler())...)
 }
 
 func TestAnswersAreThoseOfEtcdToTheByte(t *testing.T) {

@@ -104,6 +104,6 @@ func (h *handler) serveStore(w http.ResponseWriter, _ *http.Request) {
 		CreateFail:            writes[kv.OpCreate].Failed + writes[kv.OpCreateInOrder].Failed,
 		CompareAndSwapSuccess: writes[kv.OpCompareAndSwap].Done, CompareAndSwapFail: writes[kv.OpCompareAndSwap].Failed,
 		CompareAndDeleteSuccess: writes[kv.OpCompareAndDelete].Done, CompareAndDeleteFail: writes[kv.OpCompareAndDelete].Failed,
-		ExpireCount: stats.Expired, Watchers: stats.Watchers,
+		ExpireCount: stats.Expired, Watchers: stats.Watches.Watchers,
 	}, "")
 }

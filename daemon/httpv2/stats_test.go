@@ -12,11 +12,11 @@ func TestStatisticsAreThoseOfEtcdToTheByte(t *testing.T) {
 	start := time.Date(2030, 1, 2, 3, 4, 5, 600_000_000, time.UTC)
 	leader := fakeStatistics{self: Self{ID: 0xab, Name: "n1", Started: start, Leads: true, Leader: 0xab, Since: start.Add(time.Second), Leading: 90 * time.Second}}
 	leaderless := fakeStatistics{self: Self{ID: 0xab, Name: "n1", Started: start}}
-	busy := fakeStatistics{stats: service.Stats{Gets: service.Tally{Done: 1, Failed: 2}, RecursiveGets: service.Tally{Done: 10, Failed: 20}, Watchers: 17}}
+	busy := fakeStatistics{stats: service.Stats{Gets: service.Tally{Done: 1, Failed: 2}, RecursiveGets: service.Tally{Done: 10, Failed: 20}}}
 	for op := kv.OpSet; op <= kv.OpCompareAndDelete; op++ {
 		busy.stats.Writes[op] = service.Tally{Done: 100 * uint64(op), Failed: 100*uint64(op) + 1}
 	}
-	busy.stats.Expired = 16
+	busy.stats.Expired, busy.stats.Watches.Watchers = 16, 17
 	for _, c := range []struct {
 		name, request string
 		statistics    fakeStatistics

@@ -130,6 +130,7 @@ func (n *Node) commitLoop(t *term) {
 		for i, p := range batch {
 			commands[i] = p.command
 		}
+		n.meters.batch.Observe(float64(len(commands)))
 		results, index, err := n.commit(t, commands)
 		for i, p := range batch {
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -111,6 +112,7 @@ type guardedLog struct {
 	logStore
 	stop    *failStop
 	written *byteTrigger
+	meters  *meters
 }
 
 // IsMonotonic tells raft whether the store refuses gaps between entries.
@@ -149,6 +151,7 @@ func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
 		}
 		l.written.Add(len(entry.Data))
 	}
+	defer observeSince(l.meters.logSync, time.Now())
 	return l.stop.Guard("append to the log", func() error { return l.logStore.StoreLogs(entries) })
 }
 

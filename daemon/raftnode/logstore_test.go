@@ -38,7 +38,7 @@ func TestAfterOneFailedWriteNoOtherIsTried(t *testing.T) {
 	disk := newBrokenStore()
 	var faults []error
 	stop := &failStop{deadline: time.Minute, fatal: func(err error) { faults = append(faults, err) }}
-	logs := &guardedLog{logStore: disk, stop: stop, written: newByteTrigger(spaceBytes)}
+	logs := &guardedLog{logStore: disk, stop: stop, written: newByteTrigger(spaceBytes), meters: newMeters()}
 	stable := &guardedStable{StableStore: disk, stop: stop}
 
 	if err := logs.StoreLog(&raft.Log{Index: 1}); err != nil {
@@ -92,7 +92,7 @@ func TestAVoteIsReadBackInOnePiece(t *testing.T) {
 func TestAnEntryThatIsNotWhatWasWrittenIsRefused(t *testing.T) {
 	disk := newBrokenStore()
 	stop := &failStop{deadline: time.Minute}
-	logs := &guardedLog{logStore: disk, stop: stop, written: newByteTrigger(spaceBytes)}
+	logs := &guardedLog{logStore: disk, stop: stop, written: newByteTrigger(spaceBytes), meters: newMeters()}
 	if err := logs.StoreLog(&raft.Log{Index: 1, Term: 3, Data: []byte("value")}); err != nil {
 		t.Fatal(err)
 	}

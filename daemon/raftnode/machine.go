@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -40,6 +41,7 @@ type Snapshot interface {
 type fsm struct {
 	machine Machine
 	stop    *failStop
+	meters  *meters
 	applied watermark // index of the last entry applied
 
 	clock      atomic.Int64 // as the machine has it
@@ -55,6 +57,7 @@ func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry
 
 // ApplyBatch applies committed entries. The answer of each is a []command.Result.
 func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
+	start := time.Now()
 	answers := make([]any, len(entries))
 	for i, entry := range entries {
 		results, err := f.apply(entry)
@@ -67,6 +70,9 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	}
 	f.machine.Flush()
 	f.readClock()
+	if observeSince(f.meters.apply, start) > slowApply {
+		f.meters.slowApplies.Add(1)
+	}
 	f.applied.Advance(entries[len(entries)-1].Index)
 	return answers
 }

@@ -141,6 +141,7 @@ type Node struct {
 	transport *transport
 	raft      *raft.Raft
 	collector *collector
+	meters    *meters
 
 	space         atomic.Pointer[Space] // as last seen
 	written       *byteTrigger          // to the log since then
@@ -164,11 +165,11 @@ type Node struct {
 func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node, err error) {
 	cfg, deps = cfg.withDefaults(), deps.withDefaults()
 	n := &Node{
-		config: cfg, log: deps.Log, now: deps.Now, collector: newCollector(), written: newByteTrigger(spaceBytes),
+		config: cfg, log: deps.Log, now: deps.Now, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes),
 		stop: &failStop{deadline: cfg.WriteDeadline}, opened: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	n.space.Store(&Space{})
-	n.fsm = &fsm{machine: machine, stop: n.stop, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
+	n.fsm = &fsm{machine: machine, stop: n.stop, meters: n.meters, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
 	n.fsm.readClock()
 	n.transport = newTransport(newSoloLayer(deps.Peers), newRaftLog(n.log))
 	defer func() {
@@ -236,11 +237,11 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		disk = deps.wrapLog(disk)
 	}
 	n.logs = disk
-	logs, err := raft.NewLogCache(logCacheEntries, &guardedLog{logStore: disk, stop: n.stop, written: n.written})
+	logs, err := raft.NewLogCache(logCacheEntries, &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters})
 	if err != nil {
 		return err
 	}
-	if n.snapshots, err = newSnapshotStore(dir, log); err != nil {
+	if n.snapshots, err = newSnapshotStore(dir, log, n.meters); err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
 	if newest, err := n.snapshots.List(); err == nil && len(newest) > 0 {
@@ -357,7 +358,16 @@ func (n *Node) Propose(ctx context.Context, c command.Command) (command.Result, 
 	if n.leading() == nil {
 		return command.Result{}, n.notLeading()
 	}
-	return n.collector.propose(ctx, c, n.stopped)
+	start := time.Now()
+	n.meters.pending.Add(1)
+	defer n.meters.pending.Add(-1)
+	result, err := n.collector.propose(ctx, c, n.stopped)
+	if err != nil {
+		n.meters.failed.Add(1)
+		return command.Result{}, err
+	}
+	observeSince(n.meters.proposal, start)
+	return result, nil
 }
 
 // ReadBarrier returns when the local machine holds everything that was committed before the call,

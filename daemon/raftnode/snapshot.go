@@ -89,6 +89,7 @@ func (n *Node) snapshot() error {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
 	// To write the state once for each time its own size has gone through the log is enough.
+	observeSince(n.meters.snapshot, start)
 	n.snapshotBytes.Store(newest[0].Size)
 	n.fsm.logBytes.limit.Store(max(n.config.SnapshotLogBytes, newest[0].Size))
 	n.log.Info("snapshot written", "index", newest[0].Index, "bytes", newest[0].Size, "took", time.Since(start).String())
@@ -101,10 +102,11 @@ func (n *Node) snapshot() error {
 // leaves half a snapshot under its full name. So old snapshots lose their name first here.
 type snapshotStore struct {
 	*raft.FileSnapshotStore
-	dir string
+	dir    string
+	meters *meters
 }
 
-func newSnapshotStore(dir string, log hclog.Logger) (*snapshotStore, error) {
+func newSnapshotStore(dir string, log hclog.Logger, m *meters) (*snapshotStore, error) {
 	path := filepath.Join(dir, snapshotDir)
 	if err := makeDirs(path); err != nil {
 		return nil, err
@@ -117,7 +119,7 @@ func newSnapshotStore(dir string, log hclog.Logger) (*snapshotStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &snapshotStore{FileSnapshotStore: files, dir: path}, nil
+	return &snapshotStore{FileSnapshotStore: files, dir: path, meters: m}, nil
 }
 
 // unfinished ends the name of a snapshot that is being written or removed.
@@ -211,11 +213,13 @@ func (s *snapshotSink) Close() error {
 }
 
 func (s *snapshotSink) finish() error {
+	start := time.Now()
 	if err := s.SnapshotSink.Close(); err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Join(s.store.dir, s.ID())); err != nil {
 		return err
 	}
+	observeSince(s.store.meters.snapshotSync, start)
 	return s.store.removeOld()
 }

@@ -30,7 +30,7 @@ func storeSnapshot(t *testing.T, s *snapshotStore, index uint64) {
 
 func openSnapshots(t *testing.T, dir string) *snapshotStore {
 	t.Helper()
-	s, err := newSnapshotStore(dir, hclog.NewNullLogger())
+	s, err := newSnapshotStore(dir, hclog.NewNullLogger(), newMeters())
 	if err != nil {
 		t.Fatal(err)
 	}

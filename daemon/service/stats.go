@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 
 	"github.com/kvd-io/kvd/daemon/store"
+	"github.com/kvd-io/kvd/daemon/watch"
+	"github.com/kvd-io/kvd/pkg/kv"
 )
 
 // Stats is what this member has done since it began to serve, and what it holds. What changes the
@@ -12,7 +14,11 @@ type Stats struct {
 	store.Counts
 	store.Extent
 	Gets, RecursiveGets Tally
-	Watchers            int // now
+	Watches             watch.Stats
+	Index               kv.Index // of the last change
+	Quota               int64    // in bytes
+	Refused             uint64   // writes that there was no room for
+	Alarmed             bool     // writes that make the store grow are refused
 }
 
 // Tally counts how an operation went.
@@ -22,7 +28,8 @@ type Tally = store.Tally
 func (s *Service) Stats() Stats {
 	return Stats{
 		Counts: s.state.machine.Counts().Since(s.replayed), Extent: s.state.machine.Extent(),
-		Gets: s.gets.load(), RecursiveGets: s.recursiveGets.load(), Watchers: s.state.hub.Watchers(),
+		Gets: s.gets.load(), RecursiveGets: s.recursiveGets.load(), Watches: s.state.hub.Stats(),
+		Index: s.Index(), Quota: s.quota.bytes, Refused: s.quota.refused.Load(), Alarmed: s.quota.alarmed(),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tidwall/btree"
 
@@ -36,6 +37,8 @@ type Hub struct {
 	paths     btree.Map[string, *group]
 	count     int // of watchers
 	closed    bool
+
+	registered, delivered, lost atomic.Uint64
 
 	woken []*Watcher // room for Publish to work in
 }
@@ -215,7 +218,21 @@ func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
 	}
 	g.of(w).add(w)
 	h.count++
+	h.registered.Add(1)
 	return w, nil
+}
+
+// Stats is what a hub has done since it was made, and for how many watchers it works.
+type Stats struct {
+	Watchers   int    // now
+	Registered uint64 // watchers, ever
+	Delivered  uint64 // events, each as often as a watcher got it
+	Lost       uint64 // watchers that were so slow that what they had yet to read is gone
+}
+
+// Stats returns the figures of this moment.
+func (h *Hub) Stats() Stats {
+	return Stats{Watchers: h.Watchers(), Registered: h.registered.Load(), Delivered: h.delivered.Load(), Lost: h.lost.Load()}
 }
 
 // Watchers returns how many watchers there are.
@@ -336,10 +353,12 @@ func (w *Watcher) take() (kv.Event, bool, error) {
 	case w.next == 0:
 		return kv.Event{}, false, nil
 	case w.next <= h.forgotten:
+		h.lost.Add(1)
 		return kv.Event{}, false, h.historyGone(w.key, w.next)
 	}
 	event := h.events[h.position(w.next)]
 	w.next = h.firstMatch(w, indexOf(event)+1)
+	h.delivered.Add(1)
 	return event, true, nil
 }
 

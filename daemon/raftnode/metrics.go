@@ -1,0 +1,74 @@
+package raftnode
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// slowApply is what etcd calls slow, too.
+const slowApply = 100 * time.Millisecond
+
+// meters measure what the node does as it does it. Everything else is asked for when it is wanted.
+type meters struct {
+	logSync, apply, proposal, batch, snapshot, snapshotSync prometheus.Histogram
+
+	slowApplies, failed, leaderships atomic.Uint64
+	pending                          atomic.Int64
+}
+
+// diskBuckets are those of etcd: 1 ms to 8 s.
+func diskBuckets() []float64 { return prometheus.ExponentialBuckets(0.001, 2, 14) }
+
+func newMeters() *meters {
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+	}
+	return &meters{
+		logSync:      histogram("kvd_log_sync_duration_seconds", "Time to append to the log and to sync it.", diskBuckets()),
+		apply:        histogram("kvd_apply_duration_seconds", "Time to execute the committed entries that were there, and to wake who waits for them.", prometheus.ExponentialBuckets(0.0001, 2, 20)),
+		proposal:     histogram("kvd_proposal_duration_seconds", "Time from a write's proposal until it is durable and executed.", diskBuckets()),
+		batch:        histogram("kvd_batch_commands", "Commands that share one entry of the log.", prometheus.ExponentialBuckets(1, 2, 11)),
+		snapshot:     histogram("kvd_snapshot_duration_seconds", "Time to write a snapshot.", diskBuckets()),
+		snapshotSync: histogram("kvd_snapshot_sync_duration_seconds", "Time to sync the files of a snapshot.", diskBuckets()),
+	}
+}
+
+func observeSince(h prometheus.Histogram, start time.Time) time.Duration {
+	took := time.Since(start)
+	h.Observe(took.Seconds())
+	return took
+}
+
+// Metrics returns what is measured of the node. The values are of the moment at which they are collected.
+func (n *Node) Metrics() []prometheus.Collector {
+	m := n.meters
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	counter := func(name, help string, value *atomic.Uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value.Load()) })
+	}
+	truth := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	return []prometheus.Collector{
+		m.logSync, m.apply, m.proposal, m.batch, m.snapshot, m.snapshotSync,
+		counter("kvd_slow_applies_total", "Executions of committed entries that took more than 100 ms.", &m.slowApplies),
+		counter("kvd_proposals_failed_total", "Proposals that ended in an error, or without a known outcome.", &m.failed),
+		counter("kvd_leader_changes_total", "Leaderships seen by this member since its start.", &m.leaderships),
+		gauge("kvd_proposals_pending", "Proposals that wait for their outcome.", func() float64 { return float64(m.pending.Load()) }),
+		gauge("kvd_has_leader", "1 if this member knows a leader.", func() float64 { return truth(n.Status().Leader != 0) }),
+		gauge("kvd_is_leader", "1 if this member leads.", func() float64 { return truth(n.leading() != nil) }),
+		gauge("kvd_term", "Term of the cluster, as far as this member knows.", func() float64 { return float64(n.Status().Term) }),
+		gauge("kvd_commit_index", "Last entry of the log that is known to be committed.", func() float64 { return float64(n.Status().CommitIndex) }),
+		gauge("kvd_applied_index", "Last entry of the log that was executed.", func() float64 { return float64(n.Status().AppliedIndex) }),
+		gauge("kvd_snapshot_bytes", "Size of the newest snapshot.", func() float64 { return float64(n.snapshotBytes.Load()) }),
+		gauge("kvd_disk_free_bytes", "Free space for the data of this member.", func() float64 { return float64(n.Space().Free) }),
+		gauge("kvd_disk_reserve_bytes", "Free space below which writes that make the store grow are refused.", func() float64 { return float64(n.Space().Reserve) }),
+	}
+}
