@@ -170,13 +170,15 @@ func TestVerifySaysWhatIsDamagedAndWhatCannotBeJudged(t *testing.T) {
 		"the place of a snapshot":        {func(dir string) { spoil(t, dir, "meta.json", replace(`"Index":`, `"Index":1`)) }, ExitDamaged, "damaged"},
 		"a snapshot is gone":             {func(dir string) { os.RemoveAll(filepath.Join(dir, "raft/snapshots")) }, ExitDamaged, "snapshots is damaged"},
 		"half of the identity":           {func(dir string) { spoil(t, dir, "member.json", func(b []byte) []byte { return b[:20] }) }, ExitDamaged, "member.json is damaged"},
-		"an entry of the log":            {func(dir string) { spoil(t, dir, "00000000000000000001-0000000000000000.wal", replace("after the snapshot", "after the snapshoT")) }, ExitDamaged, "its checksum is"},
-		"a short vote":                   {func(dir string) { spoil(t, dir, "stable.db", func(b []byte) []byte { return b[:5000] }) }, ExitDamaged, "stable.db is damaged"},
-		"no segments":                    {func(dir string) { spoil(t, dir, "wal-meta.db", func(b []byte) []byte { return b[:4096] }) }, ExitDamaged, "damaged"},
-		"no identity":                    {func(dir string) { os.Remove(filepath.Join(dir, "member.json")) }, ExitStart, "is not a data directory"},
-		"a newer version":                {func(dir string) { spoil(t, dir, "member.json", replace(`"format": 1`, `"format": 9`)) }, ExitStart, "newer kvd"},
-		"nothing there":                  {func(dir string) { os.RemoveAll(dir) }, ExitStart, "no such file"},
-		"a first start that was cut":     {func(dir string) { spoil(t, dir, "member.json", replace("true", "false")) }, ExitStart, "holds nothing yet"},
+		"an entry of the log": {func(dir string) {
+			spoil(t, dir, "00000000000000000001-0000000000000000.wal", replace("after the snapshot", "after the snapshoT"))
+		}, ExitDamaged, "its checksum is"},
+		"a short vote":               {func(dir string) { spoil(t, dir, "stable.db", func(b []byte) []byte { return b[:5000] }) }, ExitDamaged, "stable.db is damaged"},
+		"no segments":                {func(dir string) { spoil(t, dir, "wal-meta.db", func(b []byte) []byte { return b[:4096] }) }, ExitDamaged, "damaged"},
+		"no identity":                {func(dir string) { os.Remove(filepath.Join(dir, "member.json")) }, ExitStart, "is not a data directory"},
+		"a newer version":            {func(dir string) { spoil(t, dir, "member.json", replace(`"format": 1`, `"format": 9`)) }, ExitStart, "newer kvd"},
+		"nothing there":              {func(dir string) { os.RemoveAll(dir) }, ExitStart, "no such file"},
+		"a first start that was cut": {func(dir string) { spoil(t, dir, "member.json", replace("true", "false")) }, ExitStart, "holds nothing yet"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, _ := lived(t, raftnode.LogStoreWAL)
