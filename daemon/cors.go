@@ -61,8 +61,9 @@ func (c cors) wrap(next http.Handler) http.Handler {
 
 // unsniffed has browsers take every answer for what it says it is. A value may hold a script.
 func unsniffed(next http.Handler) http.Handler {
+	nosniff := []string{"nosniff"} // shared by all answers
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header()["X-Content-Type-Options"] = nosniff
 		next.ServeHTTP(w, r)
 	})
 }

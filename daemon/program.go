@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -67,6 +68,11 @@ func run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return startError(ctx, err)
 	}
+	tuning, stopTuning := context.WithCancel(ctx)
+	var tuner sync.WaitGroup
+	tuner.Go(func() { collectSeldom(tuning) })
+	defer tuner.Wait()
+	defer stopTuning()
 	if human {
 		fmt.Fprint(env.Stderr, welcome(d, time.Since(start)))
 	}
