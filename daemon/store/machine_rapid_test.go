@@ -229,8 +229,16 @@ func checkResult(t *rapid.T, c command.Command, got command.Result, want kv.Resu
 		}
 	}
 	if !reflect.DeepEqual(got, command.Result{Result: want, Err: err}) {
-		t.Fatalf("%+v\n got %s\nwant %s", c, render(got.Result, got.Err), render(want, err))
+		t.Fatalf("%+v\n got %s\nwant %s", c, renderOutcome(got.Result, got.Err), renderOutcome(want, err))
 	}
+}
+
+// renderOutcome is render for commands that lead to no node as well.
+func renderOutcome(result kv.Result, err error) string {
+	if err == nil && result.Node == nil {
+		return fmt.Sprintf("done @%d", result.Index)
+	}
+	return render(result, err)
 }
 
 // growthExpected returns how many bytes body may add to the state.

@@ -74,13 +74,34 @@ func (m *model) mayWrite(user, key string, below bool) bool {
 	return false
 }
 
+// writesAny reports whether there is anything that a user may write.
+func (m *model) writesAny(user string) bool {
+	return slices.ContainsFunc(m.rolesOf(user), func(name string) bool { return len(m.auth.roles[name].write) > 0 })
+}
+
+// mayEnd reports whether a user may write all that ends with a lease.
+func (m *model) mayEnd(user string, id uint64) bool {
+	for key, n := range m.nodes {
+		if id != 0 && (n.shared == id || n.expires && 0x7E76<<48|n.lease == id) && (!m.mayWrite(user, key, false) || n.dir && !m.mayWrite(user, key, true)) {
+			return false
+		}
+	}
+	return true
+}
+
 // permits says whether a command may be executed where it stands.
 func (m *model) permits(c command.Command) bool {
 	if c.AuthRevision == 0 || !m.auth.enabled || c.User != "" && slices.Contains(m.rolesOf(c.User), "root") {
 		return true
 	}
+	switch body := c.Body.(type) {
+	case command.LeaseGrant:
+		return m.writesAny(c.User)
+	case command.LeaseRevoke:
+		return m.writesAny(c.User) && m.mayEnd(c.User, body.ID)
+	}
 	w, ok := c.Body.(kv.Write)
-	if !ok {
+	if !ok || w.Lease != 0 && !m.mayEnd(c.User, uint64(w.Lease)) {
 		return false
 	}
 	there := m.nodes[w.Key]

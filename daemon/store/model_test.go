@@ -190,9 +190,11 @@ func (m *model) execute(c command.Command) (kv.Result, error) {
 			}
 		}
 	default:
+		users := len(m.auth.users)
 		if kind := m.changeAuth(c); kind != 0 {
 			return kv.Result{}, &kv.Error{Kind: kind}
 		}
+		return kv.Result{Created: len(m.auth.users) > users, Index: m.index}, nil
 	}
 	return kv.Result{Event: event, Created: event.Action != "" && event.PrevNode == nil, Index: m.index}, nil
 }
