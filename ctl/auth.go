@@ -27,7 +27,7 @@ rights of the role guest from then on: at first all of them.
 		&cobra.Command{
 			Use: "status", Short: "show whether access control is on",
 			RunE: s.run(func(ctx context.Context, c *session, args []string) error {
-				if err := noMore(args, 0); err != nil {
+				if err := noMoreWords(args, 0); err != nil {
 					return err
 				}
 				enabled, err := c.client.AuthEnabled(ctx)
@@ -45,7 +45,7 @@ func authSwitch(s *settings, use, short string, on bool) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short,
 		RunE: s.run(func(ctx context.Context, c *session, args []string) error {
-			if err := noMore(args, 0); err != nil {
+			if err := noMoreWords(args, 0); err != nil {
 				return err
 			}
 			if err := c.client.SetAuth(ctx, on); err != nil {
@@ -110,10 +110,12 @@ The new password is asked for on a terminal, or else read from stdin up to the e
 				return err
 			}
 			name, password, given := strings.Cut(name, ":")
-			if given && file != "" {
+			switch {
+			case name == "":
+				return &usageError{text: "user required"}
+			case given && file != "":
 				return &usageError{text: "the new password is given twice", hint: "--new-password-file keeps it out of the list of processes"}
-			}
-			if !given {
+			case !given:
 				if password, err = newPassword(ctx, c.env, file, name); err != nil {
 					return err
 				}
@@ -157,7 +159,7 @@ func userList(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "list the users",
 		RunE: s.run(func(ctx context.Context, c *session, args []string) error {
-			if err := noMore(args, 0); err != nil {
+			if err := noMoreWords(args, 0); err != nil {
 				return err
 			}
 			users, err := c.client.Users(ctx)
@@ -229,7 +231,7 @@ func roleCommand(s *settings) *cobra.Command {
 		&cobra.Command{
 			Use: "list", Short: "list the roles",
 			RunE: s.run(func(ctx context.Context, c *session, args []string) error {
-				if err := noMore(args, 0); err != nil {
+				if err := noMoreWords(args, 0); err != nil {
 					return err
 				}
 				roles, err := c.client.Roles(ctx)
@@ -346,5 +348,13 @@ func onlyName(args []string, what string) (string, error) {
 	if len(args) == 0 || args[0] == "" {
 		return "", &usageError{text: what + " required"}
 	}
-	return args[0], noMore(args, 1)
+	return args[0], noMoreWords(args, 1)
+}
+
+// noMoreWords refuses arguments after the first n.
+func noMoreWords(args []string, n int) error {
+	if len(args) <= n {
+		return nil
+	}
+	return &usageError{text: fmt.Sprintf("unexpected argument %q", args[n]), hint: "add --help for what the command takes"}
 }

@@ -101,6 +101,7 @@ func TestANewPasswordComesFromStdinOrAFile(t *testing.T) {
 	want(ask("", "user", "add", "--new-password-file", file, "ann"), 0, "User ann created\n", "")
 	want(ask("", "user", "add", "--new-password-file", file+"no", "bob"), 1, "", "cannot read the new password")
 	want(ask("", "user", "passwd", "--new-password-file", file, "ann:too"), 1, "", "given twice")
+	want(ask("", "user", "add", ":x"), 1, "", "user required")
 	want(ask("x", "user", "passwd", "bob"), 4, "", "auth: User bob does not exist.")
 	want(ask("", "auth", "enable"), 0, "Authentication Enabled\n", "")
 	want(ask("", "auth", "status"), 0, "Authentication Enabled\n", "")

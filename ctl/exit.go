@@ -93,6 +93,8 @@ func diagnose(err error) trouble {
 		return trouble{Exit: exitRefused, Message: e.Cause, text: prefix + e.Cause}
 	case errors.As(err, &e) && e.Kind == kv.Unavailable && e.Err != nil:
 		return trouble{Exit: exitUnreachable, Message: e.Err.Error(), text: prefix + e.Err.Error()}
+	case errors.As(err, &e) && e.Kind == kv.Denied: // the message says all
+		return trouble{Exit: exitDenied, Message: e.Error(), text: prefix + e.Error()}
 	case errors.As(err, &e):
 		return trouble{Exit: exitCode(e.Kind), Message: e.Error(), Index: e.Index, Hint: hint(e), text: prefix + e.Error()}
 	}
@@ -119,7 +121,7 @@ func hint(e *kv.Error) string {
 	case kv.DirNotEmpty:
 		return fmt.Sprintf("kvctl rm -r %s removes it with all below it", e.Cause)
 	case kv.Denied:
-		return "name a user who may with --username"
+		return e.Cause // whom the store has refused
 	case kv.HistoryGone:
 		return fmt.Sprintf("read the current state with kvctl get or ls, then watch with --after-index %d", e.Index)
 	case kv.NoLeader, kv.Timeout, kv.Unknown:

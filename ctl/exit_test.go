@@ -104,7 +104,7 @@ func TestEachExitCodeMeansWhatIsDocumented(t *testing.T) {
 		{"refused everywhere", refusing(t) + "," + refusing(t), "set|/a|1", 2, "connection refused; is kvd running?"},
 		{"refused watch", refusing(t), "watch|/a", 2, "connection refused; is kvd running?"},
 
-		{"denied", says(t, 401, denied), "get|/a", 3, "Error:  110: The request requires user authentication (Insufficient credentials) [0]\nhint: name a user"},
+		{"denied", says(t, 401, denied), "get|/a", 3, "Error:  110: The request requires user authentication (Insufficient credentials) [0]\nhint: no user is named"},
 		{"unknown authority", trusted, "get|/a", 3, "check --ca-file"},
 		{"no client certificate", wantsCertificate, "--ca-file|" + ca + "|set|/a|1", 3, ""},
 		{"plain server asked for TLS", strings.Replace(live, "http:", "https:", 1), "get|/a", 3, "speaks https"},

@@ -79,7 +79,7 @@ func (c *Client) Users(ctx context.Context) ([]User, error) {
 // User returns one user. Errors by Kind: NotFound, also if one of its roles does not exist.
 func (c *Client) User(ctx context.Context, name string) (User, error) {
 	var u userJSON
-	err := c.auth(ctx, "user get", http.MethodGet, "users", name, nil, &u)
+	err := c.authNamed(ctx, "user get", http.MethodGet, "users", name, nil, &u)
 	return u.user(), err
 }
 
@@ -101,7 +101,7 @@ func (c *Client) AddUser(ctx context.Context, name, password string) error {
 	case !kv.Is(err, kv.NotFound):
 		return err
 	}
-	return c.auth(ctx, "user add", http.MethodPut, "users", name, userChange{User: name, Password: password}, nil)
+	return c.authNamed(ctx, "user add", http.MethodPut, "users", name, userChange{User: name, Password: password}, nil)
 }
 
 // SetPassword changes the password of a user. Errors by Kind: NotFound.
@@ -109,23 +109,23 @@ func (c *Client) SetPassword(ctx context.Context, name, password string) error {
 	if _, err := c.User(ctx, name); err != nil {
 		return err
 	}
-	return c.auth(ctx, "user passwd", http.MethodPut, "users", name, userChange{User: name, Password: password}, nil)
+	return c.authNamed(ctx, "user passwd", http.MethodPut, "users", name, userChange{User: name, Password: password}, nil)
 }
 
 // RemoveUser removes a user. Errors by Kind: NotFound; Invalid for root while access control is on.
 func (c *Client) RemoveUser(ctx context.Context, name string) error {
-	return c.auth(ctx, "user remove", http.MethodDelete, "users", name, nil, nil)
+	return c.authNamed(ctx, "user remove", http.MethodDelete, "users", name, nil, nil)
 }
 
 // GrantRoles gives a user roles, which need not exist yet. Errors by Kind: NotFound, Invalid if it
 // has one of them already.
 func (c *Client) GrantRoles(ctx context.Context, name string, roles ...string) error {
-	return c.auth(ctx, "user grant", http.MethodPut, "users", name, userChange{User: name, Grant: roles}, nil)
+	return c.authNamed(ctx, "user grant", http.MethodPut, "users", name, userChange{User: name, Grant: roles}, nil)
 }
 
 // RevokeRoles takes roles away from a user. Errors by Kind: NotFound, Invalid if it lacks one of them.
 func (c *Client) RevokeRoles(ctx context.Context, name string, roles ...string) error {
-	return c.auth(ctx, "user revoke", http.MethodPut, "users", name, userChange{User: name, Revoke: roles}, nil)
+	return c.authNamed(ctx, "user revoke", http.MethodPut, "users", name, userChange{User: name, Revoke: roles}, nil)
 }
 
 // Roles lists all roles, the role of root among them.
@@ -138,7 +138,7 @@ func (c *Client) Roles(ctx context.Context) ([]Role, error) {
 // Role returns one role. Errors by Kind: NotFound.
 func (c *Client) Role(ctx context.Context, name string) (Role, error) {
 	var role Role
-	err := c.auth(ctx, "role get", http.MethodGet, "roles", name, nil, &role)
+	err := c.authNamed(ctx, "role get", http.MethodGet, "roles", name, nil, &role)
 	return role, err
 }
 
@@ -151,7 +151,7 @@ type roleChange struct {
 
 // AddRole creates a role without rights. Errors by Kind: Exists.
 func (c *Client) AddRole(ctx context.Context, name string) error {
-	err := c.auth(ctx, "role add", http.MethodPut, "roles", name, roleChange{Role: name}, nil)
+	err := c.authNamed(ctx, "role add", http.MethodPut, "roles", name, roleChange{Role: name}, nil)
 	var e *kv.Error
 	if errors.As(err, &e) && e.Kind == kv.Invalid {
 		if _, there := c.Role(ctx, name); there == nil {
@@ -163,19 +163,27 @@ func (c *Client) AddRole(ctx context.Context, name string) error {
 
 // RemoveRole removes a role. Errors by Kind: NotFound; Invalid for that of root.
 func (c *Client) RemoveRole(ctx context.Context, name string) error {
-	return c.auth(ctx, "role remove", http.MethodDelete, "roles", name, nil, nil)
+	return c.authNamed(ctx, "role remove", http.MethodDelete, "roles", name, nil, nil)
 }
 
 // Grant gives a role rights. Errors by Kind: NotFound; Invalid if it has one of them already, or is
 // that of root.
 func (c *Client) Grant(ctx context.Context, role string, rights Permissions) error {
-	return c.auth(ctx, "role grant", http.MethodPut, "roles", role, roleChange{Role: role, Grant: &rights}, nil)
+	return c.authNamed(ctx, "role grant", http.MethodPut, "roles", role, roleChange{Role: role, Grant: &rights}, nil)
 }
 
 // Revoke takes rights away from a role. Errors by Kind: NotFound; Invalid if it lacks one of them, or
 // is that of root.
 func (c *Client) Revoke(ctx context.Context, role string, rights Permissions) error {
-	return c.auth(ctx, "role revoke", http.MethodPut, "roles", role, roleChange{Role: role, Revoke: &rights}, nil)
+	return c.authNamed(ctx, "role revoke", http.MethodPut, "roles", role, roleChange{Role: role, Revoke: &rights}, nil)
+}
+
+// authNamed is auth about one user or role, which has a name.
+func (c *Client) authNamed(ctx context.Context, op, method, resource, name string, change, v any) error {
+	if name == "" {
+		return &kv.Error{Op: op, Kind: kv.Invalid, Cause: "a user or role has a name"}
+	}
+	return c.auth(ctx, op, method, resource, name, change, v)
 }
 
 // auth makes one call below /v2/auth, about name unless it is "", and decodes the answer into v

@@ -49,6 +49,8 @@ func TestUsersAndRolesSayWhoMayDoWhat(t *testing.T) {
 			refused(kv.Exists, nobody.AddUser(ctx, kvclient.RootUser, "other"))
 			refused(kv.NotFound, nobody.SetPassword(ctx, "bob", "x"))
 			refused(kv.Invalid, nobody.AddUser(ctx, "bob", ""))
+			refused(kv.Invalid, nobody.AddUser(ctx, "", "x"))
+			refused(kv.Invalid, nobody.RemoveRole(ctx, ""))
 			must(nobody.RemoveUser(ctx, "ann ä?"))
 			must(nobody.AddUser(ctx, "ann", "first"))
 			must(nobody.SetPassword(ctx, "ann", "second"))
