@@ -52,6 +52,11 @@ func TestEtcdctlPrintsWithKvdWhatItPrintsWithEtcd(t *testing.T) {
 	compare(t, parts.Path(t, "sh"), "etcdctl.sh")
 }
 
+func TestEtcdctlKeepsUsersAndRolesOfKvdAsOfEtcd(t *testing.T) {
+	parts.Need(t, "etcdctl")
+	compare(t, parts.Path(t, "sh"), "etcdctl-auth.sh")
+}
+
 func TestPythonEtcdDoesWithKvdWhatItDoesWithEtcd(t *testing.T) {
 	parts.Need(t, "python3-etcd")
 	compare(t, parts.SystemPython, "python.py")

@@ -3,6 +3,7 @@
 // ends at the first wrong answer:
 //
 //	etcdctl.sh          etcdctl, the way it talks with ETCDCTL_API=2
+//	etcdctl-auth.sh     etcdctl, users and roles
 //	python.py           python-etcd, as Debian packages it
 //	node/check.js       node-etcd, from npm
 //
