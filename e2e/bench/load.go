@@ -46,8 +46,21 @@ type sample struct {
 	bytesRate float64 // a second, as wrk counts them
 }
 
-// run loads s once.
+// run loads s for duration, or longer if a machine that is too busy gives no answer in that time.
 func (l load) run(ctx context.Context, s *server, duration time.Duration) (sample, error) {
+	const longer = 6
+	for range longer {
+		got, err := l.once(ctx, s, duration)
+		if err != nil || got.rate > 0 {
+			return got, err
+		}
+		duration *= 2
+	}
+	return sample{}, fmt.Errorf("%s has given no answer in %v", s.name, duration/2)
+}
+
+// once loads s once.
+func (l load) once(ctx context.Context, s *server, duration time.Duration) (sample, error) {
 	before, err := s.cpu()
 	if err != nil {
 		return sample{}, err
