@@ -19,7 +19,7 @@ GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo bench test check fuzz lint vet staticcheck fmt parts clean install uninstall
+.PHONY: help build demo bench test check fuzz soak soak-model soak-loss soak-diff lint vet staticcheck fmt parts clean install uninstall
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,19 @@ check: ## run all tests with the race detector, against the binaries in bin/
 
 fuzz: ## run every fuzz target for FUZZTIME (10m), one after the other; FUZZ="FuzzDecode ..." chooses
 	@GO='$(GO)' sh e2e/fuzz.sh $(FUZZ)
+
+SOAK ?= model loss diff
+soak: $(addprefix soak-,$(SOAK)) ## run the long suites, 15 to 60 minutes each; SOAK="model loss diff" chooses
+
+soak-model:
+	KVD_MODEL_OPERATIONS=1000000 $(GO) test ./daemon/store -run TestMachineBehavesLikeThePlainModelOnAnyLog -rapid.checks=1000 -count=1 -v -timeout 2h
+	$(GO) test ./daemon/watch -run 'TestHubDelivers|TestWhoReads|TestALiveWatch' -rapid.checks=20000 -count=1 -timeout 1h
+
+soak-loss:
+	KVD_LOSS_ROUNDS=500 $(GO) test ./e2e/loss -run TestKillingAMemberBetweenAnyTwoWrites -count=1 -v -timeout 2h
+
+soak-diff:
+	$(GO) test ./e2e/diff -run TestSequences -seeds 200 -ops 1000 -count=1 -v -timeout 2h
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \

@@ -14,6 +14,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/kvd-io/kvd/pkg/fuzztest"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -121,13 +122,19 @@ func FuzzDecode(f *testing.F) {
 		f.Add((&Batch{Level: Level, Clock: 5, Commands: []Command{{Body: body}}}).Append(nil))
 	}
 	f.Fuzz(func(t *testing.T, entry []byte) {
-		b, err := Decode(entry)
+		var b *Batch
+		var err error
+		fuzztest.WantBounded(t, 512*uint64(len(entry))+fuzztest.Fixed, func() { b, err = Decode(entry) })
 		if err != nil {
 			return
 		}
-		again, err := Decode(b.Append(nil))
+		written := b.Append(nil)
+		again, err := Decode(written)
 		if err != nil || !reflect.DeepEqual(b, again) {
 			t.Fatalf("%+v does not survive a round trip: %+v, %v", b, again, err)
+		}
+		if twice := again.Append(nil); !bytes.Equal(twice, written) || len(written) > len(entry) {
+			t.Fatalf("%+v is written in %d bytes, then in %d; it was read from %d", b, len(written), len(twice), len(entry))
 		}
 	})
 }

@@ -401,10 +401,16 @@ func (l *loader) item(section byte, item *itemReader) error {
 	return nil
 }
 
+// counts returns how many items were loaded of what the writer counts.
+func (l *loader) counts() [7]int {
+	s := l.state
+	return [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), l.historyLen, len(s.auth.users), len(s.auth.roles)}
+}
+
 // check compares what was loaded with what the writer counted and summed.
 func (l *loader) check(item *itemReader) error {
 	s := l.state
-	for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), l.historyLen, len(s.auth.users), len(s.auth.roles)} {
+	for _, n := range l.counts() {
 		if want := item.uint(); want != uint64(n) {
 			return damaged("a section has %d items instead of %d", n, want)
 		}

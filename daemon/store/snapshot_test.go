@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/pkg/fuzztest"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -383,35 +384,84 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 	}
 }
 
-// FuzzRestore seals what it is given, so that the sums do not hide what comes after them.
+// FuzzRestore seals what it is given, and with sealed gives it the counts and the sum that its items
+// have, so that none of them hides what comes after it.
 func FuzzRestore(f *testing.F) {
 	r := &replica{t: f, Machine: New(0)}
-	f.Add(unpacked(f, r.snapshot()))
+	f.Add(unpacked(f, r.snapshot()), true)
 	r.apply(command.LeaseGrant{ID: 7, TTL: time.Second}, attached(7, set("/l", "1")), attached(7, asDir(set("/m", ""))))
 	r.apply(set("/a/b", "1"), lasting(time.Second, set("/c", "2")), lasting(time.Second, asDir(set("/d", ""))), remove("/a/b"), command.Member{ID: 1, Name: "m"})
-	f.Add(unpacked(f, r.snapshot()))
-	f.Add(r.snapshot())
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Add(unpacked(f, r.snapshot()), true)
+	f.Add(r.snapshot(), false)
+	f.Fuzz(func(t *testing.T, data []byte, sealed bool) {
 		if len(data) < len(snapshotMagic)+4 {
 			return
+		}
+		snapshot := assemble(dismantle(data))
+		if sealed {
+			snapshot = sealEnd(snapshot)
 		}
 		target := newReplica(t)
 		target.apply(set("/mine", ""))
 		before := evidence(target)
-		err := target.Restore(bytes.NewReader(assemble(dismantle(data))))
+		var err error
+		// The sizes that a block tells are believed up to blockSizeMax, when zstd confirms them.
+		fuzztest.WantBounded(t, 4*blockSizeMax+1024*uint64(len(data)), func() { err = target.Restore(bytes.NewReader(snapshot)) })
 		switch {
 		case err == nil:
-			first := target.snapshot()
-			if err := target.Restore(bytes.NewReader(first)); err != nil {
-				t.Fatalf("it does not restore its own snapshot: %v", err)
-			}
-			if !bytes.Equal(target.snapshot(), first) {
-				t.Fatal("it writes another snapshot")
-			}
+			checkRestored(t, target)
 		case !errors.Is(err, ErrSnapshot):
 			t.Fatalf("got %v, want ErrSnapshot", err)
 		case evidence(target) != before:
 			t.Fatal("a refused snapshot changed the machine")
 		}
 	})
+}
+
+// checkRestored uses a machine whose snapshot may make no sense. It is as it was after another
+// snapshot, and one that is sound stays so.
+func checkRestored(t *testing.T, target *replica) {
+	first := target.snapshot()
+	if err := target.Restore(bytes.NewReader(first)); err != nil {
+		t.Fatalf("it does not restore its own snapshot: %v", err)
+	}
+	if !bytes.Equal(target.snapshot(), first) {
+		t.Fatal("it writes another snapshot")
+	}
+	sound := target.Audit() == nil
+	evidence(target)
+	index, _ := target.Applied()
+	if !sound || index > 1<<60 || target.Index() > 1<<60 {
+		return
+	}
+	target.index, target.now = index, time.Minute
+	target.apply(set("/a/b", "after"), rmr("/d"), lasting(time.Second, set("/new/x", "")))
+	if err := target.Audit(); err != nil {
+		t.Fatalf("it was sound before three writes: %v", err)
+	}
+}
+
+// sealEnd returns the snapshot with the counts and the sum of what is in it.
+func sealEnd(snapshot []byte) []byte {
+	head, parts := dismantle(snapshot)
+	l := loader{state: newState(DefaultHistoryLength)}
+	l.state.dirs.Clear()
+	l.state.sum, l.state.bytes = Sum{}, 0
+	for i, p := range parts {
+		if p.section == sectionEnd {
+			l.state.include(l.state.auth)
+			var end []byte
+			for _, n := range l.counts() {
+				end = binary.AppendUvarint(end, uint64(n))
+			}
+			end = binary.LittleEndian.AppendUint64(end, l.state.sum.hi)
+			end = binary.LittleEndian.AppendUint64(end, l.state.sum.lo)
+			parts[i] = items(sectionEnd, string(end))
+			break
+		}
+		if p.codec != codecNone || l.block(p.section, p.items, p.data) != nil {
+			break
+		}
+	}
+	return assemble(head, parts)
 }
