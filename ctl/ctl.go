@@ -84,11 +84,13 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 	flags.Lookup("no-sync").Hidden = true
 
 	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"},
+		&cobra.Group{ID: groupLeases, Title: "Leases:"},
 		&cobra.Group{ID: groupAccess, Title: "Access control:"})
 	root.AddCommand(
 		getCommand(s), setCommand(s), mkCommand(s), updateCommand(s), rmCommand(s),
 		lsCommand(s), mkdirCommand(s), setdirCommand(s), updatedirCommand(s), rmdirCommand(s),
 		watchCommand(s), execWatch,
+		leaseCommand(s),
 		userCommand(s), roleCommand(s), authCommand(s),
 		demo.Command(), exitCodesTopic(),
 	)
@@ -102,6 +104,7 @@ const (
 	groupDirs   = "dirs"
 	groupWatch  = "watch"
 	groupAccess = "access"
+	groupLeases = "leases"
 )
 
 // acceptOldNames lets flags of etcdctl v2 stand for ours.

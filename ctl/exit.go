@@ -51,7 +51,7 @@ func exitCode(kind kv.Kind) int {
 	case kv.Denied:
 		return exitDenied
 	case kv.NotFound, kv.CompareFailed, kv.NotFile, kv.NotDir, kv.Exists, kv.RootReadOnly,
-		kv.DirNotEmpty, kv.Invalid, kv.HistoryGone, kv.TooLarge:
+		kv.DirNotEmpty, kv.Invalid, kv.HistoryGone, kv.TooLarge, kv.NoLease:
 		return exitRefused
 	}
 	return exitServer
@@ -118,6 +118,8 @@ func hint(e *kv.Error) string {
 		return fmt.Sprintf("%s is a directory: kvctl ls %[1]s shows what is in it", e.Cause)
 	case kv.NotDir:
 		return fmt.Sprintf("%s holds a value, so that nothing can be below it", e.Cause)
+	case kv.NoLease:
+		return "it has ended, or was never granted: kvctl lease grant makes a new one"
 	case kv.DirNotEmpty:
 		return fmt.Sprintf("kvctl rm -r %s removes it with all below it", e.Cause)
 	case kv.Denied:

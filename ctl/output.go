@@ -132,6 +132,7 @@ type nodeJSON struct {
 	ModifiedIndex kv.Index    `json:"modifiedIndex"`
 	Expiration    *time.Time  `json:"expiration,omitempty"`
 	TTL           int64       `json:"ttl,omitempty"`
+	Lease         string      `json:"lease,omitempty"` // kvd's own
 }
 
 func nodeJSONOf(n *kv.Node) *nodeJSON {
@@ -141,6 +142,9 @@ func nodeJSONOf(n *kv.Node) *nodeJSON {
 	j := &nodeJSON{Key: n.Key, Dir: n.Dir, Value: n.Value, CreatedIndex: n.CreatedIndex, ModifiedIndex: n.ModifiedIndex, TTL: n.TTL}
 	if !n.Expiration.IsZero() {
 		j.Expiration = &n.Expiration
+	}
+	if n.Lease != 0 {
+		j.Lease = n.Lease.String()
 	}
 	for _, child := range n.Nodes {
 		j.Nodes = append(j.Nodes, nodeJSONOf(child))

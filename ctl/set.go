@@ -52,6 +52,7 @@ func updatedirCommand(s *settings) *cobra.Command {
 type writer struct {
 	write   kv.Write
 	inOrder bool
+	lease   string
 }
 
 func (w *writer) command(s *settings, use, short string) *cobra.Command {
@@ -89,6 +90,7 @@ Without VALUE it is read from stdin, whole. A key or value that begins with "-" 
 		})
 	}
 	cmd.Flags().DurationVar(&w.write.TTL, "ttl", 0, "`time` until it is removed, such as 90 (seconds) or 15m; 0 is never")
+	cmd.Flags().StringVar(&w.lease, "lease", "", "`id` of a lease that it ends with, see kvctl lease")
 	return cmd
 }
 
@@ -100,6 +102,14 @@ func (w *writer) ready(ctx context.Context, c *session, args []string) (kv.Write
 	}
 	write.TTL = wholeSeconds(write.TTL)
 	var err error
+	if w.lease != "" {
+		if write.Lease, err = leaseID(w.lease); err != nil {
+			return write, err
+		}
+		if write.TTL != 0 {
+			return write, &usageError{text: "--ttl and --lease: a key ends with one of them", hint: "the lease has a TTL of its own"}
+		}
+	}
 	if write.Dir {
 		write.Key, err = onlyKey(args)
 	} else {

@@ -144,12 +144,12 @@ var (
 		put     string
 	}{
 		{regexp.MustCompile(`"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"`), `"expiration":"TIME"`},
-		{regexp.MustCompile(`"id":"[0-9a-f]{1,16}"`), `"id":"ID"`},
+		{regexp.MustCompile(`"(id|lease)":"[0-9a-f]{1,16}"`), `"$1":"ID"`},
 		{regexp.MustCompile(`"raftIndex":\d+,"sum":"[0-9a-f]{32}"`), `"raftIndex":N,"sum":"SUM"`},
 		{regexp.MustCompile(`(?m)^(Date|X-Etcd-Cluster-Id|X-Raft-Index|X-Raft-Term): .*$`), `$1: VOLATILE`},
 		{regexp.MustCompile(`http://127\.0\.0\.1:\d+`), `URL`},
 	}
-	ttlField = regexp.MustCompile(`"ttl":(\d+)`)
+	ttlField = regexp.MustCompile(`"(?:ttl|remaining)":(\d+)`)
 	// In statistics: times, durations, ids and numbers.
 	measured = regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z|\b[0-9a-f]{15,16}\b|\b([\d.]+(h|ms|µs|m|s))+\b|-?\b\d+(\.\d+)?(e[+-]\d+)?\b`)
 )
@@ -170,8 +170,9 @@ func normal(language, text string, volatile bool) string {
 		text = v.pattern.ReplaceAllString(text, v.put)
 	}
 	text = ttlField.ReplaceAllStringFunc(text, func(field string) string {
-		ttl, _ := strconv.Atoi(strings.TrimPrefix(field, `"ttl":`)) // the pattern admits nothing else
-		return fmt.Sprintf(`"ttl":%d`, (ttl+99)/100*100)            // what a slow machine takes does not count
+		name, digits, _ := strings.Cut(field, ":")
+		seconds, _ := strconv.Atoi(digits)                      // the pattern admits nothing else
+		return fmt.Sprintf("%s:%d", name, (seconds+99)/100*100) // what a slow machine takes does not count
 	})
 	if volatile {
 		text = measured.ReplaceAllString(text, "N")

@@ -21,9 +21,10 @@ type Gate interface {
 	AuthEnabled() bool
 }
 
-// Session is what one principal may do beside reading and writing keys; *service.Session is one, and
+// Session is what one principal may do beside reading, writing and watching keys; *service.Session is one, and
 // documents the methods.
 type Session interface {
+	kv.Leaser
 	Administrator() bool
 	Refuse(operation string) error
 	Auth() (*service.Auth, error)

@@ -59,11 +59,11 @@ type openGate struct{ kv.Store }
 func (g openGate) Open(context.Context, service.Credentials) (kv.Store, error) { return g.Store, nil }
 func (g openGate) AuthEnabled() bool                                           { return false }
 func (g openGate) Authenticate(context.Context, service.Credentials) (Session, error) {
-	return fakeSession{}, nil
+	return fakeSession{&leaser{err: &kv.Error{Kind: kv.NoLeader}}}, nil
 }
 
 // fakeSession is root's, in a cluster without a leader.
-type fakeSession struct{}
+type fakeSession struct{ kv.Leaser }
 
 func (fakeSession) Administrator() bool                    { return true }
 func (fakeSession) Refuse(string) error                    { return &kv.Error{Kind: kv.Denied} }

@@ -20,6 +20,7 @@ type params struct {
 	waitIndex kv.Index
 	prevExist *bool
 	ttl       *uint64 // seconds
+	lease     kv.LeaseID
 
 	recursive, sorted, wait, dir, quorum, stream, refresh, noValue bool
 }
@@ -74,6 +75,7 @@ func parse(w http.ResponseWriter, r *http.Request, maxBytes int64) (params, erro
 			f.fail(etcdv2.CodeRefreshTTL, "No TTL value set")
 		}
 	}
+	p.lease = f.leaseID("lease") // after all that etcd checks
 	if f.err != nil {
 		return params{}, f.err
 	}
@@ -134,4 +136,16 @@ func (f *form) optionalFlag(name string) *bool {
 		f.fail(etcdv2.CodeInvalidField, "invalid value for "+name)
 	}
 	return &on
+}
+
+// leaseID returns 0 for a name that is absent; an empty value is an error.
+func (f *form) leaseID(name string) kv.LeaseID {
+	if !f.values.Has(name) {
+		return 0
+	}
+	id, err := kv.ParseLeaseID(f.values.Get(name))
+	if err != nil {
+		f.fail(etcdv2.CodeInvalidField, `invalid value for "`+name+`": a lease id is 16 hex digits in lower case`)
+	}
+	return id
 }

@@ -78,6 +78,8 @@ func Routes(cfg Config) []route.Route {
 		{Path: etcdv2.KeysPath, Below: true, Handler: h.serveKeys, Methods: route.For(route.Rights, head, get, put, post, del)},
 		{Path: membersPath, Below: true, Handler: h.serveMembers,
 			Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, post, del, put))},
+		{Path: etcdv2.LeasesPath, Handler: h.serveLeases, Methods: slices.Concat(route.For(route.Root, get), route.For(route.Rights, post))},
+		{Path: etcdv2.LeasesPath, Below: true, Handler: h.serveLease, Methods: route.For(route.Rights, get, put, del)},
 		{Path: enablePath, Handler: h.serveEnable, Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, put, del))},
 		{Path: usersPath, Handler: h.serveUsers, Methods: route.For(route.Root, get)},
 		{Path: usersPath + "/", Handler: h.serveUsers, Methods: route.For(route.Root, get)},

@@ -75,7 +75,7 @@ func (p *params) write(method, key string) kv.Write {
 		}
 		return kv.Write{Op: kv.OpDelete, Key: key, Dir: p.dir, Recursive: p.recursive}
 	}
-	write := kv.Write{Key: key, Value: p.value, NoValue: p.noValue}
+	write := kv.Write{Key: key, Value: p.value, NoValue: p.noValue, Lease: p.lease}
 	if p.ttl != nil {
 		write.TTL = etcdv2.TTLFromSeconds(*p.ttl)
 	}

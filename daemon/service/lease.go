@@ -113,11 +113,12 @@ func (s *Service) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
 }
 
 // Leases implements kv.Leaser.
-func (s *Service) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, error) {
+func (s *Service) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, kv.Index, error) {
 	if err := s.log.ReadBarrier(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return s.state.machine.SharedLeases(after, s.log.LeaseNow(), kv.LeasesMax), nil
+	list, index := s.state.machine.SharedLeases(after, s.log.LeaseNow(), kv.LeasesMax)
+	return list, index, nil
 }
 
 // Revoke implements kv.Leaser.

@@ -124,6 +124,26 @@ func TestServiceIsAStore(t *testing.T) {
 	})
 }
 
+func TestServiceIsALeaser(t *testing.T) {
+	kvtest.RunLeaser(t, func(t *testing.T) kvtest.Leaser {
+		s, _ := open()
+		lead(t, s)
+		return s
+	})
+}
+
+func TestASessionIsALeaser(t *testing.T) {
+	kvtest.RunLeaser(t, func(t *testing.T) kvtest.Leaser {
+		s, _ := open()
+		lead(t, s)
+		session, err := s.Open(t.Context(), Credentials{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return session
+	})
+}
+
 func TestAKeyExpiresWhenItsTTLIsOverAndNotBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := open()

@@ -56,9 +56,9 @@ func (c *Session) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
 }
 
 // Leases implements kv.Leaser. It is for root: it tells of everybody's leases.
-func (c *Session) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, error) {
+func (c *Session) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, kv.Index, error) {
 	if !c.Administrator() {
-		return nil, c.deny("lease list", "")
+		return nil, 0, c.deny("lease list", "")
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
 	defer cancel()

@@ -348,8 +348,9 @@ func (m *Machine) Lease(id kv.LeaseID, now int64, limit int) (kv.Lease, error) {
 	return shown, nil
 }
 
-// SharedLeases returns the shared leases above after by ascending id, up to limit, without keys.
-func (m *Machine) SharedLeases(after kv.LeaseID, now int64, limit int) []kv.Lease {
+// SharedLeases returns the shared leases above after by ascending id, up to limit, without keys,
+// and the index of the store.
+func (m *Machine) SharedLeases(after kv.LeaseID, now int64, limit int) ([]kv.Lease, kv.Index) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	list := []kv.Lease{}
@@ -362,7 +363,7 @@ func (m *Machine) SharedLeases(after kv.LeaseID, now int64, limit int) []kv.Leas
 			more = it.Next()
 		}
 	}
-	return list
+	return list, m.state.revision
 }
 
 // seekLease returns an iterator at the first lease above after, false if there is none.

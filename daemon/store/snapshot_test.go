@@ -50,7 +50,8 @@ func evidence(r *replica) string {
 	}
 	applied, term := r.Applied()
 	clock, offset := r.LeaseClock()
-	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, r.Due(1<<62, 1000), r.SharedLeases(0, 0, 100), r.Members(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
+	leases, _ := r.SharedLeases(0, 0, 100)
+	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, r.Due(1<<62, 1000), leases, r.Members(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
 }
 
 // authEvidence shows access control data with its secrets, and what is nil.

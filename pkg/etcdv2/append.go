@@ -87,6 +87,11 @@ func appendNode(b []byte, n *kv.Node, hasValue bool) []byte {
 		b = strconv.AppendUint(b, n.CreatedIndex, 10)
 		b = append(b, ',')
 	}
+	if n.Lease != 0 {
+		b = append(b, `"lease":"`...)
+		b = append(b, n.Lease.String()...)
+		b = append(b, `",`...)
+	}
 	if len(b) > start {
 		b = b[:len(b)-1] // every field ends in a comma; the last one gives way to the brace
 	}

@@ -72,6 +72,9 @@ func drawNode(t *rapid.T, depth int) *kv.Node {
 	if rapid.Bool().Draw(t, "expires") {
 		n.Expiration = time.Unix(rapid.Int64Range(0, 1<<35).Draw(t, "s"), rapid.SampledFrom([]int64{0, 1, 120_000_000, 999_999_999}).Draw(t, "ns")).UTC()
 	}
+	if rapid.Bool().Draw(t, "leased") {
+		n.Lease = kv.LeaseID(rapid.Uint64().Draw(t, "lease"))
+	}
 	for range rapid.IntRange(0, depth).Draw(t, "children") {
 		n.Nodes = append(n.Nodes, drawNode(t, depth-1))
 	}
@@ -122,6 +125,9 @@ func encodeNode(n *kv.Node) *Node {
 	}
 	if !n.Expiration.IsZero() {
 		wire.Expiration = &n.Expiration
+	}
+	if n.Lease != 0 {
+		wire.Lease = n.Lease.String()
 	}
 	for _, child := range n.Nodes {
 		wire.Nodes = append(wire.Nodes, encodeNode(child))

@@ -22,6 +22,7 @@ const (
 	CodeRootReadOnly   Code = 107
 	CodeDirNotEmpty    Code = 108
 	CodeUnauthorized   Code = 110
+	CodeNoLease        Code = 111 // kvd's own; the API has nothing like it
 	CodePrevValue      Code = 201
 	CodeTTLNaN         Code = 202
 	CodeIndexNaN       Code = 203
@@ -48,6 +49,7 @@ var codes = map[Code]struct {
 	CodeRootReadOnly:   {"Root is read only", http.StatusBadRequest, kv.RootReadOnly},
 	CodeDirNotEmpty:    {"Directory not empty", http.StatusForbidden, kv.DirNotEmpty},
 	CodeUnauthorized:   {"The request requires user authentication", http.StatusUnauthorized, kv.Denied},
+	CodeNoLease:        {"Lease not found", http.StatusNotFound, kv.NoLease},
 	CodePrevValue:      {"PrevValue is Required in POST form", http.StatusBadRequest, kv.Invalid},
 	CodeTTLNaN:         {"The given TTL in POST form is not a number", http.StatusBadRequest, kv.Invalid},
 	CodeIndexNaN:       {"The given index in POST form is not a number", http.StatusBadRequest, kv.Invalid},
@@ -67,6 +69,7 @@ var byKind = map[kv.Kind]Code{
 	kv.NotDir: CodeNotDir, kv.Exists: CodeNodeExist, kv.RootReadOnly: CodeRootReadOnly,
 	kv.DirNotEmpty: CodeDirNotEmpty, kv.Denied: CodeUnauthorized, kv.Invalid: CodeInvalidField,
 	kv.HistoryGone: CodeEventIndexGone, kv.TooLarge: CodeInvalidForm,
+	kv.NoLease: CodeNoLease,
 }
 
 // Error is the JSON form of an error of the keys API.

@@ -13,7 +13,7 @@ func TestEveryKindHasAFormOnTheWire(t *testing.T) {
 	comesBackAs := map[kv.Kind]kv.Kind{ // those that a client has to take for something else
 		kv.Internal: kv.Unknown, kv.Closed: kv.Unknown, kv.TooLarge: kv.Invalid,
 	}
-	for kind := kv.Internal; kind <= kv.NoSpace; kind++ {
+	for kind := kv.Internal; kind <= kv.NoLease; kind++ {
 		plain := &kv.Error{Op: "set", Key: "/a", Kind: kind, Cause: "because", Index: 7}
 		for _, err := range []error{plain, fmt.Errorf("wrapped: %w", plain)} {
 			wire := EncodeError(err)

@@ -106,6 +106,9 @@ func WriteRequest(w kv.Write) (Request, error) {
 	if w.TTL != 0 {
 		r.Form.Set("ttl", strconv.FormatInt(TTLSeconds(w.TTL), 10))
 	}
+	if w.Lease != 0 {
+		r.Form.Set("lease", w.Lease.String())
+	}
 	return r, nil
 }
 

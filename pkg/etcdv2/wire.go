@@ -19,6 +19,7 @@ type Node struct {
 	Nodes         []*Node    `json:"nodes,omitempty"`
 	ModifiedIndex kv.Index   `json:"modifiedIndex,omitempty"`
 	CreatedIndex  kv.Index   `json:"createdIndex,omitempty"`
+	Lease         string     `json:"lease,omitempty"` // kvd's own, of nodes that are attached to one
 }
 
 // Event is the JSON form of kv.Event.
@@ -38,6 +39,7 @@ func (wire *Node) decode() *kv.Node {
 		return nil
 	}
 	n := &kv.Node{Key: wire.Key, Dir: wire.Dir, TTL: wire.TTL, ModifiedIndex: wire.ModifiedIndex, CreatedIndex: wire.CreatedIndex}
+	n.Lease, _ = kv.ParseLeaseID(wire.Lease) // what is no id is none
 	if wire.Value != nil {
 		n.Value = *wire.Value
 	}

@@ -65,8 +65,8 @@ type Leaser interface {
 	KeepAlive(ctx context.Context, id LeaseID) (Lease, error)
 	// Lease returns one lease with its keys. Errors by Kind: NoLease.
 	Lease(ctx context.Context, id LeaseID) (Lease, error)
-	// Leases returns the leases above after by ascending id, LeasesMax at most.
-	Leases(ctx context.Context, after LeaseID) ([]Lease, error)
+	// Leases returns the leases above after by ascending id, LeasesMax at most, and the store's index.
+	Leases(ctx context.Context, after LeaseID) ([]Lease, Index, error)
 	// Revoke ends the lease now: it removes what is attached to it, with ActionDelete, each node at
 	// an index of its own, of which it returns the last. Errors by Kind: NoLease.
 	Revoke(ctx context.Context, id LeaseID) (Index, error)

@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kv/kvtest"
 	"github.com/kvd-io/kvd/pkg/kvclient"
@@ -22,6 +23,17 @@ func open(t testing.TB, cfg kvclient.Config) *kvclient.Client {
 	}
 	t.Cleanup(func() { client.Close() })
 	return client
+}
+
+func TestClientOfKVDIsALeaser(t *testing.T) {
+	cluster := daemontest.Start(t, 1)
+	kvtest.RunLeaser(t, func(t *testing.T) kvtest.Leaser {
+		client := open(t, kvclient.Config{Endpoints: []string{cluster.URL()}})
+		return struct {
+			kv.Store
+			kv.Leaser
+		}{client, client.Leaser()}
+	})
 }
 
 func TestClientOfEtcdIsAStore(t *testing.T) {
