@@ -448,7 +448,7 @@ func TestWhoeverIsNotRootCannotChangeAccessControl(t *testing.T) {
 	_, _, user := u.ChangeUser(ctx, UserChange{Op: Update, Name: "u", Grant: []string{"root"}})
 	_, role := u.ChangeRole(ctx, RoleChange{Op: Create, Name: "mine"})
 	_, list := u.Auth()
-	_, leases := u.Leases(ctx, 0)
+	_, _, leases := u.Leases(ctx, 0)
 	for what, err := range map[string]error{"user": user, "role": role, "enable": u.EnableAuth(ctx, false), "list": list, "leases": leases} {
 		if !kv.Is(err, kv.Denied) {
 			t.Errorf("%s: %v", what, err)

@@ -128,6 +128,9 @@ func renderEvent(e kv.Event) string {
 
 // renderNode writes a file as "/a=v {2,3} ttl 5 until 12s", a directory as "/a/ {2,2} (children)".
 func renderNode(n *kv.Node) string {
+	if n == nil {
+		return "nothing"
+	}
 	var b strings.Builder
 	b.WriteString(n.Key)
 	switch {
