@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/httpv2"
@@ -90,11 +91,40 @@ func (g hubGate) Authenticate(context.Context, service.Credentials) (httpv2.Sess
 	return nil, &kv.Error{Kind: kv.Denied}
 }
 
+// hubTable serves the watches of a hub.
+func hubTable(hub *watch.Hub) *route.Table {
+	return route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, httpv2.Routes(httpv2.Config{Gate: hubGate{hubStore{hub: hub}}, Cluster: noCluster{}})...)
+}
+
+func TestAWatchOutlivesEveryBoundOnOtherRequests(t *testing.T) {
+	for _, head := range []string{"\r\n", "Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"} {
+		for _, query := range []string{"", "&stream=true"} {
+			synctest.Test(t, func(t *testing.T) {
+				hub, listener, log := watch.NewHub(10), newPipes(), slog.New(slog.DiscardHandler)
+				s := serve([]net.Listener{listener}, limitTime(time.Second, hubTable(hub)), newDoor(limits{connections: 1}, log), log)
+				defer s.Close()
+				defer hub.Close()
+				conn := listener.dial()
+				io.WriteString(conn, "GET /v2/keys/a?wait=true"+query+" HTTP/1.1\r\nHost: x\r\n"+head)
+				answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(24 * time.Hour)
+				go hub.Publish([]kv.Event{{Action: kv.ActionSet, Node: &kv.Node{Key: "/a", Value: "v", ModifiedIndex: 1, CreatedIndex: 1}}}, 1)
+				if got, err := readOn(t, answer.Body, 0, 1); got != 1 {
+					t.Errorf("after a day, with %q and %q: %v", query, head, err)
+				}
+				conn.Close()
+			})
+		}
+	}
+}
+
 func TestAReaderTooSlowForTheHistoryLosesNothingUntold(t *testing.T) {
 	const length = 100
 	hub := watch.NewHub(length)
-	table := route.New(func(next http.HandlerFunc) http.HandlerFunc { return next }, httpv2.Routes(httpv2.Config{Gate: hubGate{hubStore{hub: hub}}, Cluster: noCluster{}})...)
-	address := serveTest(t, table, limits{connections: 9}, slog.New(slog.DiscardHandler))
+	address := serveTest(t, hubTable(hub), limits{connections: 9}, slog.New(slog.DiscardHandler))
 	t.Cleanup(hub.Close)
 	var last kv.Index
 	value := strings.Repeat("v", 32<<10)

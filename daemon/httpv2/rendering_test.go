@@ -2,9 +2,11 @@ package httpv2
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"weak"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -64,8 +66,8 @@ func TestRenderedListingsAreBounded(t *testing.T) {
 		r.of(event)
 		r.of(event)
 		kept := 0
-		for node, line := range r.lines {
-			kept += len(node.Nodes)*nodeBytes + len(line)
+		for _, line := range r.lines {
+			kept += noteBytes + len(line)
 		}
 		if r.bytes > renderedBytes || kept > renderedBytes {
 			t.Fatalf("%d bytes are kept, %d are counted, at most %d should be", kept, r.bytes, renderedBytes)
@@ -75,8 +77,30 @@ func TestRenderedListingsAreBounded(t *testing.T) {
 	for range 2 {
 		r.of(huge)
 	}
-	if r.lines[huge.Node] != nil {
+	if r.lines[weak.Make(huge.Node)] != nil {
 		t.Error("a listing is kept that is larger than all together may be")
+	}
+}
+
+// A tree that is read recursively is a new node for each reading, and may be most of the store.
+func TestAListingThatTheStoreHasLetGoIsNotHeld(t *testing.T) {
+	var r renderings
+	var known []weak.Pointer[kv.Node]
+	for readings := range 3 {
+		event := listed(longListing, "v")
+		for range readings + 1 {
+			r.of(event)
+		}
+		known = append(known, weak.Make(event.Node))
+	}
+	runtime.GC()
+	for i, node := range known {
+		if node.Value() != nil {
+			t.Errorf("a listing is held after it was read %d times", i+1)
+		}
+	}
+	if len(r.lines) != len(known) {
+		t.Errorf("%d listings are known, want %d", len(r.lines), len(known))
 	}
 }
 
