@@ -71,6 +71,7 @@ const askRoot = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 var answerOK = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 
 func TestConnectionsBeyondTheLimitAreToldSoAndTheirPlacesComeBack(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		limits limits
 		cause  string
@@ -144,6 +145,7 @@ func TestTheLimitsFollowFromTheOpenFiles(t *testing.T) {
 }
 
 func TestATooLongHeadIsRefused(t *testing.T) {
+	t.Parallel()
 	address := serveTest(t, answerOK, limits{connections: 9}, slog.New(slog.DiscardHandler))
 	for _, long := range []string{"GET /" + strings.Repeat("a", 2*headerBytesMax) + " HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 2*headerBytesMax) + "\r\n\r\n"} {
 		c := call(t, address)
@@ -199,6 +201,7 @@ func hungUpAfter(conn net.Conn) time.Duration {
 }
 
 func TestWhoDawdlesIsCutOffAndHindersNobody(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		listener := newPipes()
 		const work = 3 * time.Second

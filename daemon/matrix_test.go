@@ -112,6 +112,7 @@ var targets = map[string]struct{ path, body string }{
 }
 
 func TestNoRouteIsReachableByWhomTheTableDoesNotName(t *testing.T) {
+	t.Parallel()
 	d, base := openForMatrix(t)
 	on := false
 	for _, who := range askers {
@@ -214,12 +215,25 @@ func oracle(method, key string, slash bool, form url.Values, read, write []strin
 }
 
 func TestEveryFieldOfARequestIsJudged(t *testing.T) {
+	t.Parallel()
 	_, base := openForMatrix(t)
 	rights := map[string]string{
-		"exact": "/m/x", "below": "/m/x/*", "slash": "/m/x/", "prefix": "/m/x*", "both": "/m/x /m/x/*", "part": "/m/x /m/x/a*", "other": "/m/y*",
+		"exact": "/x", "below": "/x/*", "slash": "/x/", "prefix": "/x*", "both": "/x /x/*", "part": "/x /x/a*", "other": "/y*",
+	}
+	stands := map[string][]string{"nothing": nil, "a value": {"/x"}, "a directory": {"/x/a", "/x/b"}} // each in a place of its own
+	place := func(what string) string { return "/" + strings.ReplaceAll(what, " ", "-") }
+	in := func(what, patterns string) (list []string) {
+		for _, pattern := range strings.Fields(patterns) {
+			list = append(list, place(what)+pattern)
+		}
+		return list
 	}
 	for name, patterns := range rights {
-		list, _ := json.Marshal(strings.Fields(patterns))
+		var all []string
+		for what := range stands {
+			all = append(all, in(what, patterns)...)
+		}
+		list, _ := json.Marshal(all)
 		for _, kind := range []string{"read", "write"} {
 			must(t, base, "PUT", "/v2/auth/roles/"+kind+name, "", fmt.Sprintf(`{"role":%q,"permissions":{"kv":{%q:%s}}}`, kind+name, kind, list))
 			must(t, base, "PUT", "/v2/auth/users/"+kind+name, "", fmt.Sprintf(`{"user":%q,"password":"pw","roles":[%q]}`, kind+name, kind+name))
@@ -237,58 +251,55 @@ func TestEveryFieldOfARequestIsJudged(t *testing.T) {
 		{"POST", "value=1"}, {"POST", "dir=true"}, {"POST", "dir=true&ttl=100"},
 		{"DELETE", ""}, {"DELETE", "dir=true"}, {"DELETE", "recursive=true"}, {"DELETE", "prevValue=guess"}, {"DELETE", "prevIndex=1"}, {"DELETE", "prevValue=guess&recursive=true&dir=true"},
 	}
-	stands := map[string]func(){
-		"nothing": func() {},
-		"a value": func() { must(t, base, "PUT", "/v2/keys/m/x", "root:pw", "value=canary") },
-		"a directory": func() {
-			must(t, base, "PUT", "/v2/keys/m/x/a", "root:pw", "value=canary")
-			must(t, base, "PUT", "/v2/keys/m/x/b", "root:pw", "value=canary")
-		},
-	}
-	tried := 0
-	for what, make := range stands {
-		ask(t, base, "DELETE", "/v2/keys/m?recursive=true", "root:pw", "")
-		make()
-		for _, c := range requests {
-			for name, patterns := range rights {
-				for _, kind := range []string{"read", "write"} {
-					for _, slash := range []bool{false, true} {
-						var read, write []string
-						if kind == "read" {
-							read = strings.Fields(patterns)
-						} else {
-							write = strings.Fields(patterns)
-						}
-						form, err := url.ParseQuery(c.form)
-						if err != nil {
-							t.Fatal(err)
-						}
-						path := "/v2/keys/m/x"
-						if slash {
-							path += "/"
-						}
-						want := oracle(c.method, "/m/x", slash, form, read, write, what == "a value", what == "a directory")
-						if form.Get("wait") == "true" && form.Get("quorum") != "true" && c.method == "GET" {
-							// A watch waits for a directory too, and shows no value meanwhile.
-							want = oracle(c.method, "/m/x", slash, form, read, write, false, false)
-						}
-						status, text := ask(t, base, c.method, path+"?"+c.form, kind+name+":pw", "")
-						tried++
-						if (status != http.StatusUnauthorized) != want {
-							t.Errorf("%s %s?%s with %s %s where %s stands: %d %s, permitted %v", c.method, path, c.form, kind, patterns, what, status, text, want)
-						}
-						// Whoever may only write learns of no value, whatever the request.
-						if kind == "write" && strings.Contains(text, "canary") && !strings.Contains(c.form, "canary") {
-							t.Errorf("%s %s?%s with %s %s where %s stands shows a value: %s", c.method, path, c.form, kind, patterns, what, text)
-						}
-						if want && c.method != "GET" {
-							ask(t, base, "DELETE", "/v2/keys/m?recursive=true", "root:pw", "")
-							make()
+	for what, keys := range stands {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			make := func() {
+				for _, key := range keys {
+					must(t, base, "PUT", "/v2/keys"+place(what)+key, "root:pw", "value=canary")
+				}
+			}
+			make()
+			for _, c := range requests {
+				for name, patterns := range rights {
+					for _, kind := range []string{"read", "write"} {
+						for _, slash := range []bool{false, true} {
+							var read, write []string
+							if kind == "read" {
+								read = in(what, patterns)
+							} else {
+								write = in(what, patterns)
+							}
+							form, err := url.ParseQuery(c.form)
+							if err != nil {
+								t.Fatal(err)
+							}
+							key := place(what) + "/x"
+							path := "/v2/keys" + key
+							if slash {
+								path += "/"
+							}
+							want := oracle(c.method, key, slash, form, read, write, what == "a value", what == "a directory")
+							if form.Get("wait") == "true" && form.Get("quorum") != "true" && c.method == "GET" {
+								// A watch waits for a directory too, and shows no value meanwhile.
+								want = oracle(c.method, key, slash, form, read, write, false, false)
+							}
+							status, text := ask(t, base, c.method, path+"?"+c.form, kind+name+":pw", "")
+							if (status != http.StatusUnauthorized) != want {
+								t.Errorf("%s %s?%s with %s %s: %d %s, permitted %v", c.method, path, c.form, kind, patterns, status, text, want)
+							}
+							// Whoever may only write learns of no value, whatever the request.
+							if kind == "write" && strings.Contains(text, "canary") && !strings.Contains(c.form, "canary") {
+								t.Errorf("%s %s?%s with %s %s shows a value: %s", c.method, path, c.form, kind, patterns, text)
+							}
+							if status < 300 && c.method != "GET" { // it has changed what stands there
+								ask(t, base, "DELETE", "/v2/keys"+place(what)+"?recursive=true", "root:pw", "")
+								make()
+							}
 						}
 					}
 				}
 			}
-		}
+		})
 	}
-	t.Logf("%d requests", tried)
 }

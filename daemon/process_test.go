@@ -171,8 +171,15 @@ func (n node) flatten(into map[string]string) {
 }
 
 func TestAKillInTheMiddleOfTenThousandWritesLosesNoneThatWasAcknowledged(t *testing.T) {
-	t.Run("wal", func(t *testing.T) { killAmongWrites(t, "wal", 10_000, 8) })
-	t.Run("boltdb", func(t *testing.T) { killAmongWrites(t, "boltdb", 2_000, 3) })
+	t.Parallel()
+	t.Run("wal", func(t *testing.T) {
+		t.Parallel()
+		killAmongWrites(t, "wal", 10_000, 8)
+	})
+	t.Run("boltdb", func(t *testing.T) {
+		t.Parallel()
+		killAmongWrites(t, "boltdb", 2_000, 3)
+	})
 }
 
 // killAmongWrites kills a kvd twice in each round, until total writes were acknowledged.
@@ -234,6 +241,7 @@ func killAmongWrites(t *testing.T, store string, total, rounds int) {
 }
 
 func TestAFailedSyncEndsTheProcessAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	strace := parts.Path(t, "strace")
 	dir := filepath.Join(t.TempDir(), "data")
 	p := startProcess(t, "--data-dir", dir)
@@ -302,6 +310,7 @@ func fillDisk(t *testing.T, disk string) (ballast string) {
 }
 
 func TestAFullDiskIsTheReasonThatIsGivenAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	disk := smallDisk(t, "120m")
 	p := startProcess(t, "--data-dir", filepath.Join(disk, "data"))
 	client := newClient(t)
@@ -384,6 +393,7 @@ func remove(client *http.Client, url string) error {
 const noSpace = `403 Forbidden: {"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: mvcc: database space exceeded: `
 
 func TestADiskThatIsNearlyFullRaisesAnAlarmUntilThereIsRoom(t *testing.T) {
+	t.Parallel()
 	disk := smallDisk(t, "120m")
 	p := startProcess(t, "--data-dir", filepath.Join(disk, "data"))
 	client := newClient(t)
@@ -411,6 +421,7 @@ func TestADiskThatIsNearlyFullRaisesAnAlarmUntilThereIsRoom(t *testing.T) {
 }
 
 func TestWritersThatCrossTheQuotaStopThereAlsoAfterAKill(t *testing.T) {
+	t.Parallel()
 	const quota, writers = 2 << 20, 16
 	dir := filepath.Join(t.TempDir(), "data")
 	p := startProcess(t, "--data-dir", dir, "--quota-backend-bytes", fmt.Sprint(quota))
@@ -461,6 +472,7 @@ func TestWritersThatCrossTheQuotaStopThereAlsoAfterAKill(t *testing.T) {
 }
 
 func TestServingOthersWithoutAccessControlIsWarnedOf(t *testing.T) {
+	t.Parallel()
 	const warning = "anybody who reaches this member may read and write all keys"
 	if p := startProcess(t, "--listen-client-urls", "http://0.0.0.0:0"); strings.Count(p.log.String(), warning) != 1 {
 		t.Errorf("on every address:\n%s", p.log)
@@ -503,6 +515,7 @@ func injectFault(t *testing.T, strace string, pid int) (attached bool, stop func
 }
 
 func TestATTLHasWhatItHadLeftAfterAKill(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	client := newClient(t)
 	p := startProcess(t, "--data-dir", dir)
@@ -538,6 +551,7 @@ func TestATTLHasWhatItHadLeftAfterAKill(t *testing.T) {
 }
 
 func TestASignalEndsKvdInOrder(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t)
 	client := newClient(t)
 	response, err := client.Get(p.url + "/v2/keys/a?wait=true") // returns with the headers
@@ -572,6 +586,7 @@ func TestAPortInUseIsReportedWithItsHolderAndAFreeOne(t *testing.T) {
 }
 
 func TestADirectoryOfAnotherMemberIsRefusedForGood(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	startProcess(t, "--data-dir", dir, "--name", "n1").kill()
 	kvd := exec.Command(filepath.Join(parts.Build(t), "kvd"), "--data-dir", dir, "--name", "n2",

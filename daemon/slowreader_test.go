@@ -122,6 +122,7 @@ func TestAWatchOutlivesEveryBoundOnOtherRequests(t *testing.T) {
 }
 
 func TestAReaderTooSlowForTheHistoryLosesNothingUntold(t *testing.T) {
+	t.Parallel()
 	const length = 100
 	hub := watch.NewHub(length)
 	address := serveTest(t, hubTable(hub), limits{connections: 9}, slog.New(slog.DiscardHandler))
@@ -159,6 +160,7 @@ func TestAReaderTooSlowForTheHistoryLosesNothingUntold(t *testing.T) {
 }
 
 func TestAStopBreaksStreamsOffAndCompletesLongPolls(t *testing.T) {
+	t.Parallel()
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.ListenClientURLs, cfg.ListenPeerURLs = t.TempDir(), []string{"http://127.0.0.1:0"}, []string{"http://127.0.0.1:0"}
 	d, err := Open(t.Context(), cfg, Deps{})

@@ -100,8 +100,10 @@ func verify(t testing.TB, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestVerifyTellsTheStateOfADirectoryAndChangesNothingInIt(t *testing.T) {
+	t.Parallel()
 	for _, logStore := range []string{raftnode.LogStoreWAL, raftnode.LogStoreBoltDB} {
 		t.Run(logStore, func(t *testing.T) {
+			t.Parallel()
 			dir, last := lived(t, logStore)
 			before := files(t, dir)
 			code, out, complaint := verify(t, "--data-dir", dir)
@@ -138,6 +140,7 @@ func TestVerifyTellsTheStateOfADirectoryAndChangesNothingInIt(t *testing.T) {
 }
 
 func TestVerifyGoesUpToTheEntryThatItIsAskedFor(t *testing.T) {
+	t.Parallel()
 	dir, last := lived(t, raftnode.LogStoreWAL)
 	all, err := Verify(dir, 0)
 	if err != nil {
@@ -160,6 +163,7 @@ func TestVerifyGoesUpToTheEntryThatItIsAskedFor(t *testing.T) {
 }
 
 func TestVerifySaysWhatIsDamagedAndWhatCannotBeJudged(t *testing.T) {
+	t.Parallel()
 	empty := t.TempDir()
 	for name, c := range map[string]struct {
 		spoil func(dir string)
@@ -181,6 +185,7 @@ func TestVerifySaysWhatIsDamagedAndWhatCannotBeJudged(t *testing.T) {
 		"a first start that was cut": {func(dir string) { spoil(t, dir, "member.json", replace("true", "false")) }, ExitStart, "holds nothing yet"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir, _ := lived(t, raftnode.LogStoreWAL)
 			c.spoil(dir)
 			code, out, complaint := verify(t, "--data-dir", dir)
