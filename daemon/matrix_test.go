@@ -108,7 +108,8 @@ var targets = map[string]struct{ path, body string }{
 	"/v2/auth/users/*": {"/v2/auth/users/someone", `{"user":"someone","password":"pw"}`},
 	"/v2/auth/roles/*": {"/v2/auth/roles/something", `{"role":"something"}`},
 	"/v2/members/*":    {"/v2/members/1", ""},
-	"/v2/leases/*":     {"/v2/leases", "ttl=60"},
+	"/v2/leases":       {"/v2/leases", "ttl=60"},
+	"/v2/leases/*":     {"/v2/leases/0000000000000001", ""},
 }
 
 func TestNoRouteIsReachableByWhomTheTableDoesNotName(t *testing.T) {
@@ -145,7 +146,7 @@ func TestNoRouteIsReachableByWhomTheTableDoesNotName(t *testing.T) {
 					reads := m.Name == "GET" || m.Name == "HEAD"
 					permitted = reads && who.read || !reads && who.write
 					if strings.HasPrefix(r.Path, "/v2/leases") {
-						permitted = who.write && (m.Name != "GET" || who.root)
+						permitted = who.write // which is what leases are for
 					}
 				default:
 					t.Fatalf("%s %s has no entry in the table", m.Name, r.Path)

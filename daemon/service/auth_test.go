@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kv/kvtest"
@@ -300,6 +302,7 @@ const canary = "c4nary-p4ssword"
 // returns the log.
 func withPasswords(t *testing.T) (*Service, *bytes.Buffer) {
 	s, _ := open()
+	s.logins.cost = bcrypt.MinCost
 	var log bytes.Buffer
 	s.audit.log = slog.New(slog.NewTextHandler(&log, nil))
 	admin, err := s.Authenticate(t.Context(), Credentials{Source: "192.0.2.1:5"})

@@ -46,6 +46,7 @@ var (
 // slots, and for each origin by what it gets wrong. It is safe for concurrent use.
 type logins struct {
 	now   func() time.Time
+	cost  int           // of new hashes, bcrypt's
 	key   [32]byte      // of the digests, random and of this process alone
 	queue chan struct{} // holds a token for each request that waits or has a slot
 	slots chan struct{} // holds a token for each bcrypt that runs
@@ -69,7 +70,7 @@ type origin struct {
 
 func newLogins(now func() time.Time) *logins {
 	l := &logins{
-		now: now, known: map[string]proof{}, failed: map[origin]*bucket{},
+		now: now, cost: hashCost, known: map[string]proof{}, failed: map[origin]*bucket{},
 		queue: make(chan struct{}, loginsWaiting), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	rand.Read(l.key[:]) // never fails
@@ -124,7 +125,7 @@ func (l *logins) hash(ctx context.Context, password command.Secret) (command.Sec
 		return "", err
 	}
 	defer release()
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), hashCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), l.cost)
 	return command.Secret(hash), err
 }
 
