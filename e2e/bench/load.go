@@ -195,6 +195,11 @@ func median[T any](items []T, of func(T) float64) float64 {
 // fill writes keys 0 to count-1 with writers side by side.
 func fill(ctx context.Context, s *server, count, writers int, keyOf func(i int) string, value string) error {
 	form := url.Values{"value": {value}}.Encode()
+	return fillForms(ctx, s, count, writers, keyOf, func() string { return form })
+}
+
+// fillForms is fill with a form that may change as time goes.
+func fillForms(ctx context.Context, s *server, count, writers int, keyOf func(i int) string, formNow func() string) error {
 	client := http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: writers, DisableCompression: true}}
 	defer client.CloseIdleConnections()
 	var next atomic.Int64
@@ -206,7 +211,7 @@ func fill(ctx context.Context, s *server, count, writers int, keyOf func(i int) 
 	for range writers {
 		working.Go(func() {
 			for i := int(next.Add(1)) - 1; i < count && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				if err := put(ctx, &client, s.url+"/v2/keys"+keyOf(i), form); err != nil {
+				if err := put(ctx, &client, s.url+"/v2/keys"+keyOf(i), formNow()); err != nil {
 					once.Do(func() { failed = fmt.Errorf("%s: %w", s.name, err) })
 					cancel()
 				}

@@ -40,6 +40,7 @@ var scenarios = []scenario{
 	{"list", "GET of a directory with 1,000 children of 256 bytes", runList},
 	{"put", "PUT of values of 256 bytes; each answer waits for an fsync", runPut},
 	{"watchers", "15,000 connections that watch, of which one write wakes 1,500", runWatchers},
+	{"expiry", "100,000 keys due in the same second, while others write", runExpiry},
 	{"keys", "1,000,000 keys of 40 bytes with values of 100 bytes: memory and restart", runKeys},
 }
 
@@ -53,6 +54,7 @@ type bench struct {
 	duration time.Duration // of one load
 	rounds   int
 	keys     int // of the scenario of that name
+	expiring int // keys of the scenario expiry
 	watchers int // of the scenario of that name
 }
 
@@ -77,6 +79,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	flags.DurationVar(&b.duration, "duration", 5*time.Second, "of one load")
 	flags.IntVar(&b.rounds, "rounds", 5, "loads of each server")
 	flags.IntVar(&b.keys, "keys", 1_000_000, "keys of the scenario of that name")
+	flags.IntVar(&b.expiring, "expiring", 100_000, "keys of the scenario expiry")
 	flags.IntVar(&b.watchers, "watchers", 15_000, "connections of the scenario of that name; this process needs as many descriptors")
 	short := flags.Bool("short", false, "100 ms, one round, few keys and watchers: shows that it works, says nothing about speed")
 	flags.StringVar(&b.kvd, "kvd", "", "kvd to measure; built from this module if empty")
@@ -87,7 +90,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		return err
 	}
 	if *short {
-		b.duration, b.rounds, b.keys, b.watchers = 100*time.Millisecond, 1, 2000, 200
+		b.duration, b.rounds, b.keys, b.watchers, b.expiring = 100*time.Millisecond, 1, 2000, 200, 500
 	}
 	chosen, err := choose(*names)
 	if err != nil {
