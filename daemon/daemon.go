@@ -35,6 +35,7 @@ type Deps struct {
 	Fatal  func(error) // see raftnode.Deps
 
 	Hostname func() (string, error) // of this machine
+	HashCost int                    // see service.Config
 }
 
 func (d Deps) withDefaults() Deps {
@@ -152,7 +153,8 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, 
 	}
 	d.node = node
 	d.service = service.New(state, node, service.Config{
-		QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now, Timeout: requestTimeout(d.config.electionTimeout()),
+		QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now, HashCost: deps.HashCost,
+		Timeout: requestTimeout(d.config.electionTimeout()),
 	})
 	node.LeadWhile(d.service.Lead)
 	status := node.Status()

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/kvd-io/kvd/daemon/route"
 )
 
@@ -28,7 +30,7 @@ func ask(t *testing.T, base, method, path, who, body string) (int, string) {
 	if user, password, ok := strings.Cut(who, ":"); ok {
 		r.SetBasicAuth(user, password)
 	}
-	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	answer, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +58,10 @@ func openForMatrix(t *testing.T) (*Daemon, string) {
 	cfg := DefaultConfig()
 	cfg.DataDir = t.TempDir()
 	cfg.ListenClientURLs, cfg.ListenPeerURLs = []string{"http://127.0.0.1:0"}, []string{"http://127.0.0.1:0"}
-	d, err := Open(t.Context(), cfg, Deps{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	d, err := Open(t.Context(), cfg, Deps{
+		Log:      slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+		HashCost: bcrypt.MinCost,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,9 +68,9 @@ type origin struct {
 	user [sha256.Size]byte
 }
 
-func newLogins(now func() time.Time) *logins {
+func newLogins(now func() time.Time, cost int) *logins {
 	l := &logins{
-		now: now, cost: hashCost, known: map[string]proof{}, failed: map[origin]*bucket{},
+		now: now, cost: cost, known: map[string]proof{}, failed: map[origin]*bucket{},
 		queue: make(chan struct{}, loginsWaiting), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	rand.Read(l.key[:]) // never fails

@@ -38,6 +38,8 @@ type Config struct {
 	Log *slog.Logger // who changed access control and who was denied what; nil discards
 	Now func() time.Time
 
+	HashCost int // bcrypt's, of passwords; 0 means 10
+
 	// Timeout bounds how long a session waits for the cluster, or for its turn to log in; 0 means 7 s.
 	Timeout time.Duration
 }
@@ -77,12 +79,15 @@ func New(state *State, log Log, cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.HashCost == 0 {
+		cfg.HashCost = hashCost
+	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
 	}
 	s := &Service{
 		state: state, log: log, replayed: state.machine.Counts(),
-		timeout: cfg.Timeout, logins: newLogins(cfg.Now), audit: newAudit(cfg.Log, cfg.Now),
+		timeout: cfg.Timeout, logins: newLogins(cfg.Now, cfg.HashCost), audit: newAudit(cfg.Log, cfg.Now),
 		leases: leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
 		quota:  newQuota(cfg.QuotaBytes, state.machine, log.Space, cfg.Log),
 	}
