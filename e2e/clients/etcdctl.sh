@@ -157,52 +157,51 @@ expect 1 member remove 1234
 expect 0 --version
 expect 3 nothing-known
 
-[ "${2:-}" != auth ] || {
-	echo "== users and roles"
-	expect 0 user list
-	expect 0 user add root:secret
-	expect 0 user add ann:pass
-	expect 0 user add ann:pass
-	expect 0 user list
-	expect 0 role list
-	expect 0 role add reader
-	expect 1 role add reader
-	expect 0 role grant --path '/open/*' --read reader
-	expect 0 role grant --path '/work/*' --readwrite reader
-	expect 0 role get reader
-	expect 0 role revoke --path '/open/*' --read reader
-	expect 0 role grant --path '/open/*' --read reader
-	expect 0 role list
-	expect 0 user grant --roles reader ann
-	expect 0 user get ann
-	expect 0 user get root
-	expect 1 user get none
-	expect 0 set /open/a 1
-	expect 0 auth enable
-	expect 1 auth enable
-	expect 0 get /open/a
-	expect 0 -u root:secret role revoke --path '/*' --readwrite guest
-	expect 0 -u root:secret role get guest
-	expect 4 get /open/a
-	expect 0 -u ann:pass get /open/a
-	expect 4 -u ann:wrong get /open/a
-	expect 4 -u none:pass get /open/a
-	expect 4 -u ann:pass set /open/a 2
-	expect 0 -u ann:pass set /work/a 2
-	expect 0 -u ann:pass ls /work/
-	expect 4 -u ann:pass get /elsewhere
-	expect 1 -u ann:pass user list
-	expect 1 user add eve:pass
-	expect 0 -u root:secret set /elsewhere 1
-	expect 0 -u root:secret user revoke --roles reader ann
-	expect 4 -u ann:pass get /open/a
-	expect 0 -u root:secret user remove ann
-	expect 1 -u root:secret user remove ann
-	expect 0 -u root:secret role remove reader
-	expect 1 -u root:secret role remove root
-	expect 1 -u root:secret user remove root
-	expect 1 auth disable
-	expect 0 -u root:secret auth disable
-	expect 0 set /open/a 3
-}
+echo "== users and roles"
+expect 0 user list
+expect 0 user add root:secret
+expect 0 user add ann:pass
+expect 0 user add ann:pass
+expect 0 user list
+expect 0 role list
+expect 0 role add reader
+expect 1 role add reader
+expect 0 role grant --path '/open/*' --read reader
+expect 0 role grant --path '/work/*' --readwrite reader
+expect 0 role get reader
+expect 0 role revoke --path '/open/*' --read reader
+expect 0 role grant --path '/open/*' --read reader
+expect 0 role list
+expect 0 user grant --roles reader ann
+expect 0 user get ann
+expect 0 user get root
+expect 1 user get none
+expect 0 set /open/a 1
+expect 0 auth enable
+expect 1 auth enable
+expect 0 get /open/a
+expect 0 -u root:secret role revoke --path '/*' --readwrite guest
+expect 0 -u root:secret role get guest
+expect 4 get /open/a
+expect 0 -u ann:pass get /open/a
+expect 4 -u ann:wrong get /open/a
+expect 4 -u none:pass get /open/a
+expect 4 -u ann:pass set /open/a 2
+expect 0 -u ann:pass set /work/a 2
+expect 0 -u ann:pass ls /work/
+expect 4 -u ann:pass get /elsewhere
+expect 1 -u ann:pass user list
+expect 1 user add eve:pass
+expect 0 -u root:secret set /elsewhere 1
+expect 0 -u root:secret user revoke --roles reader ann
+expect 4 -u ann:pass get /open/a
+expect 0 -u root:secret user remove ann
+expect 1 -u root:secret user remove ann
+expect 0 -u root:secret role remove reader
+expect 1 -u root:secret role remove root
+expect 1 -u root:secret user remove root
+expect 1 auth disable
+expect 0 -u root:secret auth disable
+expect 0 set /open/a 3
+
 echo "== done"

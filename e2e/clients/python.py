@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """What python-etcd does, at the server whose URL is given.
 
-    python.py http://127.0.0.1:2379 [auth]
+    python.py http://127.0.0.1:2379
 
 Prints what it does and ends with an error at the first wrong answer.
 """
@@ -149,45 +149,44 @@ equal("version", (client.version[:2], client.cluster_version[:2]), ("3.", "3."))
 again = connect(allow_reconnect=True, read_timeout=20)
 equal("with a list of machines", again.read("/p/a").key, "/p/a")
 
-if sys.argv[2:] == ["auth"]:
-    print("== users and roles")
-    auth = etcd.auth.Auth(client)
-    equal("active", auth.active, False)
-    root = etcd.auth.EtcdUser(client, "root")
-    root.password = "secret"
-    root.write()
-    role = etcd.auth.EtcdRole(client, "worker")
-    role.grant("/work/*", "RW")
-    role.grant("/open/*", "R")
-    role.write()
-    role.read()
-    equal("a role", role.acls, {"/work/*": "RW", "/open/*": "R"})
-    role.revoke("/open/*", "R")
-    role.write()
-    role.read()
-    equal("less of it", role.acls, {"/work/*": "RW"})
-    user = etcd.auth.EtcdUser(client, "ann")
-    user.password = "pass"
-    user.roles = ["worker"]
-    user.write()
-    auth.active = True
-    equal("active", auth.active, True)
-    boss = connect(username="root", password="secret")
-    ann = connect(username="ann", password="pass")
-    guest = etcd.auth.EtcdRole(boss, "guest")
-    guest.read()
-    equal("guest", guest.acls, {"/*": "RW"})
-    guest.acls = {}
-    guest.write()
-    equal("ann writes", ann.write("/work/a", "1").value, "1")
-    raises("ann reads what is not hers", etcd.EtcdInsufficientPermissions, ann.read, "/p/a")
-    raises("nobody reads", etcd.EtcdInsufficientPermissions, client.read, "/work/a")
-    raises("a wrong password", etcd.EtcdInsufficientPermissions, connect(username="ann", password="no").read, "/work/a")
-    raises("ann reads a role", etcd.EtcdInsufficientPermissions, etcd.auth.EtcdRole(ann, "worker").read)
-    equal("root reads", boss.read("/p/a").key, "/p/a")
-    equal("names", sorted(r["role"] for r in role.__class__(boss, "x").names), ["guest", "root", "worker"])
-    etcd.auth.EtcdUser(boss, "ann").delete()
-    etcd.auth.EtcdRole(boss, "worker").delete()
-    etcd.auth.Auth(boss).active = False
-    equal("active", auth.active, False)
+print("== users and roles")
+auth = etcd.auth.Auth(client)
+equal("active", auth.active, False)
+root = etcd.auth.EtcdUser(client, "root")
+root.password = "secret"
+root.write()
+role = etcd.auth.EtcdRole(client, "worker")
+role.grant("/work/*", "RW")
+role.grant("/open/*", "R")
+role.write()
+role.read()
+equal("a role", sorted(role.acls.items()), [("/open/*", "R"), ("/work/*", "RW")])
+role.revoke("/open/*", "R")
+role.write()
+role.read()
+equal("less of it", role.acls, {"/work/*": "RW"})
+user = etcd.auth.EtcdUser(client, "ann")
+user.password = "pass"
+user.roles = ["worker"]
+user.write()
+auth.active = True
+equal("active", auth.active, True)
+boss = connect(username="root", password="secret")
+ann = connect(username="ann", password="pass")
+guest = etcd.auth.EtcdRole(boss, "guest")
+guest.read()
+equal("guest", guest.acls, {"/*": "RW"})
+guest.acls = {}
+guest.write()
+equal("ann writes", ann.write("/work/a", "1").value, "1")
+raises("ann reads what is not hers", etcd.EtcdInsufficientPermissions, ann.read, "/p/a")
+raises("nobody reads", etcd.EtcdInsufficientPermissions, client.read, "/work/a")
+raises("a wrong password", etcd.EtcdInsufficientPermissions, connect(username="ann", password="no").read, "/work/a")
+raises("ann reads a role", etcd.EtcdInsufficientPermissions, etcd.auth.EtcdRole(ann, "worker").read)
+equal("root reads", boss.read("/p/a").key, "/p/a")
+equal("names", sorted(r["role"] for r in role.__class__(boss, "x").names), ["guest", "root", "worker"])
+etcd.auth.EtcdUser(boss, "ann").delete()
+etcd.auth.EtcdRole(boss, "worker").delete()
+etcd.auth.Auth(boss).active = False
+equal("active", auth.active, False)
 print("== done")

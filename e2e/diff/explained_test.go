@@ -26,7 +26,6 @@ type fate int
 
 const (
 	unexplained  fate = iota
-	rewritten         // the same in other letters: now it is in the same ones
 	skipEtcd          // etcd's event is not kvd's to send
 	skipKvd           // the reverse
 	etcdIsDeaf        // etcd sends nothing more to this watch; kvd's events are judged alone

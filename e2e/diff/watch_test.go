@@ -122,6 +122,7 @@ func (r *run) compare(w *watch, line string) (d *difference, away bool) {
 	w.etcd.read(0)
 	w.kvd.read(0)
 	for {
+		r.rewrite(w.etcd.events)
 		etcd, kvd := w.etcd.next(), w.kvd.next()
 		switch {
 		case etcd == "" && kvd == "" && (w.etcd.ended == w.kvd.ended || w.deaf):
@@ -185,12 +186,22 @@ func (s *side) tell() string {
 	return text + "\n"
 }
 
+// rewrite brings events of etcd into the letters that kvd uses.
+func (r *run) rewrite(events []string) {
+	for _, e := range explained {
+		if e.rewrite == nil {
+			continue
+		}
+		for i, event := range events {
+			if events[i] = e.rewrite(event); events[i] != event {
+				r.explained[e.name]++
+			}
+		}
+	}
+}
+
 func (r *run) explain(w *watch, etcd, kvd string) (string, fate) {
 	for _, e := range explained {
-		if e.rewrite != nil && etcd != "" && kvd != "" && e.rewrite(etcd) == kvd {
-			w.etcd.events[0] = kvd
-			return e.name, rewritten
-		}
 		if e.events == nil {
 			continue
 		}
