@@ -24,7 +24,7 @@ type drawer struct {
 
 func newDrawer(seed uint64) *drawer {
 	d := &drawer{Rand: rand.New(rand.NewPCG(seed, 41))}
-	d.burst, d.ttl = seed%20 == 7, seed%2 == 0
+	d.burst, d.ttl, d.auth = seed%20 == 7, seed%2 == 0, seed%20 == 3
 	for range 4 + d.IntN(10) {
 		d.keys = append(d.keys, d.key())
 	}
@@ -169,6 +169,13 @@ func (d *drawer) request(method, path string, parameters []string) string {
 
 // line draws the next line.
 func (d *drawer) line() string {
+	if d.auth {
+		return d.authLine()
+	}
+	return d.anyLine()
+}
+
+func (d *drawer) anyLine() string {
 	switch n := d.IntN(200); {
 	case n < 64:
 		return d.write()
@@ -203,6 +210,9 @@ func (d *drawer) line() string {
 		return d.request(d.pick("GET", "HEAD"), d.keys[d.IntN(len(d.keys))]+d.pick("/%2e%2e/a", "/%2e", "%2f%2fa", "/%2E%2E/%2E%2E", "%2f.%2fa"), nil)
 	case n < 196:
 		path := d.path()
+		if d.chance(8) {
+			return d.request("PUT", "~/{a/*140}x", nil)
+		}
 		return d.request("PUT", path, []string{d.pick("ttl=9000000000", "ttl=18446744073709551615", "value={x*1600000}", "refresh=true&dir=true&ttl=5100", "refresh=true&prevExist=true&ttl=5100")})
 	default:
 		return d.elsewhere()
@@ -255,7 +265,7 @@ func (d *drawer) watch() string {
 // elsewhere draws a request outside the keys, or of their root.
 func (d *drawer) elsewhere() string {
 	method := d.pick("GET", "GET", "GET", "HEAD", "|", "PUT", "DELETE", "POST", "OPTIONS", "PATCH")
-	path := d.pick("/v2/machines", "/v2/members", "/v2/members/", "/v2/members/leader", "/version", "/v2/stats/self", "/v2/stats/leader", "/v2/stats/store",
+	path := d.pick("/v2/machines", "/v2/members", "/v2/members/", "/v2/members/leader", "/version", "/health", "/v2/stats/self", "/v2/stats/leader", "/v2/stats/store",
 		"/v2/keys", "/v2/keys/", "/v2/keys?recursive=true", "/v2/keys/?sorted=true&recursive=true", "/v2/keys?quorum=true",
 		"|", "/", "/v2", "/v2/", "/v2/keysfoo", "/v2/machines/", "/v2/stats", "/v2/stats/self/", "/v2/stats/nothing", "/v2/members/none", "/v2/auth", "/v2/auth/", "/v1/keys/a", "/version/", "/nothing", "*", "//v2/keys/a", "/v2//keys")
 	if (method == "POST" || method == "PUT" || method == "DELETE") && strings.HasPrefix(path, "/v2/members") {

@@ -111,6 +111,12 @@ var explained = []explanation{
 		},
 	},
 	{
+		name: "Key of more than 128 levels", etcd: "accepted", kvd: "a write is 413", parts: true,
+		answer: func(s *step) bool {
+			return s.kvd.Status == http.StatusRequestEntityTooLarge && strings.Count(s.path, "/") > 128
+		},
+	},
+	{
 		name: "`POST`, `PUT`, `DELETE` on `/v2/members`", etcd: "change the cluster", kvd: "405",
 		answer: func(s *step) bool {
 			return strings.HasPrefix(s.path, "/v2/members") && s.kvd.Status == http.StatusMethodNotAllowed

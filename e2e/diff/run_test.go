@@ -152,6 +152,13 @@ func (r *run) perform(line string) (*step, *difference, error) {
 		if d, err := r.exchange(s); d != nil || err != nil {
 			return s, d, err
 		}
+		if strings.HasPrefix(s.path, "/v2/auth/") && !strings.Contains(" "+line, " GET ") {
+			writes, err := speaker.Level(r.etcd, r.kvd) // etcd takes indices for users and roles, also when it refuses
+			if err != nil {
+				return s, &difference{line, "a common index", err.Error()}, nil
+			}
+			r.refreshes += writes
+		}
 		r.note(s)
 	}
 	// Before watches are compared: kvd removes what has expired at once, etcd twice a second.

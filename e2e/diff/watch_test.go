@@ -1,6 +1,7 @@
 package diff
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -38,6 +39,13 @@ func (w *watch) close() {
 	w.kvd.pending.Close()
 }
 
+// asInJSON returns text as who reads it from JSON sees it: bytes that are no UTF-8 are replaced.
+func asInJSON(text string) string {
+	encoded, _ := json.Marshal(text) // a string always can
+	seen, _ := unquoteJSON(string(encoded))
+	return seen
+}
+
 // read takes what has come within wait.
 func (s *side) read(wait time.Duration) {
 	for !s.ended {
@@ -68,7 +76,7 @@ func (r *run) begin(s *step, name, request string) (*difference, error) {
 		delete(r.watches, name)
 	}
 	w := &watch{name: name, stream: isTrue(s.parameters.Get("stream")), recursive: isTrue(s.parameters.Get("recursive"))}
-	w.path = strings.TrimRight(strings.TrimPrefix(s.path, "/v2/keys"), "/")
+	w.path = asInJSON(strings.TrimRight(strings.TrimPrefix(s.path, "/v2/keys"), "/"))
 	w.from, _ = strconv.ParseInt(s.parameters.Get("waitIndex"), 10, 64)
 	w.etcd.speaker, w.kvd.speaker = r.etcd, r.kvd
 	var errEtcd, errKvd error

@@ -206,8 +206,8 @@ func (s *Speaker) Begin(name, line string) (*Pending, Answer, error) {
 	return p, newAnswer(response, ""), nil
 }
 
-// padding is a hidden key outside of all dialogues.
-const padding = "/v2/keys/_pad"
+// padding is a hidden key outside of all dialogues, asked for as root, should there be one.
+const padding = "/v2/keys/_pad as:root:secret"
 
 // Index asks for the server's index, over a connection of its own.
 func (s *Speaker) Index() (int64, error) {
@@ -215,7 +215,11 @@ func (s *Speaker) Index() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return strconv.ParseInt(answer.Header.Get("X-Etcd-Index"), 10, 64)
+	index, err := strconv.ParseInt(answer.Header.Get("X-Etcd-Index"), 10, 64)
+	if err != nil || index == 0 {
+		return 0, fmt.Errorf("%s tells no index: %d %s", s.address, answer.Status, answer.Body)
+	}
+	return index, nil
 }
 
 // Level brings the index of both servers to the same number, by writes to the one that is behind,
