@@ -19,7 +19,7 @@ GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo bench test check fuzz soak soak-model soak-loss soak-diff lint vet staticcheck fmt parts clean install uninstall
+.PHONY: help build demo bench test check diff fuzz soak soak-model soak-loss soak-diff lint vet staticcheck fmt parts clean install uninstall
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ check: ## run all tests with the race detector, against the binaries in bin/
 	@test -n "$(RACE)" || echo "no C compiler: running without the race detector"
 	KVD_BIN=$(CURDIR)/bin $(GOTESTSUM) --format pkgname --format-icons text -- $(RACE) -count=1 -timeout 10m ./...
 
+diff: ## send the random operations of one SEED to etcd and to kvd and compare; OPS=1000
+	$(GO) test ./e2e/diff -count=1 -v -run TestSequences -seed $(or $(SEED),1) -seeds 1 -ops $(or $(OPS),1000)
+
 fuzz: ## run every fuzz target for FUZZTIME (10m), one after the other; FUZZ="FuzzDecode ..." chooses
 	@GO='$(GO)' sh e2e/fuzz.sh $(FUZZ)
 
@@ -56,7 +59,7 @@ soak-loss:
 	KVD_LOSS_ROUNDS=500 $(GO) test ./e2e/loss -run TestKillingAMemberBetweenAnyTwoWrites -count=1 -v -timeout 2h
 
 soak-diff:
-	$(GO) test ./e2e/diff -run TestSequences -seeds 200 -ops 1000 -count=1 -v -timeout 2h
+	$(GO) test ./e2e/diff -run TestSequences -seeds 205 -ops 1000 -pairs 4 -count=1 -v -timeout 2h
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \

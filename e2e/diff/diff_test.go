@@ -65,6 +65,18 @@ func TestSequences(t *testing.T) {
 // longRun is how many operations meet every explained difference.
 const longRun = 150_000
 
+func TestEveryExplainedDifferenceIsToldToUsers(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range explained {
+		if !strings.Contains(string(page), "| "+e.name+" |") {
+			t.Errorf("compatibility.md has no row %q", e.name)
+		}
+	}
+}
+
 // tally is what a run has come to.
 type tally struct {
 	mu                       sync.Mutex // guards the fields below
