@@ -16,7 +16,7 @@ import (
 var (
 	firstSeed = flag.Uint64("seed", 1, "the first seed")
 	seeds     = flag.Int("seeds", 8, "how many seeds")
-	ops       = flag.Int("ops", 250, "how many operations in a sequence")
+	ops       = flag.Int("ops", 200, "how many operations in a sequence")
 	pairs     = flag.Int("pairs", 2, "how many pairs of servers at a time")
 	script    = flag.String("script", "", "a file of lines to perform instead of random ones")
 )

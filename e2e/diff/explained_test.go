@@ -123,6 +123,12 @@ var explained = []explanation{
 		},
 	},
 	{
+		name: "`/v2/auth/users/a/b` without root's rights", etcd: "400", kvd: "401",
+		answer: func(s *step) bool {
+			return strings.HasPrefix(s.path, "/v2/auth/") && strings.Contains(s.etcd.Body, "Invalid path") && s.kvd.Status == http.StatusUnauthorized
+		},
+	},
+	{
 		name: "`/health`", etcd: "3.4 has no reason", kvd: "reason, as 3.5",
 		rewrite: func(etcd string) string {
 			return strings.Replace(etcd, `{"health":"true"}`, `{"health":"true","reason":""}`, 1)
