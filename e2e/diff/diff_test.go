@@ -18,6 +18,7 @@ var (
 	seeds     = flag.Int("seeds", 8, "how many seeds")
 	ops       = flag.Int("ops", 200, "how many operations in a sequence")
 	pairs     = flag.Int("pairs", 2, "how many pairs of servers at a time")
+	withAuth  = flag.Bool("auth", false, "every twentieth sequence is about access control; slow, for etcd hashes a password in each request")
 	script    = flag.String("script", "", "a file of lines to perform instead of random ones")
 )
 
@@ -56,7 +57,7 @@ func TestSequences(t *testing.T) {
 		return
 	}
 	for _, e := range explained {
-		if total.explained[e.name] == 0 {
+		if total.explained[e.name] == 0 && (*withAuth || !e.auth) {
 			t.Errorf("%s is said to differ, and did not in a long run: is it still so?", e.name)
 		}
 	}

@@ -24,7 +24,7 @@ type drawer struct {
 
 func newDrawer(seed uint64) *drawer {
 	d := &drawer{Rand: rand.New(rand.NewPCG(seed, 41))}
-	d.burst, d.ttl, d.auth = seed%20 == 7, seed%2 == 0, seed%20 == 3
+	d.burst, d.ttl, d.auth = seed%20 == 7, seed%2 == 0, *withAuth && seed%20 == 3
 	for range 4 + d.IntN(10) {
 		d.keys = append(d.keys, d.key())
 	}

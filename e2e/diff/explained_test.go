@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/kvd-io/kvd/e2e/speaker"
 )
 
 // explanation is one difference that is meant. Each has a row in docs/reference/compatibility.md,
@@ -14,6 +16,7 @@ type explanation struct {
 	name string
 	etcd string // what etcd does
 	kvd  string // what kvd does instead
+	auth bool   // it needs users and roles to be seen
 
 	rewrite func(etcd string) string              // what of etcd's answer or event is the same in other letters
 	answer  func(s *step) bool                    // whether these answers differ for this reason
@@ -123,9 +126,55 @@ var explained = []explanation{
 		},
 	},
 	{
-		name: "`/v2/auth/users/a/b` without root's rights", etcd: "400", kvd: "401",
+		auth: true, name: "`PUT`, `DELETE` of `/v2/auth/users/a/b` without credentials", etcd: "400", kvd: "401",
 		answer: func(s *step) bool {
 			return strings.HasPrefix(s.path, "/v2/auth/") && strings.Contains(s.etcd.Body, "Invalid path") && s.kvd.Status == http.StatusUnauthorized
+		},
+	},
+	{
+		auth: true, name: "Access control: `prevNode`, the cause of error 101, the value in the answer to a refresh", etcd: "shown to whoever may write", kvd: "only to whoever may read",
+		answer: func(s *step) bool {
+			kvd := speaker.NormalBody(s.kvd.Body, 0)
+			return s.run.auth && s.etcd.Status == s.kvd.Status && kvd == speaker.NormalBody(withoutOld.ReplaceAllString(s.etcd.Body, "$1"), 0) ||
+				s.run.auth && isTrue(s.parameters.Get("refresh")) && s.etcd.Status == s.kvd.Status && eventKey(s.kvd.Body) == ""
+		},
+	},
+	{
+		auth: true, name: "Access control: the root", etcd: "`/*` is not for the root", kvd: "it is", parts: true,
+		answer: func(s *step) bool { return s.oneRefuses() && strings.Trim(s.path, "/") == "v2/keys" },
+	},
+	{
+		auth: true, name: "Access control: a slash at the end of a key", etcd: "part of what patterns see", kvd: "for directories", parts: true,
+		answer: func(s *step) bool { return s.oneRefuses() && strings.HasSuffix(s.path, "/") },
+	},
+	{
+		auth: true, name: "Access control: `recursive=true` by a guest", etcd: "is not looked at; one pattern of a user must cover all", kvd: "all patterns together", parts: true,
+		answer: func(s *step) bool { return s.oneRefuses() && isTrue(s.parameters.Get("recursive")) },
+	},
+	{
+		auth: true, name: "Access control: TTL of a directory", etcd: "needs the right on its key", kvd: "and on all below", parts: true,
+		answer: func(s *step) bool { return s.oneRefuses() && s.kvd.Status == http.StatusUnauthorized && s.ttl() >= 0 },
+	},
+	{
+		auth: true, name: "Access control: keys", etcd: "compared as sent", kvd: "cleaned first", parts: true,
+		answer: func(s *step) bool { return s.oneRefuses() && strings.Contains(s.path, "//") },
+	},
+	{
+		auth: true, name: "Access control: listings", etcd: "show all children", kvd: "those that may be read",
+		answer: func(s *step) bool {
+			return s.run.auth && s.etcd.Status == 200 && s.kvd.Status == 200 && strings.Contains(s.etcd.Body, `"nodes":[`) && len(s.kvd.Body) < len(s.etcd.Body)
+		},
+	},
+	{
+		auth: true, name: "`grant` and `revoke` without a pattern for a new role", etcd: "are kept and shown", kvd: "are ignored",
+		answer: func(s *step) bool {
+			return strings.HasPrefix(s.path, "/v2/auth/roles") && s.etcd.Status == s.kvd.Status && strings.Contains(s.etcd.Body, `"grant"`) != strings.Contains(s.kvd.Body, `"grant"`)
+		},
+	},
+	{
+		auth: true, name: "Requests that make etcd 3.4 panic, such as `Authorization: Basic` with an empty name", etcd: "no answer", kvd: "an answer", parts: true,
+		answer: func(s *step) bool {
+			return s.etcd.Status == 0 && s.kvd.Status != 0 && strings.Contains(s.run.output(), "panic serving")
 		},
 	},
 	{
@@ -134,6 +183,11 @@ var explained = []explanation{
 			return strings.Replace(etcd, `{"health":"true"}`, `{"health":"true","reason":""}`, 1)
 		},
 	},
+}
+
+// oneRefuses tells whether one server lets the request pass and the other asks for more rights.
+func (s *step) oneRefuses() bool {
+	return s.run.auth && (s.etcd.Status == http.StatusUnauthorized) != (s.kvd.Status == http.StatusUnauthorized)
 }
 
 func when(holds bool, f fate) fate {
@@ -145,6 +199,7 @@ func when(holds bool, f fate) fate {
 
 var (
 	escapedDots = regexp.MustCompile(`(?i)(/|%2f)(\.|%2e)+((/|%2f)|\?|$)|%2f%2f|%2f/|/%2f`)
+	withoutOld  = regexp.MustCompile(`,"(?:prevNode":\{.*\}(\})|cause":"(?:[^"\\]|\\.)*")`)
 	shortEscape = regexp.MustCompile(`\\+u000[8c]`)
 	keyOfNode   = regexp.MustCompile(`"node":\{"key":("(?:[^"\\]|\\.)*")`)
 	codeOfError = regexp.MustCompile(`^\{"errorCode":(\d+),`)

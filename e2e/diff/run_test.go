@@ -35,7 +35,9 @@ type run struct {
 	base      int64 // the index of both at the beginning
 	watches   map[string]*watch
 	due       []deadline
-	refreshes int // places of the history that only etcd uses
+	output    func() string // what etcd has said
+	auth      bool          // users or roles have been written
+	refreshes int           // places of the history that only etcd uses
 	explained map[string]int
 	quit      []func()
 }
@@ -87,6 +89,7 @@ func newRun(t *testing.T) (*run, error) {
 	r := &run{watches: map[string]*watch{}, explained: map[string]int{}}
 	etcd, kvd := etcdtest.Start(t), daemontest.Start(t, 1, "--cors=*")
 	r.quit = append(r.quit, etcd.Stop, etcd.Wipe, kvd.Stop)
+	r.output = etcd.Output
 	first, err := speaker.New(etcd.URL, home)
 	if err != nil {
 		return r, err
@@ -158,6 +161,7 @@ func (r *run) perform(line string) (*step, *difference, error) {
 				return s, &difference{line, "a common index", err.Error()}, nil
 			}
 			r.refreshes += writes
+			r.auth = true
 		}
 		r.note(s)
 	}
@@ -177,6 +181,9 @@ func (r *run) exchange(s *step) (*difference, error) {
 	if errEtcd != nil || errKvd != nil {
 		if errEtcd != nil && errKvd != nil {
 			return nil, parted{} // neither answers: what they did is unknown
+		}
+		if errEtcd != nil {
+			return r.judge(s, text(s.etcd, errEtcd), text(s.kvd, errKvd))
 		}
 		return &difference{s.line, text(s.etcd, errEtcd), text(s.kvd, errKvd)}, nil
 	}

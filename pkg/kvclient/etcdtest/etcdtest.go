@@ -75,6 +75,9 @@ func (s *Server) Pause() { s.cmd.Process.Signal(syscall.SIGSTOP) }
 // Continue lets a paused server go on.
 func (s *Server) Continue() { s.cmd.Process.Signal(syscall.SIGCONT) }
 
+// Output returns what the server has said so far.
+func (s *Server) Output() string { return s.output.String() }
+
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 func (s *Server) run() {
@@ -97,9 +100,10 @@ func (s *Server) run() {
 	}
 }
 
-// ready tells whether the server is healthy and the version of its cluster, its last own write, set.
+// ready tells whether the server is healthy and the version of its cluster, its last own write, set;
+// and whether it is this one, should another process have been given the same port.
 func (s *Server) ready() bool {
-	for path, want := range map[string]string{"/health": `"true"`, "/version": `"etcdcluster":"3`} {
+	for path, want := range map[string]string{"/health": `"true"`, "/version": `"etcdcluster":"3`, "/v2/members": s.peer} {
 		response, err := http.Get(s.URL + path)
 		if err != nil {
 			return false
