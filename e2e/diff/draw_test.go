@@ -17,6 +17,7 @@ type drawer struct {
 	now     int64            // the last index seen, relative to the beginning
 	watches int
 	open    []string
+	next    []string // lines that belong together
 	burst   bool
 	auth    bool
 	ttl     bool
@@ -33,7 +34,7 @@ func newDrawer(seed uint64) *drawer {
 
 // forget is for the beginning with fresh servers.
 func (d *drawer) forget() {
-	d.indices, d.files, d.now, d.open = map[string]int64{}, map[string]bool{}, 0, nil
+	d.indices, d.files, d.now, d.open, d.next = map[string]int64{}, map[string]bool{}, 0, nil, nil
 }
 
 // pick returns one of words, a rare one of those after "|" in one of 16 cases.
@@ -169,6 +170,11 @@ func (d *drawer) request(method, path string, parameters []string) string {
 
 // line draws the next line.
 func (d *drawer) line() string {
+	if len(d.next) > 0 {
+		line := d.next[0]
+		d.next = d.next[1:]
+		return line
+	}
 	if d.auth {
 		return d.authLine()
 	}
@@ -205,6 +211,9 @@ func (d *drawer) anyLine() string {
 		return d.pick("PATCH", "OPTIONS", "TRACE", "CONNECT", "put", "FOO") + " " + d.path()
 	case n < 194 && d.burst:
 		d.burst = false
+		// The window of the history ends in the middle of what comes now; a refresh moves etcd's.
+		d.next = []string{"PUT ~/burst refresh=true ttl=5100",
+			fmt.Sprintf("GET ~/burst?wait=true&waitIndex={%+d}", d.now+1), fmt.Sprintf("GET ~/burst?wait=true&waitIndex={%+d}", d.now+4)}
 		return "1000 times " + d.request("PUT", "~/burst", []string{"value=x"})
 	case n < 195:
 		return d.request(d.pick("GET", "HEAD"), d.keys[d.IntN(len(d.keys))]+d.pick("/%2e%2e/a", "/%2e", "%2f%2fa", "/%2E%2E/%2E%2E", "%2f.%2fa"), nil)
