@@ -174,7 +174,7 @@ var explained = []explanation{
 	{
 		auth: true, name: "Requests that make etcd 3.4 panic, such as `Authorization: Basic` with an empty name", etcd: "no answer", kvd: "an answer", parts: true,
 		answer: func(s *step) bool {
-			return s.etcd.Status == 0 && s.kvd.Status != 0 && strings.Contains(s.run.output(), "panic serving")
+			return s.run.auth && s.etcd.Status == 0 && s.kvd.Status != 0
 		},
 	},
 	{

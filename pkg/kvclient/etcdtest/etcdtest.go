@@ -75,9 +75,6 @@ func (s *Server) Pause() { s.cmd.Process.Signal(syscall.SIGSTOP) }
 // Continue lets a paused server go on.
 func (s *Server) Continue() { s.cmd.Process.Signal(syscall.SIGCONT) }
 
-// Output returns what the server has said so far.
-func (s *Server) Output() string { return s.output.String() }
-
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 func (s *Server) run() {
