@@ -41,9 +41,12 @@ func (r KeyRange) Compare(other KeyRange) int {
 
 // successor returns the least key that is greater than all keys with this prefix, "" for none.
 func successor(prefix string) string {
-	end := strings.TrimRight(prefix, "\xff")
-	if end == "" {
+	end := len(prefix) // byte by byte: to package strings, every byte that is no UTF-8 is the same
+	for end > 0 && prefix[end-1] == 0xff {
+		end--
+	}
+	if end == 0 {
 		return ""
 	}
-	return end[:len(end)-1] + string([]byte{end[len(end)-1] + 1})
+	return prefix[:end-1] + string([]byte{prefix[end-1] + 1})
 }
