@@ -152,6 +152,9 @@ func (i *inspector) run() error {
 	if err != nil {
 		return err
 	}
+	if i.LastEntry == 0 && len(i.Snapshots) == 0 {
+		return damage(i.dir, "there are neither log entries nor a snapshot, though the member had its data there")
+	}
 	return i.replay(log, base)
 }
 

@@ -180,3 +180,31 @@ func TestALogThatLostItsEndAfterACleanStopIsRefused(t *testing.T) {
 		t.Errorf("error %q", err)
 	}
 }
+
+// replayed is a ledger for Inspect, on directories that hold no entry to ask it about.
+type replayed struct{ ledger }
+
+func (*replayed) Applied() (index, term uint64) { return 0, 0 }
+
+func TestALogThatIsGoneAfterACrashIsRefused(t *testing.T) {
+	node, _ := open(t, testConfig(t.TempDir()))
+	propose(t, node, "/a")
+	cfg := testConfig(filepath.Join(t.TempDir(), "data"))
+	if err := os.CopyFS(cfg.DataDir, os.DirFS(node.dir.path)); err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(cfg.DataDir, raftDir, walDir, "*.wal"))
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("log files %v, %v", paths, err)
+	}
+	if err := os.Remove(paths[0]); err != nil {
+		t.Fatal(err)
+	}
+	var damaged *DamageError
+	if _, err := Inspect(cfg.DataDir, 0, &replayed{}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), "neither log entries nor a snapshot") {
+		t.Errorf("inspection: %v", err)
+	}
+	if err := openError(t, cfg); !strings.Contains(err.Error(), "it is empty, though member n1") {
+		t.Errorf("start: %v", err)
+	}
+}

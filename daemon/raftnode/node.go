@@ -279,19 +279,11 @@ func (n *Node) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 
 // bootstrap makes the state of a cluster of one, once in the life of a data directory.
 func (n *Node) bootstrap(config *raft.Config, logs raft.LogStore, stable raft.StableStore) error {
-	exists, err := raft.HasExistingState(logs, stable, n.snapshots)
-	if err != nil {
-		return err
-	}
-	switch {
-	case exists:
-		return nil
-	case n.identity.Bootstrapped:
-		return fmt.Errorf("it is empty, though member %s (id %s) had its data there; restore it from a backup, or start a new member with an empty --data-dir",
-			n.identity.Name, n.identity.MemberID)
+	if n.identity.Bootstrapped {
+		return n.checkNotEmpty(logs)
 	}
 	self := raft.Server{Suffrage: raft.Voter, ID: config.LocalID, Address: n.transport.LocalAddr()}
-	err = raft.BootstrapCluster(config, logs, stable, n.snapshots, n.transport, raft.Configuration{Servers: []raft.Server{self}})
+	err := raft.BootstrapCluster(config, logs, stable, n.snapshots, n.transport, raft.Configuration{Servers: []raft.Server{self}})
 	if err != nil {
 		return fmt.Errorf("make a new cluster: %w", err)
 	}
@@ -300,6 +292,22 @@ func (n *Node) bootstrap(config *raft.Config, logs raft.LogStore, stable raft.St
 		return err
 	}
 	n.log.Info("new cluster", "cluster", n.identity.ClusterID, "member", n.identity.MemberID, "name", n.identity.Name)
+	return nil
+}
+
+// checkNotEmpty refuses raft state that has neither log entries nor a snapshot: the first entry of
+// a member names its cluster. Raft itself takes a term for state enough, and would wait for a leader
+// for ever.
+func (n *Node) checkNotEmpty(logs raft.LogStore) error {
+	last, err := logs.LastIndex()
+	snapshots, err2 := n.snapshots.List()
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	if last == 0 && len(snapshots) == 0 {
+		return fmt.Errorf("it is empty, though member %s (id %s) had its data there; restore it from a backup, or start a new member with an empty --data-dir",
+			n.identity.Name, n.identity.MemberID)
+	}
 	return nil
 }
 
