@@ -33,6 +33,10 @@ func (h *handler) grantLease(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f := form{values: r.Form}
+	if !f.values.Has("ttl") {
+		h.fail(w, r, &kv.Error{Kind: kv.Invalid, Cause: "ttl is missing: give the seconds in the query, or in a body of type application/x-www-form-urlencoded"})
+		return
+	}
 	seconds := f.number("ttl", etcdv2.CodeTTLNaN)
 	if f.err != nil {
 		h.fail(w, r, f.err)

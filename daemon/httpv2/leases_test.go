@@ -92,6 +92,7 @@ func TestALeaseRequestThatMakesNoSenseIsRefusedUnasked(t *testing.T) {
 		status        int
 		body          string
 	}{
+		{"POST /v2/leases", "", 400, `"errorCode":209,"message":"Invalid field","cause":"ttl is missing: `},
 		{"POST /v2/leases", "ttl=soon", 400, `{"errorCode":202,"message":"The given TTL in POST form is not a number","cause":"invalid value for \"ttl\"","index":0}`},
 		{"POST /v2/leases", "ttl=-1", 400, `"errorCode":202`},
 		{"POST /v2/leases", "ttl=" + strings.Repeat("0", 200), 413, `"errorCode":210`},
