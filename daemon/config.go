@@ -107,7 +107,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.UintVar(&c.MaxConnections, "max-connections", c.MaxConnections, "connections of clients at a time; 0 means as many as the limit of open files leaves")
 	flags.UintVar(&c.MaxConnectionsPerIP, "max-connections-per-ip", c.MaxConnectionsPerIP, "connections of one client address at a time, of one network /64 for IPv6; 0 means any number: proxies and containers share addresses")
 	flags.UintVar(&c.MaxWatchers, "max-watchers", c.MaxWatchers, "watches at a time; 0 means fifteen sixteenths of the connections")
-	flags.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "`bytes` that keys, values and what it takes to keep them may use; above it only what makes the store smaller is done")
+	flags.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "`bytes` that keys, values and what it takes to keep them may use; above it only what makes the store smaller is done; 0 is the default")
 	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
 	flags.StringVar(&c.MetricsCompat, "metrics-compat", c.MetricsCompat, "further `names` for metrics: etcd, for dashboards and alerts made for it, or off")
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
