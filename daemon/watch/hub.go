@@ -23,6 +23,10 @@ import (
 // able to read them all, and some more that come while it does.
 const lag = 4
 
+// lagBytes bounds the values of the events that are there for watchers who are behind. When there are
+// more, only the history itself is left: what clients write must not be held four times over.
+const lagBytes = 64 << 20
+
 // Hub is the log of events and the index of who watches which path. The methods Publish, Reset and
 // Close are for its owner; Watch may be called from any goroutine.
 type Hub struct {
@@ -30,7 +34,8 @@ type Hub struct {
 	limit  int // of watchers, 0 for none
 
 	mu        sync.RWMutex // guards the fields below and the next of every watcher
-	events    []kv.Event   // in index order: what the last Publish brought, and lag*length before that
+	events    []kv.Event   // in index order: what the last Publish brought, and lag*length before that at most
+	bytes     int          // of the values in events
 	forgotten kv.Index     // of the newest event that is no longer there
 	dropped   kv.Index     // of the newest event that a watch can no longer begin with
 	index     kv.Index     // the store's
@@ -102,6 +107,10 @@ func (h *Hub) Reset(events []kv.Event, dropped, index kv.Index) {
 	defer h.mu.Unlock()
 	before := h.index
 	h.events, h.forgotten, h.dropped, h.index = events, dropped, dropped, index
+	h.bytes = 0
+	for _, event := range events {
+		h.bytes += bytesOf(event)
+	}
 	h.everybody(func(w *Watcher) {
 		if w.next == 0 {
 			w.next = max(before+1, w.from)
@@ -137,13 +146,15 @@ func (h *Hub) append(events []kv.Event, index kv.Index) []*Watcher {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.index = index
-	if excess := len(h.events) - lag*h.length; excess > 0 {
-		h.forgotten = indexOf(h.events[excess-1])
-		clear(h.events[:excess]) // the values in them are free at once, the array at the next growth
-		h.events = h.events[excess:]
+	for len(h.events) > lag*h.length || len(h.events) > h.length && h.bytes > lagBytes {
+		oldest := &h.events[0]
+		h.forgotten, h.bytes = indexOf(*oldest), h.bytes-bytesOf(*oldest)
+		*oldest = kv.Event{} // the values in it are free at once, the array at the next growth
+		h.events = h.events[1:]
 	}
 	for _, event := range events {
 		h.events = append(h.events, event)
+		h.bytes += bytesOf(event)
 		h.notify(event)
 	}
 	if last := len(h.events) - h.length; last > 0 {
@@ -281,6 +292,14 @@ func (h *Hub) historyGone(key string, asked kv.Index) error {
 }
 
 func indexOf(e kv.Event) kv.Index { return e.Node.ModifiedIndex }
+
+func bytesOf(e kv.Event) int {
+	bytes := len(e.Node.Value)
+	if e.PrevNode != nil {
+		bytes += len(e.PrevNode.Value)
+	}
+	return bytes
+}
 
 // Watcher is one reader's place in the log. It implements kv.Watch.
 type Watcher struct {

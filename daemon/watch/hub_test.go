@@ -189,6 +189,38 @@ func TestASlowWatcherIsToldOnceItLostAnEvent(t *testing.T) {
 	}
 }
 
+func TestLargeEventsAreHeldForWhoIsBehindNoLongerThanForWhoBegins(t *testing.T) {
+	const length = 10
+	for _, c := range []struct {
+		size int
+		lost bool
+	}{{lagBytes / length / lag, false}, {lagBytes / length, true}} {
+		h, value := NewHub(length), strings.Repeat("v", c.size/2)
+		slow, quick := watch(t, h, kv.WatchFrom{Key: "/a"}), watch(t, h, kv.WatchFrom{Key: "/a"})
+		const last = 1 + lag*length
+		for i := kv.Index(2); i <= last; i++ {
+			e := change(i, kv.ActionSet, "/a")
+			e.Node.Value, e.PrevNode = value, &kv.Node{Key: "/a", Value: value}
+			publish(h, e)
+			if got := drain(t, quick); !slices.Equal(got, []kv.Index{i}) {
+				t.Fatalf("who keeps up gets %v instead of %d", got, i)
+			}
+		}
+		if _, err := slow.Next(ended); kv.Is(err, kv.HistoryGone) != c.lost {
+			t.Errorf("%d events of %d bytes behind: %v", last-1, c.size, err)
+		}
+		if got := drain(t, watch(t, h, kv.WatchFrom{Key: "/a", Index: last - length + 1})); len(got) != length {
+			t.Errorf("who begins gets %v, want the last %d", got, length)
+		}
+		for range lag*length + 1 { // small ones have their places again
+			publish(h, change(h.index+1, kv.ActionSet, "/b"))
+		}
+		if len(h.events) != lag*length+1 || h.bytes != 0 {
+			t.Errorf("%d events are held, with %d bytes", len(h.events), h.bytes)
+		}
+	}
+}
+
 func TestABatchOfMoreEventsThanTheHistoryHasPlacesLosesNoWatcherThatKeepsUp(t *testing.T) {
 	const length, batch = 10, 25 * lag
 	h := NewHub(length)
