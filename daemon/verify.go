@@ -52,12 +52,12 @@ func Verify(dir string, last uint64) (Verdict, error) {
 	if err := machine.Audit(); err != nil {
 		return Verdict{}, &raftnode.DamageError{Path: dir, Err: fmt.Errorf("the state contradicts itself: %w", err)}
 	}
-	mark, sizes := machine.Mark(), machine.Sizes()
+	mark, extent := machine.Mark(), machine.Extent()
 	v := Verdict{
 		Member: found.Name, MemberID: found.MemberID.String(), ClusterID: found.ClusterID.String(), LogStore: found.LogStore,
 		FirstEntry: found.FirstEntry, LastEntry: found.LastEntry, Snapshots: len(found.Snapshots), Replayed: found.Replayed,
 		Index: mark.Index, RaftIndex: mark.RaftIndex, Sum: mark.Sum.String(),
-		Keys: sizes.Records, Directories: sizes.Dirs, Leases: sizes.Leases,
+		Keys: extent.Keys, Directories: extent.Directories, Leases: extent.Leases,
 	}
 	if n := len(found.Snapshots); n > 0 {
 		v.Snapshot = found.Snapshots[n-1].Index

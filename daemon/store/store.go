@@ -161,16 +161,6 @@ func (m *Machine) Mark() Mark {
 	return Mark{Index: m.state.revision, RaftIndex: m.state.applied, Sum: m.state.sum}
 }
 
-// Sizes says how much a store holds.
-type Sizes struct{ Records, Dirs, Leases int }
-
-// Sizes returns how many keys, directories (the root is one) and leases there are.
-func (m *Machine) Sizes() Sizes {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return Sizes{Records: m.state.records.Len(), Dirs: m.state.dirs.Len(), Leases: m.state.leases.Len()}
-}
-
 // current returns a copy of the state that no change will touch. It is shared: read only.
 func (m *Machine) current() *state {
 	if v := m.view.Load(); v != nil {

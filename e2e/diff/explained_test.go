@@ -207,7 +207,7 @@ var (
 
 // shorten makes \b of \u0008, unless the backslash is itself escaped.
 func shorten(escape string) string {
-	slashes := strings.TrimRight(escape, "u0008c")
+	slashes := strings.TrimRight(escape, "u08c")
 	if len(slashes)%2 == 0 {
 		return escape
 	}
