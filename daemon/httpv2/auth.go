@@ -365,6 +365,7 @@ func (h *handler) done(w http.ResponseWriter, err error) {
 var authStatus = map[kv.Kind]int{
 	kv.Invalid: http.StatusBadRequest, kv.NotFound: http.StatusNotFound, kv.Exists: http.StatusConflict,
 	kv.CompareFailed: http.StatusConflict, kv.RootReadOnly: http.StatusForbidden,
+	kv.NoSpace: http.StatusForbidden, // as for keys
 }
 
 func replyAuthError(w http.ResponseWriter, err error) {

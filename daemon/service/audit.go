@@ -1,6 +1,7 @@
 package service
 
 import (
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -47,7 +48,10 @@ func short(text string) string {
 }
 
 func (a *audit) changed(what string, user, source string, err error, details ...any) {
-	line := append([]any{"what", what, "user", user, "source", source}, details...)
+	line := []any{"what", what, "user", user, "source", source}
+	for _, detail := range details {
+		line = append(line, short(fmt.Sprint(detail)))
+	}
 	if err != nil {
 		a.log.Info("access control not changed", append(line, "err", err)...)
 		return

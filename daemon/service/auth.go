@@ -131,13 +131,24 @@ func (c *Session) change(ctx context.Context, body command.Body, what string, de
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
 	defer cancel()
-	result, err := c.service.log.Propose(ctx, command.Command{User: c.user, AuthRevision: auth.Revision, Body: body})
-	if err == nil {
-		err = result.Err
-	}
+	result, err := c.service.changeAuth(ctx, auth, command.Command{User: c.user, AuthRevision: auth.Revision, Body: body})
 	if kv.Is(err, kv.Denied) {
 		return command.Result{}, c.deny(what, "")
 	}
 	c.service.audit.changed(what, c.user, c.source, err, details...)
+	return result, err
+}
+
+// changeAuth proposes a change of access control as it is in auth.
+func (s *Service) changeAuth(ctx context.Context, auth *Auth, c command.Command) (command.Result, error) {
+	growth := auth.Growth(c.Body)
+	if err := s.quota.reserve(growth); err != nil {
+		return command.Result{}, err
+	}
+	defer s.quota.release(growth)
+	result, err := s.log.Propose(ctx, c)
+	if err == nil {
+		err = result.Err
+	}
 	return result, err
 }

@@ -464,3 +464,70 @@ func TestWhoeverIsNotRootCannotChangeAccessControl(t *testing.T) {
 		t.Error("the store is said to be open")
 	}
 }
+
+func TestAFullStoreTakesRightsAwayAndGivesNone(t *testing.T) {
+	s, _, _ := openBounded(64 << 10)
+	guard(t, s, "/a", "/a")
+	root := &Session{service: s, user: "root"}
+	fillUp(t, s)
+	ctx := t.Context()
+	for what, c := range map[string]struct {
+		change UserChange
+		full   bool
+	}{
+		"a new user": {UserChange{Op: Put, Name: "new", Password: "pw"}, true},
+		"a grant":    {UserChange{Op: Update, Name: "u", Grant: []string{"more"}}, true},
+		"a password": {UserChange{Op: Put, Name: "u", Password: "pw"}, false},
+	} {
+		if _, _, err := root.ChangeUser(ctx, c.change); kv.Is(err, kv.NoSpace) != c.full || (err == nil) == c.full {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := root.ChangeRole(ctx, RoleChange{Op: Create, Name: "new"}); !kv.Is(err, kv.NoSpace) {
+		t.Errorf("a new role: %v", err)
+	}
+	if _, err := root.ChangeRole(ctx, RoleChange{Op: Update, Name: "r", Revoke: Rights{Read: ranges("/a")}}); err != nil {
+		t.Errorf("a revocation: %v", err)
+	}
+	if _, _, err := root.ChangeUser(ctx, UserChange{Op: Delete, Name: "u"}); err != nil {
+		t.Errorf("a deletion: %v", err)
+	}
+}
+
+// revoking is a log that brings a change of others to light while it waits for what they have done.
+type revoking struct {
+	*memoryLog
+	change command.Body
+}
+
+func (l revoking) ReadBarrier(ctx context.Context) error {
+	_, err := l.Propose(ctx, command.Command{Body: l.change})
+	return err
+}
+
+func TestALeaseIsNotKeptAliveByARightThatOthersHadTaken(t *testing.T) {
+	s, log := open()
+	u := guard(t, s, "", "/own/*")
+	lease, err := u.Grant(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.log = revoking{log, command.AuthUser{Op: Update, Name: "u", Revoke: []string{"r"}}}
+	if _, err := u.KeepAlive(t.Context(), lease.ID); !kv.Is(err, kv.Denied) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestALongChangeOfAccessControlIsAShortLine(t *testing.T) {
+	s, _, told := openBounded(0)
+	var roles []string
+	for i := range 100_000 {
+		roles = append(roles, fmt.Sprint("role", i))
+	}
+	if _, _, err := s.anybody.ChangeUser(t.Context(), UserChange{Op: Create, Name: strings.Repeat("n", 1000), Password: "pw", Roles: roles}); !kv.Is(err, kv.Invalid) {
+		t.Errorf("got %v", err)
+	}
+	if told.Len() == 0 || told.Len() > 2000 {
+		t.Errorf("%d bytes: %.200s", told.Len(), told)
+	}
+}

@@ -51,7 +51,9 @@ func (s *Service) grant(ctx context.Context, ttl time.Duration, by command.Comma
 		if result.Err == nil {
 			return kv.Lease{ID: kv.LeaseID(id), TTL: ttl, Remaining: ttl, Index: result.Index}, nil
 		}
-		err = result.Err // the id is taken, or is one that no lease can have
+		if err = result.Err; kv.Is(err, kv.Denied) {
+			break
+		} // else the id is taken, or is one that no lease can have
 	}
 	return kv.Lease{}, err
 }
@@ -59,9 +61,17 @@ func (s *Service) grant(ctx context.Context, ttl time.Duration, by command.Comma
 // KeepAlive implements kv.Leaser. The log learns nothing of it, but for a lease that it believes to
 // be short of time: see command.LeaseCheckpoint.
 func (s *Service) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
+	return s.keepAlive(ctx, id, func() error { return nil })
+}
+
+// keepAlive asks permitted once this member knows what others had changed before the call.
+func (s *Service) keepAlive(ctx context.Context, id kv.LeaseID, permitted func() error) (kv.Lease, error) {
 	for {
 		// The leader alone knows of renewals, and only while it leads.
 		if err := s.log.ReadBarrier(ctx); err != nil {
+			return kv.Lease{}, err
+		}
+		if err := permitted(); err != nil {
 			return kv.Lease{}, err
 		}
 		lease, checkpointed, held, err := s.renew(id)
@@ -133,11 +143,4 @@ func (s *Service) revoke(ctx context.Context, c command.Command) (kv.Index, erro
 		err = result.Err
 	}
 	return result.Index, err
-}
-
-// EachAttached calls visit for each node that is attached to a lease on this member, in key order,
-// until it returns false. For a lease that does not exist it calls nothing. visit must be quick and
-// must not call the service: writes wait for it.
-func (s *Service) EachAttached(id kv.LeaseID, visit func(key string, dir bool) bool) {
-	s.state.machine.EachAttached(id, visit)
 }

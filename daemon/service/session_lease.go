@@ -27,10 +27,13 @@ func (c *Session) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error
 func (c *Session) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
 	defer cancel()
-	if !c.mayEnd(id) {
-		return kv.Lease{}, c.deny("lease keep-alive", "")
-	}
-	return c.service.KeepAlive(ctx, id)
+	return c.service.keepAlive(ctx, id, func() error {
+		rights := c.auth().Rights(c.user)
+		if !rights.WritesAny() || !c.service.state.machine.MayEnd(rights, id) {
+			return c.deny("lease keep-alive", "")
+		}
+		return nil
+	})
 }
 
 // Lease implements kv.Leaser. Keys that may not be read are left out.
@@ -71,19 +74,6 @@ func (c *Session) Revoke(ctx context.Context, id kv.LeaseID) (kv.Index, error) {
 	defer cancel()
 	index, err := c.service.revoke(ctx, command.Command{User: c.user, AuthRevision: c.auth().Revision, Body: command.LeaseRevoke{ID: uint64(id)}})
 	return index, c.noteDenied(err, "lease revoke")
-}
-
-// mayEnd reports whether all that is attached to a lease may be written.
-func (c *Session) mayEnd(id kv.LeaseID) bool {
-	rights := c.auth().Rights(c.user)
-	permitted := rights.WritesAny()
-	if permitted && !rights.Root() {
-		c.service.EachAttached(id, func(key string, dir bool) bool {
-			permitted = rights.Decide(store.AttachedNeed(key, dir)) == store.Allowed
-			return permitted
-		})
-	}
-	return permitted
 }
 
 // noteDenied has it noted if err says that something was not permitted.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -20,6 +21,15 @@ const (
 
 // firstAuthRevision is that of a fresh store: 0 is for what members do on their own account.
 const firstAuthRevision = 1
+
+// What one user or role may hold. Without bounds a few requests could make a role that every request
+// of its users has to go through, on every member, or one that no snapshot can hold.
+const (
+	nameBytesMax    = 256
+	patternBytesMax = 8 << 10
+	patternsMax     = 1024 // of one kind, in a role
+	rolesMax        = 256  // of a user
+)
 
 // User may do what its roles may.
 type User struct {
@@ -238,18 +248,42 @@ func (s *state) mayWrite(rights *Rights, w kv.Write, asDir bool) bool {
 	return false
 }
 
-// mayEnd reports whether all that goes with a lease may be written.
+// mayEnd reports whether all that goes with a shared lease may be written. It takes time by the
+// patterns of who asks, not by what is attached.
 func (s *state) mayEnd(rights *Rights, lease uint64) bool {
-	permitted := true
-	s.attachments(lease, func(a attachment) bool {
-		permitted = rights.Decide(AttachedNeed(a.path, a.dir)) == Allowed
-		return permitted
-	})
-	return permitted
+	if rights.root || implicit(lease) { // no shared lease: it is for who executes the command to say so
+		return true
+	}
+	for next := (attachment{lease: lease}); ; {
+		var held bool
+		s.attached.Ascend(next, func(a attachment) bool {
+			next, held = a, a.lease == lease
+			return false
+		})
+		if !held {
+			return true
+		}
+		span, ok := rights.write.around(next.path, next.path+"\x00")
+		if !ok {
+			return false
+		}
+		// Everything in the span may be written, but what is below a directory may lie beyond the end of
+		// the span. The paths of such directories are what the end begins with.
+		for i := range len(span.To) {
+			if span.To[i] >= '0' { // as everything below is less than path + "0"
+				continue
+			}
+			below := attachment{lease, span.To[:i], true}
+			if _, held := s.attached.Get(below); held && rights.Decide(Need{Write: true, Key: below.path, Below: true}) != Allowed {
+				return false
+			}
+		}
+		if span.To == "" {
+			return true
+		}
+		next = attachment{lease: lease, path: span.To}
+	}
 }
-
-// AttachedNeed returns what it needs to end, or to prolong, the life of a node.
-func AttachedNeed(key string, dir bool) Need { return Need{Write: true, Key: key, Below: dir} }
 
 // spans are ranges in order that neither overlap nor touch.
 type spans []kv.KeyRange
@@ -273,15 +307,23 @@ func newSpans(ranges []kv.KeyRange) spans {
 	return merged
 }
 
-// cover reports whether all keys of [from, to) are in s.
-func (s spans) cover(from, to string) bool {
+// around returns the range that all keys of [from, to) are in.
+func (s spans) around(from, to string) (kv.KeyRange, bool) {
 	after, _ := slices.BinarySearchFunc(s, from, func(r kv.KeyRange, from string) int {
 		if r.From <= from {
 			return -1
 		}
 		return 1
 	})
-	return after > 0 && (s[after-1].To == "" || to <= s[after-1].To)
+	if after > 0 && (s[after-1].To == "" || to <= s[after-1].To) {
+		return s[after-1], true
+	}
+	return kv.KeyRange{}, false
+}
+
+func (s spans) cover(from, to string) bool {
+	_, ok := s.around(from, to)
+	return ok
 }
 
 func (s spans) contain(key string) bool { return s.cover(key, key+"\x00") }
@@ -317,6 +359,39 @@ func authErrorf(kind kv.Kind, format string, args ...any) error {
 	return &kv.Error{Op: "access control", Kind: kind, Cause: fmt.Sprintf(format, args...)}
 }
 
+// checkNames returns what is wrong with the name of a user or role, or with lists of a user's roles.
+func checkNames(what, name string, lists ...[]string) error {
+	if len(name) > nameBytesMax {
+		return authErrorf(kv.Invalid, "The name of the %s is longer than %d bytes", what, nameBytesMax)
+	}
+	for _, roles := range lists {
+		if len(roles) > rolesMax {
+			return authErrorf(kv.Invalid, "A user has no more than %d roles", rolesMax)
+		}
+		for _, role := range roles {
+			if err := checkNames("role", role); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkRights returns what is wrong with the rights of a role.
+func checkRights(rights command.Rights) error {
+	for _, ranges := range [...][]kv.KeyRange{rights.Read, rights.Write} {
+		if len(ranges) > patternsMax {
+			return authErrorf(kv.Invalid, "A role has no more than %d patterns to read and %d to write", patternsMax, patternsMax)
+		}
+		for _, r := range ranges {
+			if len(r.From) > patternBytesMax || len(r.To) > patternBytesMax+1 {
+				return authErrorf(kv.Invalid, "A pattern is no longer than %d bytes", patternBytesMax)
+			}
+		}
+	}
+	return nil
+}
+
 func (s *state) enableAuth(c command.AuthEnable) error {
 	switch {
 	case c.Enabled && s.auth.Enabled:
@@ -336,6 +411,9 @@ func (s *state) enableAuth(c command.AuthEnable) error {
 
 // changeUser returns the user as it is after the change, none for a deletion, and whether it is new.
 func (s *state) changeUser(c command.AuthUser) (changed any, created bool, err error) {
+	if err := checkNames("user", c.Name, c.Roles, c.Grant, c.Revoke); err != nil {
+		return nil, false, err
+	}
 	stored, exists := s.auth.users[c.Name]
 	if c.Op == command.AuthPut {
 		c.Op = command.AuthCreate
@@ -398,6 +476,9 @@ func (s *state) updatedUser(c command.AuthUser) (User, error) {
 		}
 		roles = slices.Delete(roles, at, at+1)
 	}
+	if err := checkNames("user", c.Name, roles); err != nil {
+		return User{}, err
+	}
 	slices.Sort(roles)
 	u.Roles = roles
 	if u.Hash == old.Hash && sameList(u.Roles, old.Roles) {
@@ -410,6 +491,9 @@ func (s *state) updatedUser(c command.AuthUser) (User, error) {
 func (s *state) changeRole(c command.AuthRole) (any, error) {
 	if c.Name == rootName {
 		return nil, authErrorf(kv.RootReadOnly, "Cannot modify role %s: is root role.", c.Name)
+	}
+	if err := cmp.Or(checkNames("role", c.Name), checkRights(c.Rights), checkRights(c.Grant), checkRights(c.Revoke)); err != nil {
+		return nil, err
 	}
 	stored, exists := s.auth.roles[c.Name]
 	switch c.Op {
@@ -441,6 +525,9 @@ func (s *state) changeRole(c command.AuthRole) (any, error) {
 			ranges = slices.DeleteFunc(ranges, func(r kv.KeyRange) bool { return slices.Contains(list.revoke, r) })
 			slices.SortFunc(ranges, kv.KeyRange.Compare)
 			*list.out = ranges
+		}
+		if err := checkRights(r.Rights); err != nil {
+			return nil, err
 		}
 		if sameList(r.Read, stored.Read) && sameList(r.Write, stored.Write) {
 			return nil, authErrorf(kv.Invalid, "Role not updated. Use grant/revoke to update the role.")
@@ -493,10 +580,44 @@ func (a *Auth) items() []item {
 
 func (a *Auth) size() int64 { return 0 }
 
-func (u User) size() int64 { return ItemOverhead + int64(len(u.Name)) + int64(len(u.Hash)) }
+func (u User) size() int64 {
+	return ItemOverhead + int64(len(u.Name)) + int64(len(u.Hash)) + namesSize(u.Roles)
+}
 
 func (r Role) size() int64 {
-	return ItemOverhead*int64(1+len(r.Read)+len(r.Write)) + int64(len(r.Name))
+	return ItemOverhead + int64(len(r.Name)) + rangesSize(r.Read) + rangesSize(r.Write)
+}
+
+func namesSize(names []string) (size int64) {
+	for _, name := range names {
+		size += stringOverhead + int64(len(name))
+	}
+	return size
+}
+
+func rangesSize(ranges []kv.KeyRange) (size int64) {
+	for _, r := range ranges {
+		size += 2*stringOverhead + int64(len(r.From)) + int64(len(r.To))
+	}
+	return size
+}
+
+// Growth returns by how many bytes a change would make the state grow at most; 0 if it takes away, or
+// changes a password.
+func (a *Auth) Growth(body command.Body) int64 {
+	switch c := body.(type) {
+	case command.AuthUser:
+		if _, exists := a.users[c.Name]; exists || c.Op == command.AuthUpdate || c.Op == command.AuthDelete {
+			return namesSize(c.Grant)
+		}
+		return User{Name: c.Name, Hash: c.Hash, Roles: c.Roles}.size() + namesSize([]string{rootName})
+	case command.AuthRole:
+		if c.Op == command.AuthCreate {
+			return Role{Name: c.Name, Rights: c.Rights}.size()
+		}
+		return rangesSize(c.Grant.Read) + rangesSize(c.Grant.Write)
+	}
+	return 0
 }
 
 func (a *Auth) appendTo(b []byte) []byte {

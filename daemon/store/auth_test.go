@@ -393,3 +393,73 @@ func TestWhatAWriteNeedsDependsOnWhatStandsThere(t *testing.T) {
 		}
 	}
 }
+
+func TestUsersAndRolesAreOfBoundedSize(t *testing.T) {
+	r := newReplica(t)
+	long, longPattern := strings.Repeat("n", nameBytesMax+1), "/"+strings.Repeat("p", patternBytesMax)
+	var roles, full []string
+	for i := range rolesMax + 1 {
+		roles = append(roles, fmt.Sprint("r", i))
+	}
+	for i := range patternsMax {
+		full = append(full, fmt.Sprintf("/%d/*", i))
+	}
+	reads := func(patterns ...string) command.Rights { return command.Rights{Read: ranges(patterns...)} }
+	writes := func(patterns ...string) command.Rights { return command.Rights{Write: ranges(patterns...)} }
+	for _, result := range r.apply(newUser("full", "h", roles[1:]...), newRole("full", command.Rights{Read: ranges(full...), Write: ranges(full...)}),
+		newUser(long[1:], "h"), newRole(long[1:], reads(longPattern[1:], longPattern[1:]+"*"))) {
+		if result.Err != nil {
+			t.Fatal(result.Err)
+		}
+	}
+	before := r.Sum()
+	for _, body := range []command.Body{
+		newUser(long, "h"), newUser("u", "h", long), newUser("u", "h", roles...),
+		command.AuthUser{Op: command.AuthUpdate, Name: "full", Grant: roles[:1]},
+		command.AuthUser{Op: command.AuthUpdate, Name: "full", Revoke: roles},
+		newRole(long, command.Rights{}), newRole("r", reads(longPattern)), newRole("r", writes(longPattern+"*")),
+		newRole("r", reads(append(full, "/more")...)), newRole("r", writes(append(full, "/more")...)),
+		command.AuthRole{Op: command.AuthUpdate, Name: "full", Grant: reads("/more")},
+		command.AuthRole{Op: command.AuthUpdate, Name: "full", Grant: writes("/more")},
+		command.AuthRole{Op: command.AuthUpdate, Name: "full", Revoke: writes(append(full, "/more")...)},
+	} {
+		if err := r.apply(body)[0].Err; !kv.Is(err, kv.Invalid) || len(err.Error()) > 200 {
+			t.Errorf("%.60v: %v", body, err)
+		}
+	}
+	if r.Sum() != before {
+		t.Error("something has changed")
+	}
+}
+
+func TestAChangeOfAccessControlGrowsNoMoreThanItSays(t *testing.T) {
+	r := newReplica(t)
+	long := strings.Repeat("x", 200)
+	for _, c := range []struct {
+		body  command.Body
+		grows bool
+	}{
+		{newUser("root", "h"), true},
+		{newUser("u", "h", "r", long), true},
+		{command.AuthUser{Op: command.AuthPut, Name: "put", Hash: "h", Roles: []string{long}}, true},
+		{command.AuthUser{Op: command.AuthPut, Name: "put", Hash: "i"}, false},
+		{command.AuthUser{Op: command.AuthUpdate, Name: "u", Grant: []string{"s", long + long[:50]}}, true},
+		{command.AuthUser{Op: command.AuthUpdate, Name: "u", Revoke: []string{"s", long}}, false},
+		{newRole("r", command.Rights{Read: ranges(long, "/a"), Write: ranges(long + "*")}), true},
+		{command.AuthRole{Op: command.AuthUpdate, Name: "r", Grant: command.Rights{Read: ranges("/b"), Write: ranges("/b*")}}, true},
+		{command.AuthRole{Op: command.AuthUpdate, Name: "r", Revoke: command.Rights{Read: ranges(long)}}, false},
+		{command.AuthRole{Op: command.AuthDelete, Name: "r"}, false},
+		{command.AuthUser{Op: command.AuthDelete, Name: "u"}, false},
+	} {
+		says, before := r.Auth().Growth(c.body), r.Bytes()
+		if err := r.apply(c.body)[0].Err; err != nil {
+			t.Fatalf("%+v: %v", c.body, err)
+		}
+		if grown := r.Bytes() - before; grown > says || (says > 0) != c.grows || c.grows != (grown > 0) {
+			t.Errorf("%.80v: grew by %d, was to grow by %d", c.body, grown, says)
+		}
+	}
+	if err := r.Audit(); err != nil {
+		t.Error(err)
+	}
+}

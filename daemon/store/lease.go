@@ -373,14 +373,12 @@ func (s *state) seekLease(after uint64) (btree.MapIter[uint64, lease], bool) {
 	return it, found
 }
 
-// EachAttached calls visit for each node that is attached to a shared lease, in key order, until it
-// returns false. visit must be quick and must not call the machine: writing waits for it.
-func (m *Machine) EachAttached(id kv.LeaseID, visit func(key string, dir bool) bool) {
+// MayEnd reports whether somebody with these rights may write all that goes with a shared lease; for
+// a lease that does not exist it is true.
+func (m *Machine) MayEnd(rights *Rights, id kv.LeaseID) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if !implicit(uint64(id)) {
-		m.state.attachments(uint64(id), func(a attachment) bool { return visit(a.path, a.dir) })
-	}
+	return m.state.mayEnd(rights, uint64(id))
 }
 
 func (s *state) showLease(l lease, now int64) kv.Lease {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -439,15 +441,71 @@ func TestSharedLeasesAreListedInPagesWithoutThoseOfTTLs(t *testing.T) {
 	}
 }
 
-func TestAttachedNodesAreVisitedInOrderUntilTheVisitorHasSeenEnough(t *testing.T) {
-	r := leased(t)
-	r.apply(attached(shared, set("/b", "")), attached(shared, asDir(set("/a", ""))), attached(shared, set("/c", "")))
-	var got []string
-	r.EachAttached(shared, func(key string, dir bool) bool {
-		got = append(got, fmt.Sprint(key, dir))
-		return len(got) < 2
+func TestWhoeverMayWriteAllThatIsOnALeaseMayEndIt(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		r := leased(t)
+		pieces := rapid.SampledFrom([]string{"/a", "/b", "/a/b", "/a0", "/a/", "/0", "/a-", "/b/a/a", "/a\x00"})
+		var on []attachment
+		for _, key := range rapid.SliceOfN(pieces, 1, 4).Draw(rt, "keys") {
+			a := attachment{lease: uint64(shared), path: kv.Clean(key), dir: rapid.Bool().Draw(rt, "dir")}
+			w := set(a.path, "")
+			w.Dir = a.dir
+			if r.apply(attached(shared, w))[0].Err == nil {
+				on = append(on, a)
+			}
+		}
+		for range 20 {
+			var held []kv.KeyRange
+			for _, pattern := range rapid.SliceOfN(pieces, 1, 4).Draw(rt, "patterns") {
+				held = append(held, kv.PatternRange(pattern+rapid.SampledFrom([]string{"", "*", "/*", "/"}).Draw(rt, "end")))
+			}
+			rights := &Rights{write: newSpans(held)}
+			want := true
+			for _, a := range on {
+				_, value := r.state.records.Get(a.path)
+				_, dir := r.state.dirs.Get(a.path)
+				if a.dir && dir || !a.dir && value { // else it was overwritten since
+					want = want && rights.Decide(Need{Write: true, Key: a.path, Below: a.dir}) == Allowed
+				}
+			}
+			if got := r.MayEnd(rights, shared); got != want {
+				rt.Fatalf("%v with %q: %v, want %v", on, held, got, want)
+			}
+		}
 	})
-	if !slices.Equal(got, []string{"/atrue", "/bfalse"}) {
-		t.Errorf("%q", got)
+}
+
+func TestToMayEndALeaseIsAskedInTheSameTimeHoweverMuchIsOnIt(t *testing.T) {
+	r := leased(t)
+	for i := range 2000 {
+		r.apply(attached(shared, set(fmt.Sprintf("/a/%d", i), "")))
+	}
+	seen := 0
+	r.state.attached = newTree(func(a, b attachment) bool { seen++; return a.less(b) })
+	for i := range 2000 {
+		r.state.attached.Set(attachment{lease: uint64(shared), path: fmt.Sprintf("/a/%d", i)})
+	}
+	seen = 0
+	if !r.MayEnd(&Rights{write: newSpans(ranges("/a/*"))}, shared) || seen > 100 {
+		t.Errorf("%d comparisons", seen)
+	}
+}
+
+func TestALeaseOfATTLIsNoSharedLeaseToAnybody(t *testing.T) {
+	r := guarded(t, nil, ranges("/mine"))
+	r.apply(lasting(time.Hour, set("/theirs", "1")))
+	id := implicitLease | r.Index()
+	w := set("/mine", "1")
+	w.Lease = kv.LeaseID(id)
+	for _, body := range []command.Body{w, command.LeaseRevoke{ID: id}, command.LeaseRevoke{ID: id + 1}} {
+		if err := r.as("u", false, body); !kv.Is(err, kv.NoLease) {
+			t.Errorf("%+v: %v", body, err)
+		}
+	}
+	if _, err := r.Lease(kv.LeaseID(id), 0, 1); !kv.Is(err, kv.NoLease) {
+		t.Error(err)
+	}
+	if _, _, err := r.Renew(kv.LeaseID(id), 0); !kv.Is(err, kv.NoLease) {
+		t.Error(err)
 	}
 }

@@ -82,7 +82,7 @@ func (m *model) writesAny(user string) bool {
 // mayEnd reports whether a user may write all that ends with a lease.
 func (m *model) mayEnd(user string, id uint64) bool {
 	for key, n := range m.nodes {
-		if id != 0 && (n.shared == id || n.expires && 0x7E76<<48|n.lease == id) && (!m.mayWrite(user, key, false) || n.dir && !m.mayWrite(user, key, true)) {
+		if id != 0 && n.shared == id && (!m.mayWrite(user, key, false) || n.dir && !m.mayWrite(user, key, true)) {
 			return false
 		}
 	}

@@ -8,6 +8,9 @@ import (
 // what the tables hold for it, and for its place in the order of deadlines.
 const ItemOverhead = 128
 
+// stringOverhead is what a text in a list counts beside its bytes.
+const stringOverhead = 16
+
 func (r *record) size() int64 { return ItemOverhead + int64(len(r.key)) + int64(len(r.value)) }
 
 func (d *dir) size() int64 { return ItemOverhead + int64(len(d.path)) }

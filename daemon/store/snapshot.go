@@ -81,13 +81,16 @@ func (m *Machine) Snapshot() *Snapshot {
 func (sn *Snapshot) Release() { sn.state = nil }
 
 // WriteTo writes the snapshot.
-func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
+func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) { return sn.writeTo(w, blockSizeMax) }
+
+// writeTo writes the snapshot in blocks of blockMax bytes at most.
+func (sn *Snapshot) writeTo(w io.Writer, blockMax int) (int64, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return 0, err
 	}
 	defer encoder.Close()
-	out := &snapshotWriter{w: w, digest: sha256.New(), encoder: encoder}
+	out := &snapshotWriter{w: w, blockMax: blockMax, digest: sha256.New(), encoder: encoder}
 	out.raw([]byte(snapshotMagic))
 	out.raw(binary.LittleEndian.AppendUint32(nil, snapshotFormat))
 	s := sn.state
@@ -136,11 +139,12 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 
 // snapshotWriter collects items into blocks. The first error sticks.
 type snapshotWriter struct {
-	w       io.Writer
-	digest  hash.Hash
-	encoder *zstd.Encoder
-	written int64
-	err     error
+	w        io.Writer
+	blockMax int
+	digest   hash.Hash
+	encoder  *zstd.Encoder
+	written  int64
+	err      error
 
 	section byte
 	items   uint32
@@ -175,7 +179,7 @@ func (o *snapshotWriter) flush() {
 	if o.items == 0 {
 		return
 	}
-	if len(o.block) > blockSizeMax && o.err == nil {
+	if len(o.block) > o.blockMax && o.err == nil {
 		o.err = fmt.Errorf("a block of %d bytes is larger than a reader accepts", len(o.block))
 	}
 	codec, data := byte(codecNone), o.block
