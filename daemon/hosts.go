@@ -60,6 +60,9 @@ func (h hosts) answersTo(host string) bool {
 	if _, err := netip.ParseAddr(name); err == nil {
 		return true
 	}
+	if strings.ContainsAny(host, "[]") { // they are for addresses
+		return false
+	}
 	name = plainHost(name)
 	return h.names[name] || strings.HasSuffix(name, ".localhost")
 }

@@ -22,7 +22,7 @@ func TestAMemberAnswersToItsOwnNamesOnly(t *testing.T) {
 
 		"evil.example": false, "evil.example:2379": false, "kvd-1.example.evil.example": false, "kvd-2.example": false, "example": false,
 		"notlocalhost": false, "localhost.evil.example": false, "127.0.0.1.evil.example": false, "evil@127.0.0.1": false, "127.0.0.1@evil.example": false,
-		"box..": false, ".": false, "*": false, "127.1": false, "kvd-1.example:": true, "[evil.example]:2379": false, "localhost:1:2": false,
+		"box..": false, ".": false, "*": false, "127.1": false, "kvd-1.example:": true, "[evil.example]:2379": false, "localhost]": false, "[localhost": false, "[box]:1": false, "localhost:1:2": false,
 	} {
 		if got := h.answersTo(host); got != want {
 			t.Errorf("Host: %s is answered: %v, want %v", host, got, want)
