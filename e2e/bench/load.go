@@ -66,22 +66,26 @@ func (l load) once(ctx context.Context, s *server, duration time.Duration) (samp
 		return sample{}, err
 	}
 	args := l.command(s.url, duration)
+	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		return sample{}, err
+	}
 	if duration < time.Second { // wrk reports what it has when it is interrupted
 		timer := time.AfterFunc(duration, func() { cmd.Process.Signal(os.Interrupt) })
 		defer timer.Stop()
 	}
-	output, err := cmd.CombinedOutput()
-	if err != nil {
-		return sample{}, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, output)
+	if err := cmd.Wait(); err != nil {
+		return sample{}, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, &output)
 	}
 	after, err := s.cpu()
 	if err != nil {
 		return sample{}, err
 	}
-	got, requests, err := parseWrk(output)
+	got, requests, err := parseWrk(output.Bytes())
 	if err != nil {
-		return sample{}, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, output)
+		return sample{}, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, &output)
 	}
 	got.cpu = (after - before) / time.Duration(max(requests, 1))
 	return got, nil

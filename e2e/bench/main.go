@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -118,6 +119,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		}
 		for i := range tables {
 			tables[i].Scenario = s.name
+			tables[i].Claims = slices.DeleteFunc(tables[i].Claims, claim.unmeasured)
 		}
 		report.Tables = append(report.Tables, tables...)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"regexp"
@@ -56,6 +57,10 @@ type claim struct {
 	Target  float64 `json:"target,omitempty"`
 	AtLeast bool    `json:"atLeast"`
 }
+
+// unmeasured reports whether what the claim divides by was too small for the clock, as it can be in
+// a short run.
+func (c claim) unmeasured() bool { return math.IsInf(c.Value, 0) || math.IsNaN(c.Value) }
 
 func (c claim) String() string {
 	text := fmt.Sprintf("%s = %.4g", c.What, c.Value)

@@ -159,6 +159,8 @@ func (tr *trial) run(rounds int) {
 		}
 	}
 	tr.awaitExpiry(ctx)
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
 	t.Logf("%d rounds in %v: %d acknowledged writes, index %d", rounds, time.Since(start).Round(time.Second), tr.writes, tr.highest)
 }
 
