@@ -167,7 +167,7 @@ expect 0 role list
 expect 0 role add reader
 expect 1 role add reader
 expect 0 role grant --path '/open/*' --read reader
-expect 0 role grant --path '/work/*' --readwrite reader
+expect 0 role grant --path '/tasks/*' --readwrite reader
 expect 0 role get reader
 expect 0 role revoke --path '/open/*' --read reader
 expect 0 role grant --path '/open/*' --read reader
@@ -187,8 +187,8 @@ expect 0 -u ann:pass get /open/a
 expect 4 -u ann:wrong get /open/a
 expect 4 -u none:pass get /open/a
 expect 4 -u ann:pass set /open/a 2
-expect 0 -u ann:pass set /work/a 2
-expect 0 -u ann:pass ls /work/
+expect 0 -u ann:pass set /tasks/a 2
+expect 0 -u ann:pass ls /tasks/
 expect 4 -u ann:pass get /elsewhere
 expect 1 -u ann:pass user list
 expect 1 user add eve:pass
