@@ -123,14 +123,13 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		names = append(slices.Clone(names), name)
 	}
 	member := memberView{d, uint64(d.node.Status().ClusterID)}
-	work := requestTimeout(cfg.electionTimeout())
 	door := gate{d.service}
 	d.table = route.New(httpv2.OnlyRoot(door), slices.Concat(
 		httpv2.Routes(httpv2.Config{Gate: door, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member, d.metricsPage(deps.Log)),
 	)...)
 	known := newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names)
-	d.server = serve(clients, d.traffic.wrap(limitTime(work, unsniffed(known.wrap(pages.wrap(d.table))))), d.door, deps.Log)
+	d.server = serve(clients, d.traffic.wrap(limitBody(unsniffed(known.wrap(pages.wrap(d.table))))), d.door, deps.Log)
 	return d, nil
 }
 

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/etcdv2"
@@ -28,9 +31,13 @@ type door struct {
 	max, maxPerAddress int // maxPerAddress may be 0, for any number
 	log                *slog.Logger
 	refusals           sync.WaitGroup
+	opened             time.Time
+	round              atomic.Int64  // its time, in nanoseconds since opened
+	rounds             chan struct{} // closed to end them
+	walking            sync.WaitGroup
 
 	mu        sync.Mutex
-	inside    int
+	inside    map[*conn]struct{}
 	byAddress map[netip.Prefix]int // empty unless there is a maxPerAddress
 	refusing  int
 	refused   int       // since told
@@ -43,11 +50,54 @@ type door struct {
 func (d *door) count() (inside int, turnedAway uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.inside, d.turnedAway
+	return len(d.inside), d.turnedAway
 }
 
 func newDoor(l limits, log *slog.Logger) *door {
-	return &door{max: l.connections, maxPerAddress: l.connectionsPerAddress, log: log, byAddress: map[netip.Prefix]int{}}
+	d := &door{max: l.connections, maxPerAddress: l.connectionsPerAddress, log: log, opened: time.Now(), rounds: make(chan struct{}),
+		inside: map[*conn]struct{}{}, byAddress: map[netip.Prefix]int{}}
+	d.round.Store(1) // 0 stands for no time
+	return d
+}
+
+// open begins the rounds, which end with close.
+func (d *door) open() { d.walking.Go(d.goRounds) }
+
+// goRounds looks after all connections once in a while.
+func (d *door) goRounds() {
+	ticker := time.NewTicker(roundInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-d.rounds:
+			return
+		case <-ticker.C:
+		}
+		now := time.Since(d.opened)
+		d.round.Store(int64(now))
+		for _, c := range d.all() {
+			c.lookAfter(now)
+		}
+	}
+}
+
+// clock returns the time of the last round, which is up to one roundInterval ago, and never 0.
+func (d *door) clock() time.Duration { return time.Duration(d.round.Load()) }
+
+// all returns the connections inside.
+func (d *door) all() []*conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.AppendSeq(make([]*conn, 0, len(d.inside)), maps.Keys(d.inside))
+}
+
+// closeSilent closes the connections that have sent nothing yet.
+func (d *door) closeSilent() {
+	for _, c := range d.all() {
+		if c.silent() {
+			c.Close()
+		}
+	}
 }
 
 // doorway is a listener behind a door.
@@ -56,45 +106,46 @@ type doorway struct {
 	door *door
 }
 
-// Accept returns the next connection that there is room for. Whoever closes it calls leave.
+// Accept returns the next connection that there is room for, as a *conn.
 func (w doorway) Accept() (net.Conn, error) {
 	for {
-		conn, err := w.Listener.Accept()
+		accepted, err := w.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		why := w.door.enter(conn)
+		c := &conn{Conn: accepted, door: w.door}
+		why := w.door.enter(c)
 		if why == "" {
-			return conn, nil
+			return c, nil
 		}
-		w.door.turnAway(conn, why)
+		w.door.turnAway(accepted, why)
 	}
 }
 
-// enter counts conn as inside, or says why it cannot be.
-func (d *door) enter(conn net.Conn) string {
+// enter counts c as inside, or says why it cannot be.
+func (d *door) enter(c *conn) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	address, counted := d.addressOf(conn)
+	address, counted := d.addressOf(c)
 	switch {
-	case d.inside >= d.max:
+	case len(d.inside) >= d.max:
 		return fmt.Sprintf("this member serves no more than %d connections at a time (--max-connections)", d.max)
 	case counted && d.byAddress[address] >= d.maxPerAddress:
 		return fmt.Sprintf("this member serves no more than %d connections of %s at a time (--max-connections-per-ip)", d.maxPerAddress, address)
 	}
-	d.inside++
+	d.inside[c] = struct{}{}
 	if counted {
 		d.byAddress[address]++
 	}
 	return ""
 }
 
-// leave counts conn, which has entered, as gone.
-func (d *door) leave(conn net.Conn) {
+// leave counts c, which has entered, as gone.
+func (d *door) leave(c *conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.inside--
-	address, counted := d.addressOf(conn)
+	delete(d.inside, c)
+	address, counted := d.addressOf(c)
 	if !counted {
 		return
 	}
@@ -184,5 +235,9 @@ func refuse(conn net.Conn, why string) {
 	io.CopyN(io.Discard, conn, refusalRequest)
 }
 
-// wait returns when all refusals are over.
-func (d *door) wait() { d.refusals.Wait() }
+// close ends the rounds and returns when they and all refusals are over.
+func (d *door) close() {
+	close(d.rounds)
+	d.walking.Wait()
+	d.refusals.Wait()
+}

@@ -204,8 +204,7 @@ func TestWhoDawdlesIsCutOffAndHindersNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		listener := newPipes()
-		const work = 3 * time.Second
-		s := serve([]net.Listener{listener}, limitTime(work, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := serve([]net.Listener{listener}, limitBody(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			n, err := io.Copy(io.Discard, r.Body)
 			fmt.Fprint(w, n, err)
 		})), newDoor(limits{connections: 10_000}, slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
@@ -230,10 +229,11 @@ func TestWhoDawdlesIsCutOffAndHindersNobody(t *testing.T) {
 		for _, conn := range slow {
 			io.Copy(io.Discard, conn)
 		}
-		if took := time.Since(start); took != readHeaderTimeout {
+		if took := time.Since(start); took < readHeaderTimeout || took > readHeaderTimeout+roundInterval {
 			t.Errorf("the head may take %v, want %v", took, readHeaderTimeout)
 		}
-		if took := hungUpAfter(quick) + readHeaderTimeout; took != idleTimeout {
+		hungUpAfter(quick)
+		if took := time.Since(start); took < idleTimeout || took > idleTimeout+roundInterval {
 			t.Errorf("a connection may be idle for %v, want %v", took, idleTimeout)
 		}
 
@@ -245,15 +245,15 @@ func TestWhoDawdlesIsCutOffAndHindersNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		body, _ := io.ReadAll(answer.Body)
-		if took := time.Since(start); took != bodyTimeout || !strings.Contains(string(body), "timeout") || hungUpAfter(late) > time.Second {
+		if took := time.Since(start); took < bodyTimeout || took > bodyTimeout+roundInterval || !strings.Contains(string(body), "timeout") || hungUpAfter(late) > time.Second {
 			t.Errorf("the body may take %v, want %v: %q", took, bodyTimeout, body)
 		}
 
 		deaf := listener.dial()
 		io.WriteString(deaf, askRoot)
-		time.Sleep(work + answerTimeout + 1)
+		time.Sleep(answerTimeout + 2*roundInterval)
 		if n, err := io.Copy(io.Discard, deaf); n > 0 || err != nil { // it has been cut off: nothing is there to read any more
-			t.Errorf("who takes no answer for %v gets %d bytes, %v", work+answerTimeout, n, err)
+			t.Errorf("who takes no answer for %v gets %d bytes, %v", answerTimeout, n, err)
 		}
 	})
 }

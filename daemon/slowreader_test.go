@@ -101,7 +101,7 @@ func TestAWatchOutlivesEveryBoundOnOtherRequests(t *testing.T) {
 		for _, query := range []string{"", "&stream=true"} {
 			synctest.Test(t, func(t *testing.T) {
 				hub, listener, log := watch.NewHub(10), newPipes(), slog.New(slog.DiscardHandler)
-				s := serve([]net.Listener{listener}, limitTime(time.Second, hubTable(hub)), newDoor(limits{connections: 1}, log), log)
+				s := serve([]net.Listener{listener}, limitBody(hubTable(hub)), newDoor(limits{connections: 1}, log), log)
 				defer s.Close()
 				defer hub.Close()
 				conn := listener.dial()

@@ -1,4 +1,4 @@
-// Command bench measures kvd beside Debian's etcd and a do-nothing net/http handler, on this machine.
+// Command bench measures kvd beside Debian's etcd and net/http handlers that do nothing, on this machine.
 //
 //	go run ./e2e/bench                      every scenario, as a table
 //	go run ./e2e/bench -run get,list        only these
@@ -48,7 +48,7 @@ var scenarios = []scenario{
 // bench is what scenarios work with.
 type bench struct {
 	kvd, etcd string // programs
-	self      string // this program, which is the do-nothing handler as well
+	self      string // this program, which is the do-nothing handlers as well
 	dir       string // of this run; removed at its end
 	log       io.Writer
 
@@ -60,7 +60,7 @@ type bench struct {
 }
 
 func main() {
-	if serveNothing(os.Args[1:]) {
+	if serveFloor(os.Args[1:]) {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

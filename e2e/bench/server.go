@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -23,7 +24,7 @@ const startMax = 2 * time.Minute
 
 // server is one process under measurement.
 type server struct {
-	name string // "kvd", "etcd" or "nothing"
+	name string // "kvd", "etcd", "nothing" or "canned"
 	url  string
 	cmd  *exec.Cmd
 	said *tail
@@ -64,16 +65,48 @@ func (b *bench) startNothing(ctx context.Context) (*server, error) {
 	return s, s.start(ctx, nil)
 }
 
-const nothingCommand = "serve-nothing"
+// startCanned starts a handler that gives the answer of url without looking anything up.
+func (b *bench) startCanned(ctx context.Context, url string) (*server, error) {
+	client, _, err := freeURLs()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{name: "canned", url: client, ask: "/", args: []string{b.self, cannedCommand, strings.TrimPrefix(client, "http://"), url}}
+	return s, s.start(ctx, nil)
+}
 
-// serveNothing is the do-nothing handler: what net/http itself costs. It returns false if args do
-// not ask for it.
-func serveNothing(args []string) bool {
-	if len(args) != 2 || args[0] != nothingCommand {
+const (
+	nothingCommand = "serve-nothing"
+	cannedCommand  = "serve-canned"
+)
+
+// serveFloor is the do-nothing handler, what net/http itself costs, or the canned one, what it costs
+// with headers and a body. It returns false if args ask for neither.
+func serveFloor(args []string) bool {
+	handler := func(http.ResponseWriter, *http.Request) {}
+	switch {
+	case len(args) == 2 && args[0] == nothingCommand:
+	case len(args) == 3 && args[0] == cannedCommand:
+		answer, err := http.Get(args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return true
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return true
+		}
+		answer.Header.Del("Date")
+		answer.Header.Del("Content-Length") // net/http writes both
+		handler = func(w http.ResponseWriter, _ *http.Request) {
+			maps.Copy(w.Header(), answer.Header)
+			w.Write(body)
+		}
+	default:
 		return false
 	}
-	err := http.ListenAndServe(args[1], http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	fmt.Fprintln(os.Stderr, err)
+	fmt.Fprintln(os.Stderr, http.ListenAndServe(args[1], http.HandlerFunc(handler)))
 	return true
 }
 

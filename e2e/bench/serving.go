@@ -21,10 +21,16 @@ func runGet(ctx context.Context, b *bench) ([]table, error) {
 			return nil, err
 		}
 	}
+	canned, err := b.startCanned(ctx, servers[0].url+"/v2/keys"+key)
+	defer canned.kill()
+	if err != nil {
+		return nil, err
+	}
+	servers = append(servers[:len(servers):len(servers)], canned)
 	var tables []table
 	for _, connections := range []int{64, 512} {
 		work := fmt.Sprintf("GET, %d connections", connections)
-		t, err := b.race(ctx, work, load{connections: connections, path: "/v2/keys" + key}, servers, target{"etcd", 2}, target{"nothing", 0.85})
+		t, err := b.race(ctx, work, load{connections: connections, path: "/v2/keys" + key}, servers, target{"etcd", 2}, target{"nothing", 0.85}, target{"canned", 0})
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// roundInterval is how often the door looks after its connections.
+	roundInterval = time.Second
+	// answerTimeout is how long a client may refuse to take what is sent: an answer, or each part of
+	// a long one.
+	answerTimeout = 30 * time.Second
+)
+
+// conn is a connection that a door has let in. net/http sets its read deadline seven times in the
+// course of a request, nearly always to lift it again before it matters, and one in the runtime's
+// poller costs as much as to look up a key. So a deadline is only noted here, and takes effect in
+// the door's next round; one that has passed already, with which net/http ends a Read under way,
+// does so at once. A Write whose client takes nothing for answerTimeout fails.
+//
+// It is safe for concurrent use, with one Read and one Write at a time.
+type conn struct {
+	net.Conn
+	door *door
+
+	mu      sync.Mutex    // guards the fields below
+	heard   bool          // the client has sent something
+	reading bool          // a Read is under way
+	readBy  time.Duration // of the door's clock; 0 for no deadline
+	late    bool          // readBy has passed
+	woken   bool          // the poller was told, so that a Read under way ends
+	bounded bool          // the poller was told of a deadline for writes
+	since   time.Duration // when the Write under way began, by the door's clock; 0 for none
+	gone    bool          // has left the door
+}
+
+// Read reads until the deadline. Errors: os.ErrDeadlineExceeded, and those of the connection.
+func (c *conn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	if c.late {
+		c.mu.Unlock()
+		return 0, os.ErrDeadlineExceeded
+	}
+	c.reading = true
+	c.mu.Unlock()
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reading = false
+	c.heard = c.heard || n > 0
+	return n, err
+}
+
+// Write writes all of p. Errors: os.ErrDeadlineExceeded when the client does not take it, and those
+// of the connection.
+func (c *conn) Write(p []byte) (int, error) {
+	c.setSince(c.door.clock())
+	defer c.setSince(0)
+	return c.Conn.Write(p)
+}
+
+func (c *conn) setSince(t time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.since = t
+}
+
+// SetReadDeadline bounds reads, also the one under way; the zero time lifts the bound.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.IsZero() {
+		return c.setReadBy(0, false)
+	}
+	by := t.Sub(c.door.opened)
+	return c.setReadBy(by, by <= c.door.clock())
+}
+
+func (c *conn) setReadBy(by time.Duration, late bool) error {
+	c.readBy, c.late = by, late
+	switch {
+	case late && c.reading && !c.woken:
+		c.woken = true
+		return c.Conn.SetReadDeadline(longAgo)
+	case !late && c.woken:
+		c.woken = false
+		return c.Conn.SetReadDeadline(time.Time{})
+	}
+	return nil
+}
+
+// longAgo as a deadline ends what is under way.
+var longAgo = time.Unix(1, 0)
+
+// SetWriteDeadline bounds writes beside answerTimeout; the zero time lifts the bound.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.IsZero() && !c.bounded {
+		return nil
+	}
+	c.bounded = !t.IsZero()
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (c *conn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// CloseWrite tells the client that nothing more will be sent. net/http does so before it closes the
+// connection over unread bytes, which would take the answer with them.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// Close closes the connection and gives its place to another. It may be called more than once.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	first := !c.gone
+	c.gone = true
+	c.mu.Unlock()
+	if first {
+		c.door.leave(c)
+	}
+	return c.Conn.Close()
+}
+
+// lookAfter enforces the deadlines that have passed at now.
+func (c *conn) lookAfter(now time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.readBy != 0 && c.readBy <= now && !c.late {
+		c.setReadBy(c.readBy, true)
+	}
+	if c.since != 0 && now-c.since >= answerTimeout+roundInterval { // the clock had stood for up to one round
+		c.Conn.SetWriteDeadline(longAgo)
+	}
+}
+
+// silent reports whether the client has sent nothing yet.
+func (c *conn) silent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.heard
+}
