@@ -17,6 +17,7 @@ etcd         etcd             etcd-server
 etcdctl      etcdctl          etcd-client
 docker       dockerd          docker.io
 iptables     iptables         iptables
+ip           ip               iproute2
 busybox      busybox          busybox-static
 debootstrap  debootstrap      debootstrap
 systemd      systemd-analyze  systemd

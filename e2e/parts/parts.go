@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -23,6 +24,7 @@ const requireVariable = "KVD_REQUIRE_PARTS"
 //	docker    an engine that answers at its socket, or dockerd and the right to start it
 //	systemd   what it takes to run systemd as PID 1 in a container: docker and debootstrap
 //	root      the rights of user 0
+//	netns     the right to make network namespaces, and ip, iptables and nsenter to furnish them
 //	python3-etcd  the Debian package of that name, for SystemPython
 //	node-etcd     that npm package in NodeModules, and node
 func Need(t testing.TB, part string) {
@@ -72,6 +74,8 @@ func missing(part string) string {
 			return "this test changes what only root may change"
 		}
 		return ""
+	case "netns":
+		return firstOf(missing("ip"), missing("iptables"), missing("nsenter"), missingNamespaces())
 	case "python3-etcd":
 		if err := exec.Command(SystemPython, "-c", "import etcd").Run(); err != nil {
 			return fmt.Sprintf("%s cannot import etcd: %v", SystemPython, err)
@@ -92,6 +96,15 @@ func missing(part string) string {
 	}
 	if _, err := lookPath(part); err != nil {
 		return err.Error()
+	}
+	return ""
+}
+
+func missingNamespaces() string {
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := cmd.Run(); err != nil {
+		return fmt.Sprintf("a network namespace cannot be made: %v", err)
 	}
 	return ""
 }
