@@ -71,21 +71,18 @@ func (c *conn) setSince(t time.Duration) {
 // SetReadDeadline bounds reads, also the one under way; the zero time lifts the bound.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t.IsZero() {
-		return c.setReadBy(0, false)
+	c.readBy, c.late = 0, false
+	if !t.IsZero() {
+		c.readBy = t.Sub(c.door.opened)
+		c.late = c.readBy <= c.door.clock()
 	}
-	by := t.Sub(c.door.opened)
-	return c.setReadBy(by, by <= c.door.clock())
-}
-
-func (c *conn) setReadBy(by time.Duration, late bool) error {
-	c.readBy, c.late = by, late
-	switch {
-	case late && c.reading && !c.woken:
+	if c.late && c.reading && !c.woken {
 		c.woken = true
+		c.mu.Unlock() // which the Read that ends now needs
 		return c.Conn.SetReadDeadline(longAgo)
-	case !late && c.woken:
+	}
+	defer c.mu.Unlock()
+	if !c.late && c.woken {
 		c.woken = false
 		return c.Conn.SetReadDeadline(time.Time{})
 	}
@@ -140,7 +137,11 @@ func (c *conn) lookAfter(now time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.readBy != 0 && c.readBy <= now && !c.late {
-		c.setReadBy(c.readBy, true)
+		c.late = true
+		if c.reading {
+			c.woken = true
+			c.Conn.SetReadDeadline(longAgo)
+		}
 	}
 	if c.since != 0 && now-c.since >= answerTimeout+roundInterval { // the clock had stood for up to one round
 		c.Conn.SetWriteDeadline(longAgo)
