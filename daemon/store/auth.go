@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/snapfile"
 )
 
 // The names that mean something by themselves.
@@ -657,49 +658,49 @@ func appendLength(b []byte, length int, isNil bool) []byte {
 	return binary.AppendUvarint(b, uint64(length)+1)
 }
 
-func (l *loader) authItem(item *itemReader) error {
+func (l *loader) authItem(item *snapfile.Item) error {
 	a := l.state.auth
-	if len(item.data) == 0 {
-		return damaged("an item of access control is empty")
+	if item.Len() == 0 {
+		return snapfile.Damaged("an item of access control is empty")
 	}
-	switch item.data[0] {
+	switch item.Peek() {
 	case itemAuth:
-		item.tag(itemAuth)
-		a.Revision = item.uint()
-		switch flag := item.uint(); flag {
+		item.Tag(itemAuth)
+		a.Revision = item.Uint()
+		switch flag := item.Uint(); flag {
 		case 0, 1:
 			a.Enabled = flag == 1
 		default:
-			item.fail()
+			item.Fail()
 		}
 		l.auth++
 	case itemUser:
-		item.tag(itemUser)
-		u := User{Name: item.text(), Hash: command.Secret(item.text())}
-		u.Roles = readList(item, item.text)
+		item.Tag(itemUser)
+		u := User{Name: item.Text(), Hash: command.Secret(item.Text())}
+		u.Roles = readList(item, item.Text)
 		a.users[u.Name] = u
 		l.state.include(u)
 	case itemRole:
-		item.tag(itemRole)
-		span := func() kv.KeyRange { return kv.KeyRange{From: item.text(), To: item.text()} }
-		r := Role{Name: item.text()}
+		item.Tag(itemRole)
+		span := func() kv.KeyRange { return kv.KeyRange{From: item.Text(), To: item.Text()} }
+		r := Role{Name: item.Text()}
 		r.Read, r.Write = readList(item, span), readList(item, span)
 		a.roles[r.Name] = r
 		l.state.include(r)
 	default:
-		item.fail()
+		item.Fail()
 	}
 	return nil
 }
 
 // readList reads what appendLength and its items have written.
-func readList[T any](r *itemReader, one func() T) []T {
-	length := r.uint()
+func readList[T any](r *snapfile.Item, one func() T) []T {
+	length := r.Uint()
 	if length == 0 {
 		return nil
 	}
 	list := []T{}
-	for ; length > 1 && !r.failed; length-- {
+	for ; length > 1 && !r.Failed(); length-- {
 		list = append(list, one())
 	}
 	return list

@@ -20,6 +20,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/pkg/fuzztest"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/snapfile"
 )
 
 // furnished returns a replica with something in every section of a snapshot.
@@ -131,31 +132,26 @@ func TestTheLargestRequestsOverOneKeyAreRestored(t *testing.T) {
 	const largest = 32 << 20 // what the daemon may be set to accept
 	const small = 1 << 20    // what takes no gigabyte to try
 	// A block may be nearly full when it gets an event with two values; more than blockSize is not needed beside them.
-	const room = blockSizeMax - 2*largest
-	if room < 2*blockSize {
+	const room = snapfile.BlockSizeMax - 2*largest
+	if room < 2*snapfile.BlockSize {
 		t.Fatalf("beside the two largest values there is room for %d bytes", room)
 	}
 	r := newReplica(t)
 	value := strings.Repeat("v", small)
 	r.apply(set("/a", value), set("/a", value))
-	var written bytes.Buffer
-	if _, err := r.Snapshot().writeTo(&written, 2*small+2*blockSize); err != nil {
-		t.Fatal(err)
+	written := r.snapshot()
+	_, parts := dismantle(written)
+	for _, p := range parts {
+		if p.raw > 2*small+2*snapfile.BlockSize {
+			t.Errorf("a block of section %d has %d bytes", p.section&^snapfile.Critical, p.raw)
+		}
 	}
 	got := newReplica(t)
-	if err := got.Restore(&written); err != nil {
+	if err := got.Restore(bytes.NewReader(written)); err != nil {
 		t.Fatal(err)
 	}
 	if got.Sum() != r.Sum() {
 		t.Error("it is not the same")
-	}
-}
-
-func TestASnapshotThatCouldNotBeReadIsNotWritten(t *testing.T) {
-	r := newReplica(t)
-	r.apply(set("/a", strings.Repeat("v", 2*blockSize)))
-	if _, err := r.Snapshot().writeTo(io.Discard, 2*blockSize); err == nil {
-		t.Error("written")
 	}
 }
 
@@ -256,13 +252,13 @@ type part struct {
 
 // dismantle takes a snapshot apart without a look at its sums.
 func dismantle(snapshot []byte) (head []byte, parts []part) {
-	head, rest := snapshot[:len(snapshotMagic)+4], snapshot[len(snapshotMagic)+4:]
-	for len(rest) >= blockHeaderSize {
+	head, rest := snapshot[:snapfile.HeadSize], snapshot[snapfile.HeadSize:]
+	for len(rest) >= snapfile.BlockHeaderSize {
 		p := part{section: rest[0], codec: rest[1], items: binary.LittleEndian.Uint32(rest[4:]), raw: binary.LittleEndian.Uint32(rest[8:])}
-		length := min(int(binary.LittleEndian.Uint32(rest[12:])), len(rest)-blockHeaderSize)
-		p.data, rest = rest[blockHeaderSize:blockHeaderSize+length], rest[blockHeaderSize+length:]
+		length := min(int(binary.LittleEndian.Uint32(rest[12:])), len(rest)-snapfile.BlockHeaderSize)
+		p.data, rest = rest[snapfile.BlockHeaderSize:snapfile.BlockHeaderSize+length], rest[snapfile.BlockHeaderSize+length:]
 		parts = append(parts, p)
-		if p.section == sectionEnd {
+		if p.section == snapfile.End {
 			break
 		}
 	}
@@ -274,7 +270,7 @@ func assemble(head []byte, parts []part) []byte {
 	b := bytes.Clone(head)
 	for _, p := range parts {
 		b = append(b, p.section, p.codec, 0, 0)
-		for _, n := range []uint32{p.items, p.raw, uint32(len(p.data)), crc32.Checksum(p.data, castagnoli)} {
+		for _, n := range []uint32{p.items, p.raw, uint32(len(p.data)), crc32.Checksum(p.data, snapfile.Castagnoli)} {
 			b = binary.LittleEndian.AppendUint32(b, n)
 		}
 		b = append(b, p.data...)
@@ -292,11 +288,11 @@ func unpacked(t testing.TB, snapshot []byte) []byte {
 	defer decoder.Close()
 	head, parts := dismantle(snapshot)
 	for i := range parts {
-		if parts[i].codec == codecZstd {
+		if parts[i].codec == snapfile.CodecZstd {
 			if parts[i].data, err = decoder.DecodeAll(parts[i].data, nil); err != nil {
 				t.Fatal(err)
 			}
-			parts[i].codec = codecNone
+			parts[i].codec = snapfile.CodecNone
 		}
 	}
 	return assemble(head, parts)
@@ -327,11 +323,11 @@ func TestSectionsOfLaterVersionsAreSkippedUnlessCritical(t *testing.T) {
 	if evidence(got) != want {
 		t.Error("an optional section changed what was restored")
 	}
-	err := got.Restore(bytes.NewReader(with(items(critical|0x20, "what is this?"))))
+	err := got.Restore(bytes.NewReader(with(items(snapfile.Critical|0x20, "what is this?"))))
 	if !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "32") {
 		t.Errorf("a critical section: %v", err)
 	}
-	for _, section := range []byte{0x20, critical | 0x20} {
+	for _, section := range []byte{0x20, snapfile.Critical | 0x20} {
 		if err := got.Restore(bytes.NewReader(with(items(section)))); !errors.Is(err, ErrSnapshot) {
 			t.Errorf("section %#x without items: %v", section, err)
 		}
@@ -341,12 +337,12 @@ func TestSectionsOfLaterVersionsAreSkippedUnlessCritical(t *testing.T) {
 func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 	r := furnished(t)
 	for name, change := range map[string]func(head []byte, parts *[]part){
-		"another format":      func(head []byte, _ *[]part) { head[len(snapshotMagic)]++ },
+		"another format":      func(head []byte, _ *[]part) { head[len(snapfile.Magic)]++ },
 		"another magic":       func(head []byte, _ *[]part) { head[0]++ },
 		"an unknown codec":    func(_ []byte, p *[]part) { (*p)[1].codec = 9 },
-		"not what is packed":  func(_ []byte, p *[]part) { (*p)[1].codec = codecZstd },
+		"not what is packed":  func(_ []byte, p *[]part) { (*p)[1].codec = snapfile.CodecZstd },
 		"another raw length":  func(_ []byte, p *[]part) { (*p)[1].raw++ },
-		"an enormous block":   func(_ []byte, p *[]part) { (*p)[1].raw = blockSizeMax + 1 },
+		"an enormous block":   func(_ []byte, p *[]part) { (*p)[1].raw = snapfile.BlockSizeMax + 1 },
 		"an item too many":    func(_ []byte, p *[]part) { (*p)[1].items++ },
 		"an item too few":     func(_ []byte, p *[]part) { (*p)[1].items-- },
 		"a block twice":       func(_ []byte, p *[]part) { (*p)[2] = (*p)[1] },
@@ -356,27 +352,27 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 		"a shorter item":      func(_ []byte, p *[]part) { (*p)[1].data[0]-- },
 		"a changed value":     func(_ []byte, p *[]part) { (*p)[1].data[12]++ },
 		"a newer level":       func(_ []byte, p *[]part) { (*p)[0].data[4] = command.Level + 1 },
-		"a record as a dir":   func(_ []byte, p *[]part) { (*p)[1].section = sectionDirs },
-		"no root directory":   func(_ []byte, p *[]part) { *p = []part{(*p)[0], items(sectionEnd, string(make([]byte, 7+16)))} },
-		"a member of letters": func(_ []byte, p *[]part) { (*p)[4] = items(sectionMembers, "member") },
+		"a record as a dir":   func(_ []byte, p *[]part) { (*p)[1].section = snapfile.Dirs },
+		"no root directory":   func(_ []byte, p *[]part) { *p = []part{(*p)[0], items(snapfile.End, string(make([]byte, 7+16)))} },
+		"a member of letters": func(_ []byte, p *[]part) { (*p)[4] = items(snapfile.Members, "member") },
 		"a write as a member": func(_ []byte, p *[]part) {
 			b := command.Batch{Commands: []command.Command{{Body: set("/a", "")}}}
-			(*p)[4] = items(sectionMembers, string(b.Append(nil)))
+			(*p)[4] = items(snapfile.Members, string(b.Append(nil)))
 		},
 		"no access control":          func(_ []byte, p *[]part) { *p = append((*p)[:6], (*p)[7:]...) },
 		"access control twice":       func(_ []byte, p *[]part) { *p = append((*p)[:7], (*p)[6:]...) },
 		"auth of neither on nor off": func(_ []byte, p *[]part) { (*p)[6].data[4+2] = 2 },
 		"a right of no kind":         func(_ []byte, p *[]part) { (*p)[6].data[4] = 'x' },
-		"an empty right":             func(_ []byte, p *[]part) { (*p)[6] = items(sectionAuth, "") },
+		"an empty right":             func(_ []byte, p *[]part) { (*p)[6] = items(snapfile.Auth, "") },
 		"a changed right":            func(_ []byte, p *[]part) { data := (*p)[6].data; data[len(data)-3]++ },
-		"an event without node":      func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x00\x00") },
-		"an event of a directory":    func(_ []byte, p *[]part) { (*p)[5] = items(sectionHistory, "\x00", "\x03set\x02\x00") },
+		"an event without node":      func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x00\x00") },
+		"an event of a directory":    func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x02\x00") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			head, parts := dismantle(unpacked(t, r.snapshot()))
-			for i, section := range []byte{sectionHeader, sectionRecords, sectionDirs, sectionLeases, sectionMembers, sectionHistory, sectionAuth, sectionEnd} {
+			for i, section := range []byte{snapfile.Header, snapfile.Records, snapfile.Dirs, snapfile.Leases, snapfile.Members, snapfile.History, snapfile.Auth, snapfile.End} {
 				if parts[i].section != section {
-					t.Fatalf("part %d is of section %d", i, parts[i].section&^critical)
+					t.Fatalf("part %d is of section %d", i, parts[i].section&^snapfile.Critical)
 				}
 			}
 			target := newReplica(t)
@@ -405,7 +401,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add(unpacked(f, r.snapshot()), true)
 	f.Add(r.snapshot(), false)
 	f.Fuzz(func(t *testing.T, data []byte, sealed bool) {
-		if len(data) < len(snapshotMagic)+4 {
+		if len(data) < snapfile.HeadSize {
 			return
 		}
 		snapshot := assemble(dismantle(data))
@@ -416,8 +412,8 @@ func FuzzRestore(f *testing.F) {
 		target.apply(set("/mine", ""))
 		before := evidence(target)
 		var err error
-		// The sizes that a block tells are believed up to blockSizeMax, when zstd confirms them.
-		fuzztest.WantBounded(t, 4*blockSizeMax+1024*uint64(len(data)), func() { err = target.Restore(bytes.NewReader(snapshot)) })
+		// The sizes that a block tells are believed up to snapfile.BlockSizeMax, when zstd confirms them.
+		fuzztest.WantBounded(t, 4*snapfile.BlockSizeMax+1024*uint64(len(data)), func() { err = target.Restore(bytes.NewReader(snapshot)) })
 		switch {
 		case err == nil:
 			checkRestored(t, target)
@@ -459,7 +455,7 @@ func sealEnd(snapshot []byte) []byte {
 	l.state.dirs.Clear()
 	l.state.sum, l.state.bytes = Sum{}, 0
 	for i, p := range parts {
-		if p.section == sectionEnd {
+		if p.section == snapfile.End {
 			l.state.include(l.state.auth)
 			var end []byte
 			for _, n := range l.counts() {
@@ -467,10 +463,10 @@ func sealEnd(snapshot []byte) []byte {
 			}
 			end = binary.LittleEndian.AppendUint64(end, l.state.sum.hi)
 			end = binary.LittleEndian.AppendUint64(end, l.state.sum.lo)
-			parts[i] = items(sectionEnd, string(end))
+			parts[i] = items(snapfile.End, string(end))
 			break
 		}
-		if p.codec != codecNone || l.block(p.section, p.items, p.data) != nil {
+		if p.codec != snapfile.CodecNone || snapfile.Items(p.items, p.data, func(item []byte) error { return l.item(p.section, item) }) != nil {
 			break
 		}
 	}

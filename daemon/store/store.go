@@ -29,7 +29,7 @@ const firstRevision = 1
 // DefaultHistoryLength is how many events a watcher can look back on.
 const DefaultHistoryLength = 1000
 
-// Machine is the state behind a lock. Apply, TakeEvents, Snapshot and Restore are for the one
+// Machine is the state behind a lock. Apply, TakeEvents and Restore are for the one
 // goroutine that applies the log; all other methods are safe from any goroutine.
 type Machine struct {
 	mu     sync.RWMutex // guards state and counts

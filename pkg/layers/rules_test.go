@@ -19,7 +19,7 @@ var plan = []layer{
 
 	{"daemon", []string{"daemon/...", "pkg/..."}, "it composes the rooms of the daemon; agents reach a store over the network only"},
 	{"daemon/command", []string{"pkg/kv"}, "what the log holds must mean the same in ten years, whatever the rest becomes"},
-	{"daemon/store", []string{"daemon/command", "pkg/kv"}, "members stay equal only while apply depends on its input alone"},
+	{"daemon/store", []string{"daemon/command", "pkg/kv", "pkg/snapfile"}, "members stay equal only while apply depends on its input alone"},
 	{"daemon/watch", []string{"daemon/store", "daemon/command", "pkg/kv"}, "the hub reads changes; it neither makes nor transports them"},
 	{"daemon/raftnode", []string{"daemon/command", "daemon/raftnode/...", "pkg/..."}, "it replicates bytes for a Machine and must not know what they mean"},
 	{"daemon/service", []string{"daemon/raftnode", "daemon/watch", "daemon/store", "daemon/command", "pkg/..."}, "operations are free of any API, so that all APIs agree"},
@@ -45,6 +45,7 @@ var plan = []layer{
 	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
 	{"pkg/program", []string{"pkg/spelling"}, "the life of a process is the same whatever the process does"},
 	{"pkg/spelling", nil, "letters need nobody"},
+	{"pkg/snapfile", nil, "the form of a file outlives those who write and read it"},
 	{"pkg/layers", nil, "it reads sources"},
 	{"templates", nil, "files and the folder that embeds them"},
 	{"units", nil, "files and the tests that verify them"},
