@@ -1,0 +1,129 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+)
+
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+// open makes a stream to a member. ctx bounds it, and so do connectTimeout and helloTimeout.
+func (n *Network) open(ctx context.Context, to uint64, k kind) (*stream, error) {
+	cluster, self := n.config.Self()
+	if cluster == 0 {
+		return nil, errNoMember
+	}
+	address, ok := n.config.Address(to)
+	if !ok {
+		return nil, ErrUnknownMember
+	}
+	conn, err := connect(ctx, n.config.Dial, address, n.config.TLS)
+	if err != nil {
+		return nil, err
+	}
+	early, err := bounded(ctx, conn, func() ([]byte, error) {
+		return hello{kind: k, cluster: cluster, from: self, to: to}.say(conn, address)
+	})
+	if err != nil {
+		conn.Close()
+		return nil, explain(err, address)
+	}
+	return n.adopt(&stream{Conn: conn, kind: k, member: to, early: early})
+}
+
+// connect connects to address, over TLS if t is not nil. An error names the address.
+func connect(ctx context.Context, dial dialFunc, address string, t *TLS) (net.Conn, error) {
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	soon, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := dial(soon, "tcp", address)
+	if err != nil {
+		return nil, err // a net.OpError names the address
+	}
+	tune(conn)
+	if t == nil {
+		return conn, nil
+	}
+	secure := tls.Client(conn, clientConfig(t.Client, address))
+	_, err = bounded(ctx, secure, func() ([]byte, error) {
+		if err := secure.Handshake(); err != nil {
+			return nil, err
+		}
+		return nil, t.verify(secure.ConnectionState())
+	})
+	if err != nil {
+		conn.Close()
+		return nil, explain(err, address)
+	}
+	return secure, nil
+}
+
+// bounded runs a conversation over conn that ends with ctx, and within helloTimeout.
+func bounded(ctx context.Context, conn net.Conn, talk func() ([]byte, error)) ([]byte, error) {
+	conn.SetDeadline(time.Now().Add(helloTimeout))
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	result, err := talk()
+	if !stop() {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return result, conn.SetDeadline(time.Time{})
+}
+
+// clientConfig returns c for one connection to address.
+func clientConfig(c *tls.Config, address string) *tls.Config {
+	c = c.Clone()
+	c.NextProtos = []string{"http/1.1"}
+	if c.ServerName == "" {
+		c.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	return c
+}
+
+// serverConfig returns c for the peer port, where nothing but HTTP/1.1 is spoken.
+func serverConfig(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	c.NextProtos = []string{"http/1.1"}
+	if choose := c.GetConfigForClient; choose != nil {
+		c.GetConfigForClient = func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+			chosen, err := choose(info)
+			if chosen == nil || err != nil || slices.Equal(chosen.NextProtos, []string{"http/1.1"}) {
+				return chosen, err
+			}
+			return serverConfig(chosen), nil
+		}
+	}
+	return c
+}
+
+// explain returns err, of a conversation with what listens at address, in words that name address,
+// cause and remedy.
+func explain(err error, address string) error {
+	var refusal *Refusal
+	var record tls.RecordHeaderError
+	var certificate *tls.CertificateVerificationError
+	var network *net.OpError
+	timeout, _ := errors.AsType[net.Error](err)
+	switch {
+	case errors.As(err, &refusal):
+		return err // it names the address
+	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
+		err = errSpeaksPlain
+	case errors.As(err, &certificate):
+		err = fmt.Errorf("its certificate is not accepted: %w; compare it with --peer-trusted-ca-file", err)
+	case errors.As(err, &network) && network.Op == "remote error":
+		err = fmt.Errorf("it does not accept this member's certificate (%w): compare --peer-cert-file here with --peer-trusted-ca-file there", network.Err)
+	case timeout != nil && timeout.Timeout():
+		err = fmt.Errorf("it accepts connections, but does not answer: is the process there stopped or overloaded? (%w)", err)
+	}
+	return fmt.Errorf("%s: %w", address, err)
+}
