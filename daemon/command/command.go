@@ -13,7 +13,12 @@ import (
 )
 
 // Level is the feature level that this build writes and the highest that it can execute.
-const Level = 2
+const Level = 3
+
+// SequenceWindow is how far the sequences of one origin may lie apart for the state to tell which of
+// them were executed: what is this much or more below the newest counts as executed. An origin has
+// fewer commands than that on their way at a time.
+const SequenceWindow = 4096
 
 // Type tells the commands apart. The numbers are part of the log format.
 type Type uint64
@@ -30,6 +35,8 @@ const (
 	TypeAuthEnable      Type = 8
 	TypeAuthUser        Type = 9
 	TypeAuthRole        Type = 10
+	TypeMemberRemove    Type = 11
+	TypeCheck           Type = 12
 )
 
 // Body is the payload of a command: kv.Write or one of this package's types.
@@ -37,7 +44,9 @@ type Body any
 
 // Command is one change, and who asked for it.
 type Command struct {
-	Origin   uint64 // boot id of the member that took the request in, 0 for none
+	// Origin and Sequence tell commands apart: one that comes a second time, because nobody knew
+	// whether it had come the first time, is not executed again.
+	Origin   uint64 // boot id of the member's process that took the request in; 0 is none, and always executed
 	Sequence uint64 // of the request at its origin
 
 	// User is who asked; "" is somebody without a name. AuthRevision is that of the access control
@@ -92,6 +101,20 @@ type Member struct {
 	PeerURLs   []string
 	ClientURLs []string
 	Voter      bool
+	Learner    bool // does not vote and is not to, until somebody promotes it
+}
+
+// MemberRemove takes a member out of the cluster. Its ID never comes back.
+type MemberRemove struct {
+	ID uint64
+}
+
+// Check tells all members what the state of one of them amounts to at a place in the log, for each to
+// compare with its own. It changes nothing that is replicated.
+type Check struct {
+	Member uint64   // whose state it is
+	Index  uint64   // of the last log entry executed
+	Sum    [16]byte // of the state then: store.Sum.Bytes
 }
 
 // Batch is the content of one raft log entry. Its commands are independent: each has its own
@@ -107,6 +130,10 @@ type Batch struct {
 type Result struct {
 	kv.Result
 	Err error
+
+	// Repeated says that the command was executed before, or is so old that it counts as executed. It
+	// has changed nothing now. What came of it the first time is told only by the result it had then.
+	Repeated bool
 
 	// Changed is what an AuthUser or AuthRole has made: a store.User or store.Role, else nil.
 	Changed any

@@ -54,8 +54,14 @@ func batches() *rapid.Generator[Batch] {
 		rapid.Map(rapid.Uint64(), func(n uint64) Body { return LeaseRevoke{ID: n} }),
 		rapid.Just(Body(Tick{})),
 		rapid.Map(rapid.SliceOfN(text, 1, 3), func(urls []string) Body {
-			return Member{ID: 7, Name: "n", PeerURLs: urls, ClientURLs: urls, Voter: len(urls) > 1}
+			return Member{ID: 7, Name: "n", PeerURLs: urls, ClientURLs: urls, Voter: len(urls) > 1, Learner: len(urls) > 2}
 		}),
+		rapid.Map(rapid.Uint64(), func(n uint64) Body { return MemberRemove{ID: n} }),
+		rapid.Map(rapid.Custom(func(t *rapid.T) Check {
+			c := Check{Member: rapid.Uint64().Draw(t, "member"), Index: rapid.Uint64().Draw(t, "index")}
+			copy(c.Sum[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "sum"))
+			return c
+		}), func(c Check) Body { return c }),
 	)
 	return rapid.Custom(func(t *rapid.T) Batch {
 		b := Batch{Level: rapid.Uint32Range(0, Level).Draw(t, "level"), Clock: rapid.Int64().Draw(t, "clock"), WallOffset: rapid.Int64().Draw(t, "offset")}
@@ -93,6 +99,10 @@ func TestWhatThisVersionDoesNotKnowIsAFormatError(t *testing.T) {
 		"a type of 33 bits":   appendBytes(bytes.Clone(valid), 4, appendUint(nil, 1, 1<<32|uint64(TypeTick))),
 		"a lease with a name": appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeLeaseGrant)), 6, appendBytes(nil, 3, []byte("n")))),
 		"an expire of more":   appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeExpire)), 6, appendBytes(nil, 2, []byte("n")))),
+		"a removal of more":   appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeMemberRemove)), 6, appendUint(nil, 2, 1))),
+		"a check of no sum":   appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeCheck)), 6, appendUint(nil, 1, 1))),
+		"a sum of 15 bytes":   appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeCheck)), 6, appendBytes(nil, 3, make([]byte, 15)))),
+		"a sum of 17 bytes":   appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeCheck)), 6, appendBytes(nil, 3, make([]byte, 17)))),
 		"no operation":        appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeWrite))),
 		"a role that is put":  appendBytes([]byte{format}, 4, appendBytes(appendUint(nil, 1, uint64(TypeAuthRole)), 6, appendUint(nil, 1, uint64(AuthPut)))),
 		"a user of no op":     appendBytes([]byte{format}, 4, appendUint(nil, 1, uint64(TypeAuthUser))),
@@ -102,6 +112,13 @@ func TestWhatThisVersionDoesNotKnowIsAFormatError(t *testing.T) {
 		if !errors.As(err, &format) {
 			t.Errorf("%s: got %v, want a FormatError", name, err)
 		}
+	}
+}
+
+func TestAnEntryOfALaterVersionSaysToUpgradeThisMember(t *testing.T) {
+	_, err := Decode((&Batch{Level: Level + 1, Commands: []Command{{Body: Tick{}}}}).Append(nil))
+	if want := fmt.Sprintf("needs feature level %d, this version has %d: upgrade this member", Level+1, Level); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want it to say %q", err, want)
 	}
 }
 
@@ -117,7 +134,7 @@ func FuzzDecode(f *testing.F) {
 	ends := []LeaseEnd{{Lease: 7, Deadline: 1e9}, {Lease: 1 << 63}}
 	for _, body := range []Body{
 		kv.Write{Op: kv.OpSet, Key: "/k", Value: "v", Lease: 7}, Expire{ends}, LeaseGrant{7, time.Minute}, LeaseRevoke{7}, LeaseCheckpoint{ends},
-		Member{ID: 1, Name: "m", PeerURLs: []string{"http://p"}},
+		Member{ID: 1, Name: "m", PeerURLs: []string{"http://p"}, Learner: true}, MemberRemove{7}, Check{Member: 1, Index: 9, Sum: [16]byte{1, 2, 15: 3}},
 	} {
 		f.Add((&Batch{Level: Level, Clock: 5, Commands: []Command{{Body: body}}}).Append(nil))
 	}

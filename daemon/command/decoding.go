@@ -90,6 +90,11 @@ func decodeBody(kind Type, data []byte) (Body, error) {
 		return Tick{}, nil
 	case TypeMember:
 		return decodeMember(data)
+	case TypeMemberRemove:
+		id, err := decodeID("a member's removal", data)
+		return MemberRemove{id}, err
+	case TypeCheck:
+		return decodeCheck(data)
 	case TypeAuthEnable:
 		return decodeAuthEnable(data)
 	case TypeAuthUser:
@@ -100,15 +105,8 @@ func decodeBody(kind Type, data []byte) (Body, error) {
 		id, ttl, err := decodePair("a lease grant", data)
 		return LeaseGrant{id, time.Duration(ttl)}, err
 	case TypeLeaseRevoke:
-		var r LeaseRevoke
-		err := fields(data, func(number protowire.Number, v value) error {
-			if number != 1 {
-				return formatErrorf("unknown field %d of a lease revoke", number)
-			}
-			r.ID = v.number
-			return nil
-		})
-		return r, err
+		id, err := decodeID("a lease revoke", data)
+		return LeaseRevoke{id}, err
 	case TypeLeaseCheckpoint:
 		ends, err := decodeLeaseEnds("a lease checkpoint", data)
 		return LeaseCheckpoint{ends}, err
@@ -155,6 +153,18 @@ func decodeWrite(data []byte) (Body, error) {
 	return w, err
 }
 
+// decodeID reads the one number of a message.
+func decodeID(what string, data []byte) (id uint64, err error) {
+	err = fields(data, func(number protowire.Number, v value) error {
+		if number != 1 {
+			return formatErrorf("unknown field %d of %s", number, what)
+		}
+		id = v.number
+		return nil
+	})
+	return id, err
+}
+
 // decodePair reads the two numbers of a message about a lease.
 func decodePair(what string, data []byte) (lease uint64, number int64, err error) {
 	err = fields(data, func(field protowire.Number, v value) error {
@@ -197,12 +207,40 @@ func decodeMember(data []byte) (Body, error) {
 			m.ClientURLs = append(m.ClientURLs, string(v.bytes))
 		case 5:
 			m.Voter = v.number != 0
+		case 6:
+			m.Learner = v.number != 0
 		default:
 			return formatErrorf("unknown field %d of a member", number)
 		}
 		return nil
 	})
 	return m, err
+}
+
+func decodeCheck(data []byte) (Body, error) {
+	var c Check
+	summed := false
+	err := fields(data, func(number protowire.Number, v value) error {
+		switch number {
+		case 1:
+			c.Member = v.number
+		case 2:
+			c.Index = v.number
+		case 3:
+			if len(v.bytes) != len(c.Sum) {
+				return formatErrorf("a sum of %d bytes", len(v.bytes))
+			}
+			copy(c.Sum[:], v.bytes)
+			summed = true
+		default:
+			return formatErrorf("unknown field %d of a check", number)
+		}
+		return nil
+	})
+	if err == nil && !summed {
+		err = formatErrorf("a check without a sum")
+	}
+	return c, err
 }
 
 // value is a field's payload: number for varints, bytes for the rest.

@@ -64,6 +64,10 @@ func (c *Command) append(dst []byte) []byte {
 		kind = TypeTick
 	case Member:
 		kind, body = TypeMember, appendMember(nil, v)
+	case MemberRemove:
+		kind, body = TypeMemberRemove, appendUint(nil, 1, v.ID)
+	case Check:
+		kind, body = TypeCheck, appendBytes(appendUint(appendUint(nil, 1, v.Member), 2, v.Index), 3, v.Sum[:])
 	case LeaseGrant:
 		kind, body = TypeLeaseGrant, appendInt(appendUint(nil, 1, v.ID), 2, int64(v.TTL))
 	case LeaseRevoke:
@@ -137,6 +141,9 @@ func appendMember(dst []byte, m Member) []byte {
 	}
 	if m.Voter {
 		dst = appendUint(dst, 5, 1)
+	}
+	if m.Learner {
+		dst = appendUint(dst, 6, 1)
 	}
 	return dst
 }

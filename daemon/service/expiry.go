@@ -118,6 +118,6 @@ func (s *Service) hold(now int64) (due store.Due, settle func()) {
 }
 
 func sameMember(a, b command.Member) bool {
-	return a.ID == b.ID && a.Name == b.Name && a.Voter == b.Voter &&
+	return a.ID == b.ID && a.Name == b.Name && a.Voter == b.Voter && a.Learner == b.Learner &&
 		slices.Equal(a.PeerURLs, b.PeerURLs) && slices.Equal(a.ClientURLs, b.ClientURLs)
 }

@@ -181,14 +181,18 @@ func (s *Service) Alarms() []string {
 func (s *Service) Members() []command.Member { return s.state.machine.Members() }
 
 // Publish makes m known to all members as what it says. It writes only if they know otherwise.
+// Errors by Kind: Invalid if m was removed from the cluster, and those of the log.
 func (s *Service) Publish(ctx context.Context, m command.Member) error {
 	for _, known := range s.Members() {
 		if known.ID == m.ID && sameMember(known, m) {
 			return nil
 		}
 	}
-	_, err := s.log.Propose(ctx, command.Command{Body: m})
-	return err
+	result, err := s.log.Propose(ctx, command.Command{Body: m})
+	if err != nil {
+		return err
+	}
+	return result.Err
 }
 
 // Close ends all watches.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/snapfile"
 )
 
 // Audit counts everything again, from the records, directories and leases alone, and returns the
@@ -118,8 +119,23 @@ func (m *Machine) Audit() error {
 	if s.bytes != bytes {
 		return fmt.Errorf("the running size is %d bytes, recomputed it is %d", s.bytes, bytes)
 	}
-	if !s.sum.Equal(sum) {
-		return fmt.Errorf("the running sum is %v, recomputed it is %v", s.sum, sum)
+	if !s.items.Equal(sum) {
+		return fmt.Errorf("the running sum is %v, recomputed it is %v", s.items, sum)
+	}
+	return s.origins.audit()
+}
+
+// audit is Audit for the origins.
+func (os *origins) audit() error {
+	recounted := newOrigins()
+	for _, o := range os.list() {
+		again := snapfile.NewItem(o.appendTo(nil))
+		if read := readOrigin(again); again.Failed() || *read != o || os.at[o.id].id != o.id || !recounted.load(read) {
+			return fmt.Errorf("impossible origin %x: newest %d", o.id, o.newest)
+		}
+	}
+	if recounted.used > os.used || !recounted.sum.Equal(os.sum) {
+		return fmt.Errorf("origins have executed %d commands, sum %v; recomputed %d, %v", os.used, os.sum, recounted.used, recounted.sum)
 	}
 	return nil
 }

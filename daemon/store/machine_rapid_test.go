@@ -45,19 +45,29 @@ const trialHistory = 7
 var leaseIDs = []uint64{1, 2, 3, 1 << 63, implicitLease - 1, implicitLease | 2, implicitLease | 1<<48, 0}
 
 func newTrial(t *rapid.T) *trial {
-	start := func() *replica { return &replica{t: t, Machine: New(trialHistory)} }
+	start := func() *replica { return trialReplica(t) }
 	tr := &trial{model: newModel(), whole: start(), single: start(), reborn: start(), mirror: mirror{}}
 	tr.whole.shortListing = 0 // it keeps every listing
 	return tr
+}
+
+func trialReplica(t *rapid.T) *replica {
+	r := &replica{t: t, Machine: New(trialHistory)}
+	r.state.origins.max = modelOrigins
+	return r
 }
 
 func (tr *trial) drawBody(t *rapid.T) command.Body {
 	due := tr.whole.Due(int64(tr.whole.now), 10)
 	tr.stale = append(append(tr.stale, due.Ended...), due.Silent...)
 	lease := rapid.SampledFrom(leaseIDs)
-	switch choice := rapid.IntRange(0, 27).Draw(t, "what"); {
+	switch choice := rapid.IntRange(0, 30).Draw(t, "what"); {
 	case choice == 0:
 		return command.Tick{}
+	case choice == 30:
+		return drawCheck(t)
+	case choice > 27:
+		return drawMember(t)
 	case choice > 24:
 		return drawAuth(t)
 	case choice < 4 && len(tr.stale) > 0:
@@ -118,22 +128,32 @@ func (tr *trial) step(t *rapid.T) {
 	tr.reborn.applyAll(commands...)
 	for i, c := range commands {
 		var alone command.Result
-		for _, part := range parts(c.Body) {
+		bodies := parts(c.Body)
+		if results[i].Repeated {
+			bodies = []command.Body{c.Body}
+		}
+		for n, part := range bodies {
 			before, index := maps.Collect(records(tr.single)), tr.single.Index()
 			growth := growthExpected(tr.single, part)
 			bytes := tr.single.Bytes()
 			cut := c
-			cut.Body = part
+			if cut.Body = part; n > 0 {
+				cut.Origin = 0
+			}
 			alone = tr.single.applyAll(cut)[0]
-			if !isAuth(part) {
+			if !isAuth(part) && !alone.Repeated {
 				checkGrowth(t, part, alone.Err, tr.single.Bytes()-bytes, growth)
 			}
 			checkChanges(t, part, before, index, alone, tr.single.Machine)
 		}
 
-		want, err := tr.model.execute(c)
+		want := command.Result{Repeated: true}
+		if tr.model.first(c) {
+			want.Repeated = false
+			want.Result, want.Err = tr.model.execute(c)
+		}
 		for _, got := range []command.Result{results[i], alone} {
-			checkResult(t, c, got, want, err)
+			checkResult(t, c, got, want)
 		}
 	}
 	tr.check(t)
@@ -142,6 +162,14 @@ func (tr *trial) step(t *rapid.T) {
 func isAuth(body command.Body) bool {
 	switch body.(type) {
 	case command.AuthEnable, command.AuthUser, command.AuthRole:
+		return true
+	}
+	return false
+}
+
+func isMember(body command.Body) bool {
+	switch body.(type) {
+	case command.Member, command.MemberRemove:
 		return true
 	}
 	return false
@@ -166,7 +194,34 @@ func (tr *trial) drawCommand(t *rapid.T) command.Command {
 		c.AuthRevision = rapid.SampledFrom([]uint64{0, 1, 1}).Draw(t, "auth revision")
 		c.AsDir = rapid.Bool().Draw(t, "as dir")
 	}
+	if rapid.IntRange(0, 1).Draw(t, "comes from somewhere") > 0 {
+		c.Origin = rapid.Uint64Range(0, modelOrigins+1).Draw(t, "origin")
+		c.Sequence = tr.drawSequence(t, c.Origin)
+	}
 	return c
+}
+
+// drawSequence draws one that is near the newest of an origin, or near the end of its window.
+func (tr *trial) drawSequence(t *rapid.T, origin uint64) uint64 {
+	newest := uint64(0)
+	for _, o := range tr.model.origins {
+		if o.id == origin {
+			newest = o.newest
+		}
+	}
+	return uint64(max(0, int64(newest)+rapid.SampledFrom([]int64{1, 1, 1, 2, 0, -1, -2, 70, -70, window, window - 1, window + 1, -window, 1 - window, -1 - window}).Draw(t, "sequence")))
+}
+
+func drawMember(t *rapid.T) command.Body {
+	id := rapid.Uint64Range(0, 6).Draw(t, "member")
+	if rapid.IntRange(0, 4).Draw(t, "leaves") == 0 {
+		return command.MemberRemove{ID: id}
+	}
+	return command.Member{ID: id, Name: "m", Voter: rapid.Bool().Draw(t, "votes"), Learner: rapid.Bool().Draw(t, "learns")}
+}
+
+func drawCheck(t *rapid.T) command.Body {
+	return command.Check{Member: rapid.Uint64Range(0, 6).Draw(t, "checked"), Index: rapid.Uint64Range(0, 9).Draw(t, "at entry"), Sum: [16]byte{1}}
 }
 
 // guards returns what it takes to turn access control on, with a role that somebody has.
@@ -218,18 +273,18 @@ func drawAuth(t *rapid.T) command.Body {
 	}
 }
 
-// checkResult compares with the model, of a failure about access control the kind only.
-func checkResult(t *rapid.T, c command.Command, got command.Result, want kv.Result, err error) {
+// checkResult compares with the model, of a failure about access control or members the kind only.
+func checkResult(t *rapid.T, c command.Command, got, want command.Result) {
 	got.RaftIndex, got.RaftTerm = 0, 0
 	var failed *kv.Error
-	if isAuth(c.Body) {
+	if isAuth(c.Body) || isMember(c.Body) {
 		got.Changed = nil
 		if errors.As(got.Err, &failed) && failed.Kind != kv.Denied {
 			got.Err = &kv.Error{Kind: failed.Kind}
 		}
 	}
-	if !reflect.DeepEqual(got, command.Result{Result: want, Err: err}) {
-		t.Fatalf("%+v\n got %s\nwant %s", c, renderOutcome(got.Result, got.Err), renderOutcome(want, err))
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("%+v\n got %s, repeated %v\nwant %s, repeated %v", c, renderOutcome(got.Result, got.Err), got.Repeated, renderOutcome(want.Result, want.Err), want.Repeated)
 	}
 }
 
@@ -361,6 +416,7 @@ func checkChanges(t *rapid.T, body command.Body, before map[string]*record, inde
 		return true
 	})
 	_, writes := body.(kv.Write)
+	writes = writes && !result.Repeated
 	switch taken := m.Index() - index; {
 	case writes && taken > 1, result.Err != nil && taken != 0, writes && result.Err == nil && taken != 1, !writes && taken != uint64(len(m.state.changes.Events)):
 		t.Fatalf("%+v took %d numbers: %v", body, taken, result.Err)
@@ -404,9 +460,32 @@ func (tr *trial) check(t *rapid.T) {
 		if auth := r.Auth(); auth.Enabled != tr.model.auth.enabled || !slices.Equal(showAuth(auth), tr.model.auth.show(tr.model.rolesOf)) || auth.Revision != tr.whole.Auth().Revision {
 			t.Fatalf("%s has access control %v, revision %d, %q\nwant %v, %q", name, auth.Enabled, auth.Revision, showAuth(auth), tr.model.auth.enabled, tr.model.auth.show(tr.model.rolesOf))
 		}
+		tr.checkMembers(t, name, r)
 		tr.checkReads(t, r)
 	}
 	tr.checkMirror(t, fresh)
+}
+
+func (tr *trial) checkMembers(t *rapid.T, name string, r *replica) {
+	var want []command.Member
+	for _, id := range slices.Sorted(maps.Keys(tr.model.members)) {
+		want = append(want, tr.model.members[id])
+	}
+	if got := r.Members(); !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s has members %v, want %v", name, got, want)
+	}
+	for id := range uint64(7) {
+		if r.Removed(id) != tr.model.removed[id] {
+			t.Fatalf("%s: member %d removed: %v", name, id, r.Removed(id))
+		}
+	}
+	for _, o := range tr.model.origins {
+		for _, sequence := range []uint64{o.newest, o.newest + 1, max(o.newest, 1) - 1, max(o.newest, window) - window, max(o.newest, window-1) - (window - 1)} {
+			if want := o.executed[sequence] || sequence+window <= o.newest; r.Executed(o.id, sequence) != want {
+				t.Fatalf("%s: command %d of origin %d executed: %v, the newest is %d", name, sequence, o.id, !want, o.newest)
+			}
+		}
+	}
 }
 
 func (tr *trial) checkReads(t *rapid.T, r *replica) {
@@ -520,10 +599,12 @@ func (tr *trial) checkMirror(t *rapid.T, events []kv.Event) {
 // restore replaces one machine by another that gets its snapshot.
 func (tr *trial) restore(t *rapid.T) {
 	written := tr.reborn.snapshot()
-	fresh := &replica{t: t, Machine: New(trialHistory), index: tr.reborn.index, now: tr.reborn.now}
+	fresh := trialReplica(t)
+	fresh.index, fresh.now = tr.reborn.index, tr.reborn.now
 	if rapid.Bool().Draw(t, "into a used one") {
 		fresh.Apply(1, 1, &command.Batch{Clock: 1 << 60, Commands: []command.Command{
 			{Body: lasting(5, set("/a/gone", "1"))}, {Body: asDir(set("/gone", ""))}, {Body: command.LeaseGrant{ID: 1, TTL: time.Hour}}, {Body: attached(1, set("/gone/l", ""))}, {Body: command.Member{ID: 99}},
+			{Origin: 99, Sequence: 1, Body: command.MemberRemove{ID: 98}},
 		}})
 	}
 	if err := fresh.Restore(bytes.NewReader(written)); err != nil {

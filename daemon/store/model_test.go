@@ -22,6 +22,40 @@ type model struct {
 	renewed map[uint64]int64       // what one member alone knows
 
 	auth modelAuth
+
+	members map[uint64]command.Member
+	removed map[uint64]bool
+
+	origins []*modelOrigin // the one used last is the last
+}
+
+// modelOrigin is all commands of one origin that were executed.
+type modelOrigin struct {
+	id       uint64
+	newest   uint64
+	executed map[uint64]bool
+}
+
+const modelOrigins = 3 // that are remembered
+
+// first notes that a command is executed and returns whether it is for the first time.
+func (m *model) first(c command.Command) bool {
+	if c.Origin == 0 {
+		return true
+	}
+	at := slices.IndexFunc(m.origins, func(o *modelOrigin) bool { return o.id == c.Origin })
+	o := &modelOrigin{id: c.Origin, executed: map[uint64]bool{}}
+	if at >= 0 {
+		o = m.origins[at]
+		if o.executed[c.Sequence] || c.Sequence+4096 <= o.newest {
+			return false
+		}
+		m.origins = slices.Delete(m.origins, at, at+1)
+	}
+	o.executed[c.Sequence], o.newest = true, max(o.newest, c.Sequence)
+	m.origins = append(m.origins, o)
+	m.origins = m.origins[max(0, len(m.origins)-modelOrigins):]
+	return true
 }
 
 // modelLease is a shared lease.
@@ -47,6 +81,7 @@ type modelNode struct {
 func newModel() *model {
 	return &model{
 		leases: map[uint64]*modelLease{}, renewed: map[uint64]int64{}, index: 1, nodes: map[string]*modelNode{"": {dir: true}},
+		members: map[uint64]command.Member{}, removed: map[uint64]bool{},
 		auth: modelAuth{users: map[string]modelUser{}, roles: map[string]modelRole{}},
 	}
 }
@@ -189,6 +224,21 @@ func (m *model) execute(c command.Command) (kv.Result, error) {
 				l.deadline, l.remaining = told.Deadline, max(0, min(l.ttl, told.Deadline-m.clock))
 			}
 		}
+	case command.Tick, command.Check:
+	case command.Member:
+		if m.removed[c.ID] {
+			return kv.Result{}, &kv.Error{Kind: kv.Invalid}
+		}
+		m.members[c.ID] = c
+	case command.MemberRemove:
+		switch {
+		case m.removed[c.ID]:
+			return kv.Result{}, &kv.Error{Kind: kv.NotFound}
+		case c.ID == 0:
+			return kv.Result{}, &kv.Error{Kind: kv.Invalid}
+		}
+		delete(m.members, c.ID)
+		m.removed[c.ID] = true
 	default:
 		users := len(m.auth.users)
 		if kind := m.changeAuth(c); kind != 0 {

@@ -2,7 +2,7 @@ package store
 
 import "github.com/kvd-io/kvd/daemon/command"
 
-// Refound makes the state that of a new cluster of these members. The index moves on by bump: if it is
+// Refound makes the state that of a new cluster of these members, which has removed nobody yet. The index moves on by bump: if it is
 // not 0, no index that the cluster of before may have given out comes again, and the history is
 // dropped, so that who watches from such an index learns that it has to read anew. Keys, leases and
 // what these have left stay as they are, and so does the sum. It is for a machine that nobody uses.
@@ -11,6 +11,7 @@ func (m *Machine) Refound(members []command.Member, bump uint64) {
 	defer m.mu.Unlock()
 	s := m.state
 	clear(s.members)
+	s.removed = nil
 	for _, member := range members {
 		s.members[member.ID] = member
 	}

@@ -14,19 +14,20 @@ var ErrSnapshot = snapfile.ErrDamaged
 
 // Snapshot is the state at one log position, to be written while the machine goes on.
 type Snapshot struct {
-	state *state
-	label *snapfile.Label
+	state   *state
+	origins []origin
+	label   *snapfile.Label
 }
 
-// Snapshot returns the state as it is now. It takes constant time but for the history. It is safe
-// from any goroutine.
+// Snapshot returns the state as it is now. It takes constant time but for the history and
+// the origins, which are bounded. It is safe from any goroutine.
 func (m *Machine) Snapshot() *Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.state.copy()
 	s.history = m.state.history
 	s.history.events, s.history.start = m.state.history.list(), 0
-	return &Snapshot{state: s}
+	return &Snapshot{state: s, origins: m.state.origins.list()}
 }
 
 // Label makes WriteTo write l, with the number of records, and returns the snapshot.
@@ -38,14 +39,14 @@ func (sn *Snapshot) Label(l snapfile.Label) *Snapshot {
 
 // Mark returns the place in the log that the snapshot belongs to.
 func (sn *Snapshot) Mark() Mark {
-	return Mark{Index: sn.state.revision, RaftIndex: sn.state.applied, Sum: sn.state.sum}
+	return Mark{Index: sn.state.revision, RaftIndex: sn.state.applied, Sum: sn.state.sum()}
 }
 
 // Size returns the bytes of what is in the snapshot, as Extent counts them.
 func (sn *Snapshot) Size() int64 { return sn.state.bytes }
 
 // Release drops the state; the Snapshot cannot be used after it.
-func (sn *Snapshot) Release() { sn.state = nil }
+func (sn *Snapshot) Release() { sn.state, sn.origins = nil, nil }
 
 // WriteTo writes the snapshot in the form of package snapfile.
 func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
@@ -85,12 +86,21 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	for _, i := range s.auth.items() {
 		out.Item(snapfile.Auth, i.appendTo)
 	}
+	for _, o := range sn.origins {
+		out.Item(snapfile.Origins, o.appendTo)
+	}
+	for _, id := range s.removed {
+		out.Item(snapfile.Removed, func(b []byte) []byte { return binary.AppendUvarint(b, id) })
+	}
 	out.Item(snapfile.End, func(b []byte) []byte {
-		for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), len(s.history.events), len(s.auth.users), len(s.auth.roles)} {
+		for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), len(s.history.events), len(s.auth.users), len(s.auth.roles), len(sn.origins), len(s.removed)} {
 			b = binary.AppendUvarint(b, uint64(n))
 		}
-		b = binary.LittleEndian.AppendUint64(b, s.sum.hi)
-		return binary.LittleEndian.AppendUint64(b, s.sum.lo)
+		for _, sum := range [...]Sum{s.sum(), s.origins.sum} {
+			b = binary.LittleEndian.AppendUint64(b, sum.hi)
+			b = binary.LittleEndian.AppendUint64(b, sum.lo)
+		}
+		return b
 	})
 	return out.Close()
 }
@@ -101,6 +111,7 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 func (m *Machine) Restore(r io.Reader) error {
 	m.mu.RLock()
 	fresh := newState(m.state.history.length)
+	fresh.origins.max = m.state.origins.max
 	m.mu.RUnlock()
 	if err := readSnapshot(r, fresh); err != nil {
 		return err
@@ -112,13 +123,15 @@ func (m *Machine) Restore(r io.Reader) error {
 	m.auth.Store(fresh.auth)
 	m.leased.Store(len(fresh.uses) > 0)
 	m.events = nil
+	m.marks, m.comparisons, m.rotten = marks{}, map[uint64]Comparison{}, nil
+	m.marks.note(fresh.applied, fresh.sum())
 	return nil
 }
 
 func readSnapshot(r io.Reader, s *state) error {
 	load := loader{state: s}
 	s.dirs.Clear()
-	s.sum, s.bytes = Sum{}, 0
+	s.items, s.bytes = Sum{}, 0
 	return snapfile.Read(r, load.item)
 }
 
@@ -128,7 +141,8 @@ type loader struct {
 	header     bool
 	history    bool
 	historyLen int
-	auth       int // heads of access control data
+	auth       int    // heads of access control data
+	level      uint64 // that the snapshot was written with
 }
 
 func (l *loader) item(section byte, data []byte) error {
@@ -150,8 +164,8 @@ func (l *loader) load(section byte, item *snapfile.Item) error {
 	switch section {
 	case snapfile.Header:
 		l.header = true
-		if level := item.Uint(); level > command.Level {
-			return snapfile.Newer("it needs feature level %d, this version has %d", level, command.Level)
+		if l.level = item.Uint(); l.level > command.Level {
+			return snapfile.Newer("it needs feature level %d, this version has %d", l.level, command.Level)
 		}
 		s.applied, s.term, s.revision = item.Uint(), item.Uint(), item.Uint()
 		s.clock, s.wallOffset = item.Int(), item.Int()
@@ -193,6 +207,16 @@ func (l *loader) load(section byte, item *snapfile.Item) error {
 		s.history.append(readEvent(item))
 	case snapfile.Auth:
 		return l.authItem(item)
+	case snapfile.Origins:
+		if o := readOrigin(item); !item.Failed() && !s.origins.load(o) {
+			return snapfile.Damaged("the origin %x is one too many", o.id)
+		}
+	case snapfile.Removed:
+		id := item.Uint()
+		if _, known := s.members[id]; known || id == 0 || s.isRemoved(id) || len(s.removed) >= removedMax {
+			return snapfile.Damaged("a member %x cannot have been removed", id)
+		}
+		s.removed = append(s.removed, id)
 	case snapfile.End:
 		return l.check(item)
 	default:
@@ -204,9 +228,13 @@ func (l *loader) load(section byte, item *snapfile.Item) error {
 }
 
 // counts returns how many items were loaded of what the writer counts.
-func (l *loader) counts() [7]int {
+func (l *loader) counts() []int {
 	s := l.state
-	return [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), l.historyLen, len(s.auth.users), len(s.auth.roles)}
+	counts := []int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), l.historyLen, len(s.auth.users), len(s.auth.roles)}
+	if l.level < snapfile.LevelOrigins {
+		return counts
+	}
+	return append(counts, len(s.origins.at), len(s.removed))
 }
 
 // check compares what was loaded with what the writer counted and summed.
@@ -224,12 +252,16 @@ func (l *loader) check(item *snapfile.Item) error {
 		return snapfile.Damaged("it has the head of access control %d times", l.auth)
 	}
 	s.include(s.auth)
-	var sum Sum
-	sum.hi, sum.lo = item.Fixed(), item.Fixed()
-	if !item.Failed() && !sum.Equal(s.sum) {
-		return snapfile.Damaged("the sum of its items is %v instead of %v", s.sum, sum)
+	checkSum := func(what string, got Sum) error {
+		if want := (Sum{item.Fixed(), item.Fixed()}); !item.Failed() && !want.Equal(got) {
+			return snapfile.Damaged("the sum of its %s is %v instead of %v", what, got, want)
+		}
+		return nil
 	}
-	return nil
+	if err := checkSum("items", s.sum()); err != nil || l.level < snapfile.LevelOrigins {
+		return err
+	}
+	return checkSum("origins", s.origins.sum)
 }
 
 // appendEvent appends an event: its action and its one or two nodes.

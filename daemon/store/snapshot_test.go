@@ -39,6 +39,10 @@ func furnished(t *testing.T) *replica {
 		command.AuthRole{Op: command.AuthCreate, Name: "r", Rights: command.Rights{Read: []kv.KeyRange{kv.PatternRange("/a/*"), kv.PatternRange("/b"), {From: "/x", To: "/z"}}}},
 		command.AuthEnable{Enabled: true},
 	)
+	r.apply(command.Member{ID: 12, Learner: true}, command.MemberRemove{ID: 12}, command.MemberRemove{ID: 1 << 62})
+	for _, sequence := range []uint64{1, 3, 2, 5000} {
+		r.applyAll(command.Command{Origin: 1 << 63, Sequence: sequence, Body: command.Tick{}}, command.Command{Origin: 9, Sequence: sequence % 4, Body: command.Tick{}})
+	}
 	return r
 }
 
@@ -52,7 +56,7 @@ func evidence(r *replica) string {
 	applied, term := r.Applied()
 	clock, offset := r.LeaseClock()
 	leases, _ := r.SharedLeases(0, 0, 100)
-	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, r.Due(1<<62, 1000), leases, r.Members(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
+	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, r.Due(1<<62, 1000), leases, r.Members(), r.state.removed, r.state.origins.list(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
 }
 
 // authEvidence shows access control data with its secrets, and what is nil.
@@ -298,6 +302,11 @@ func unpacked(t testing.TB, snapshot []byte) []byte {
 	return assemble(head, parts)
 }
 
+// first returns a copy of the first item of a part.
+func first(p part) []byte {
+	return bytes.Clone(p.data[4 : 4+binary.LittleEndian.Uint32(p.data)])
+}
+
 func items(section byte, items ...string) part {
 	p := part{section: section, items: uint32(len(items))}
 	for _, item := range items {
@@ -353,7 +362,7 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 		"a changed value":     func(_ []byte, p *[]part) { (*p)[1].data[12]++ },
 		"a newer level":       func(_ []byte, p *[]part) { (*p)[0].data[4] = command.Level + 1 },
 		"a record as a dir":   func(_ []byte, p *[]part) { (*p)[1].section = snapfile.Dirs },
-		"no root directory":   func(_ []byte, p *[]part) { *p = []part{(*p)[0], items(snapfile.End, string(make([]byte, 7+16)))} },
+		"no root directory":   func(_ []byte, p *[]part) { *p = []part{(*p)[0], items(snapfile.End, string(make([]byte, 9+32)))} },
 		"a member of letters": func(_ []byte, p *[]part) { (*p)[4] = items(snapfile.Members, "member") },
 		"a write as a member": func(_ []byte, p *[]part) {
 			b := command.Batch{Commands: []command.Command{{Body: set("/a", "")}}}
@@ -365,12 +374,28 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 		"a right of no kind":         func(_ []byte, p *[]part) { (*p)[6].data[4] = 'x' },
 		"an empty right":             func(_ []byte, p *[]part) { (*p)[6] = items(snapfile.Auth, "") },
 		"a changed right":            func(_ []byte, p *[]part) { data := (*p)[6].data; data[len(data)-3]++ },
-		"an event without node":      func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x00\x00") },
-		"an event of a directory":    func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x02\x00") },
+		"an origin twice":            func(_ []byte, p *[]part) { o := string(first((*p)[7])); (*p)[7] = items(snapfile.Origins, o, o) },
+		"an origin of id 0":          func(_ []byte, p *[]part) { o := first((*p)[7]); o[1] = 0; (*p)[7] = items(snapfile.Origins, string(o)) },
+		"an origin of nothing": func(_ []byte, p *[]part) {
+			(*p)[7] = items(snapfile.Origins, "p\x01\x01\x01"+string(make([]byte, window/8)))
+		},
+		"an origin before its start": func(_ []byte, p *[]part) {
+			(*p)[7] = items(snapfile.Origins, "p\x01\x01\x01\x06"+string(make([]byte, window/8-1)))
+		},
+		"another sequence":   func(_ []byte, p *[]part) { data := (*p)[7].data; data[len(data)-window/8] ^= 8 },
+		"a removed id twice": func(_ []byte, p *[]part) { (*p)[8] = items(snapfile.Removed, "\x0c", "\x0c") },
+		"a removed id 0":     func(_ []byte, p *[]part) { (*p)[8] = items(snapfile.Removed, "\x00", "\x0c") },
+		"a removed member": func(_ []byte, p *[]part) {
+			(*p)[8] = items(snapfile.Removed, "\x0c", string(binary.AppendUvarint(nil, 1<<63)))
+		},
+		"one removed less":        func(_ []byte, p *[]part) { (*p)[8] = items(snapfile.Removed, "\x0c") },
+		"another origins' sum":    func(_ []byte, p *[]part) { data := (*p)[9].data; data[len(data)-1]++ },
+		"an event without node":   func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x00\x00") },
+		"an event of a directory": func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x02\x00") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			head, parts := dismantle(unpacked(t, r.snapshot()))
-			for i, section := range []byte{snapfile.Header, snapfile.Records, snapfile.Dirs, snapfile.Leases, snapfile.Members, snapfile.History, snapfile.Auth, snapfile.End} {
+			for i, section := range []byte{snapfile.Header, snapfile.Records, snapfile.Dirs, snapfile.Leases, snapfile.Members, snapfile.History, snapfile.Auth, snapfile.Origins, snapfile.Removed, snapfile.End} {
 				if parts[i].section != section {
 					t.Fatalf("part %d is of section %d", i, parts[i].section&^snapfile.Critical)
 				}
@@ -453,7 +478,7 @@ func sealEnd(snapshot []byte) []byte {
 	head, parts := dismantle(snapshot)
 	l := loader{state: newState(DefaultHistoryLength)}
 	l.state.dirs.Clear()
-	l.state.sum, l.state.bytes = Sum{}, 0
+	l.state.items, l.state.bytes = Sum{}, 0
 	for i, p := range parts {
 		if p.section == snapfile.End {
 			l.state.include(l.state.auth)
@@ -461,8 +486,14 @@ func sealEnd(snapshot []byte) []byte {
 			for _, n := range l.counts() {
 				end = binary.AppendUvarint(end, uint64(n))
 			}
-			end = binary.LittleEndian.AppendUint64(end, l.state.sum.hi)
-			end = binary.LittleEndian.AppendUint64(end, l.state.sum.lo)
+			sums := []Sum{l.state.sum(), l.state.origins.sum}
+			if l.level < snapfile.LevelOrigins {
+				sums = sums[:1]
+			}
+			for _, sum := range sums {
+				end = binary.LittleEndian.AppendUint64(end, sum.hi)
+				end = binary.LittleEndian.AppendUint64(end, sum.lo)
+			}
 			parts[i] = items(snapfile.End, string(end))
 			break
 		}

@@ -1,10 +1,8 @@
 package store
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	"slices"
 
 	"github.com/tidwall/btree"
 
@@ -56,10 +54,12 @@ type state struct {
 	renewed map[uint64]int64
 
 	members map[uint64]command.Member
-	auth    *Auth // replaced as a whole
+	removed []uint64 // ids of members, the newest last
+	auth    *Auth    // replaced as a whole
 	history history
-	sum     Sum
-	bytes   int64 // over the same items as sum
+	origins origins
+	items   Sum   // of records, directories, leases, users and roles
+	bytes   int64 // over the same items
 
 	changes ChangeSet // of the command being executed
 	scratch []byte    // for one item's encoding
@@ -96,6 +96,7 @@ func newState(historyLength int) *state {
 		members:   map[uint64]command.Member{},
 		auth:      &Auth{Revision: firstAuthRevision, users: map[string]User{}, roles: map[string]Role{}},
 		history:   history{length: historyLength},
+		origins:   newOrigins(),
 	}
 	s.include(s.auth)
 	s.putDir(nil, &dir{})
@@ -106,7 +107,7 @@ func newTree[T any](less func(a, b T) bool) *btree.BTreeG[T] {
 	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
 }
 
-// copy returns a state to read nodes from: it has no derived tables and no history.
+// copy returns a state to read nodes from: it has no derived tables, no history and no origins.
 func (s *state) copy() *state {
 	c := *s
 	c.records, c.dirs, c.leases = s.records.Copy(), s.dirs.Copy(), s.leases.Copy()
@@ -114,6 +115,7 @@ func (s *state) copy() *state {
 	c.listings = listings{}
 	c.members = maps.Clone(s.members)
 	c.history, c.changes, c.scratch = history{}, ChangeSet{}, nil
+	c.origins.at = nil
 	return &c
 }
 
@@ -124,9 +126,13 @@ func (s *state) advance(clock, wallOffset int64) {
 	}
 }
 
-// execute runs one command. A command that fails changes nothing and takes no number.
+// execute runs one command. A command that fails changes nothing and takes no number; neither does one
+// that is repeated.
 func (s *state) execute(c *command.Command) (ChangeSet, command.Result) {
 	s.changes = ChangeSet{}
+	if !s.origins.take(c.Origin, c.Sequence) {
+		return s.changes, command.Result{Repeated: true}
+	}
 	if err := s.permit(c); err != nil {
 		return s.changes, command.Result{Err: err}
 	}
@@ -142,9 +148,11 @@ func (s *state) execute(c *command.Command) (ChangeSet, command.Result) {
 		result.Err = s.revoke(c)
 	case command.LeaseCheckpoint:
 		s.checkpoint(c)
-	case command.Tick:
+	case command.Tick, command.Check:
 	case command.Member:
-		s.members[c.ID] = c
+		result.Err = s.putMember(c)
+	case command.MemberRemove:
+		result.Err = s.removeMember(c)
 	case command.AuthEnable:
 		result.Err = s.enableAuth(c)
 	case command.AuthUser:
@@ -233,8 +241,4 @@ func (s *state) countChild(path string, delta int) {
 		next.children += uint64(delta)
 		s.putDir(prev, &next)
 	}
-}
-
-func (s *state) sortedMembers() []command.Member {
-	return slices.SortedFunc(maps.Values(s.members), func(a, b command.Member) int { return cmp.Compare(a.ID, b.ID) })
 }

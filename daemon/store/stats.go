@@ -13,6 +13,7 @@ type Tally struct{ Done, Failed uint64 }
 type Counts struct {
 	Writes  [kv.OpCompareAndDelete + 1]Tally // by kv.Op
 	Expired uint64                           // keys and directories whose time was over
+	All     uint64                           // commands but for ticks and checks
 }
 
 // Since returns what was counted after earlier.
@@ -22,10 +23,12 @@ func (c Counts) Since(earlier Counts) Counts {
 		c.Writes[op].Failed -= before.Failed
 	}
 	c.Expired -= earlier.Expired
+	c.All -= earlier.All
 	return c
 }
 
 func (c *Counts) note(body command.Body, err error, events []kv.Event) {
+	c.All++
 	if w, ok := body.(kv.Write); ok {
 		if err == nil {
 			c.Writes[w.Op].Done++

@@ -18,7 +18,7 @@ func TestEveryOperationIsCountedOnceByItsOutcome(t *testing.T) {
 		r.do(w)
 	}
 	before := r.Counts()
-	want := Counts{}
+	want := Counts{All: 18}
 	for op, tally := range map[kv.Op]Tally{
 		kv.OpSet: {2, 3}, kv.OpCreate: {1, 1}, kv.OpCreateInOrder: {1, 1}, kv.OpUpdate: {1, 1}, kv.OpCompareAndSwap: {1, 1},
 		kv.OpDelete: {1, 2}, kv.OpCompareAndDelete: {1, 1},
@@ -35,7 +35,7 @@ func TestEveryOperationIsCountedOnceByItsOutcome(t *testing.T) {
 	r.now = time.Second
 	r.expire()
 	r.apply(command.Tick{})
-	want = Counts{Expired: 2}
+	want = Counts{Expired: 2, All: 4}
 	want.Writes[kv.OpSet].Done = 3
 	if got := r.Counts().Since(before); got != want {
 		t.Errorf("counted later %+v, want %+v", got, want)

@@ -1,5 +1,5 @@
 // Package store is the replicated state: records, directories, leases, users, roles and the sum over
-// them, members and the history of events. It executes committed batches and answers reads.
+// them, members, the history of events, and which commands were executed. It executes committed batches and answers reads.
 //
 // It is a deterministic machine: the same batches lead to the same state on every member, so it
 // knows no raft, network, disk, clock, randomness or goroutine. Time comes with each batch and is
@@ -32,9 +32,14 @@ const DefaultHistoryLength = 1000
 // Machine is the state behind a lock. Apply, TakeEvents and Restore are for the one
 // goroutine that applies the log; all other methods are safe from any goroutine.
 type Machine struct {
-	mu     sync.RWMutex // guards state and counts
+	mu     sync.RWMutex // guards the state and all that has no other guard
 	state  *state
 	counts Counts
+
+	// What this member knows of its own and of others' sums. It is no part of the state.
+	marks       marks
+	comparisons map[uint64]Comparison // by member, the last of each
+	rotten      *Comparison           // what Scrub has found
 
 	// view is a copy of the state for long reads, made when one asks and dropped at the next
 	// change, so that writing pays for copies only while somebody reads.
@@ -55,7 +60,7 @@ func New(historyLength int) *Machine {
 	if historyLength == 0 {
 		historyLength = DefaultHistoryLength
 	}
-	m := &Machine{state: newState(historyLength), shortListing: shortListing}
+	m := &Machine{state: newState(historyLength), shortListing: shortListing, comparisons: map[uint64]Comparison{}}
 	m.auth.Store(m.state.auth)
 	return m
 }
@@ -77,15 +82,29 @@ func (m *Machine) Apply(index, term uint64, batch *command.Batch) []command.Resu
 		changes, result := s.execute(&batch.Commands[i])
 		result.RaftIndex, result.RaftTerm = index, term
 		results[i] = result
-		m.counts.note(batch.Commands[i].Body, result.Err, changes.Events)
+		if !result.Repeated {
+			m.note(batch.Commands[i].Body, result.Err, changes.Events)
+		}
 		for _, event := range changes.Events {
 			s.history.append(event)
 			m.events = append(m.events, event)
 		}
 	}
+	m.marks.note(index, s.sum())
 	m.auth.Store(s.auth)
 	m.leased.Store(len(s.uses) > 0)
 	return results
+}
+
+// note does what a command that was executed means to this member alone.
+func (m *Machine) note(body command.Body, err error, events []kv.Event) {
+	switch body := body.(type) {
+	case command.Check:
+		m.compare(body)
+	case command.Tick:
+	default:
+		m.counts.note(body, err, events)
+	}
 }
 
 // Auth returns the access control data. It does not block.
@@ -131,19 +150,11 @@ func (m *Machine) LeaseClock() (clock, wallOffset int64) {
 	return m.state.clock, m.state.wallOffset
 }
 
-// Members returns the members of the cluster by ascending id. The slices in them are shared.
-func (m *Machine) Members() []command.Member {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.state.sortedMembers()
-}
-
-// Sum returns the sum over all records, directories, leases, users and roles; members that hold the same have the
-// same sum.
+// Sum returns the sum of the state; members that hold the same have the same sum.
 func (m *Machine) Sum() Sum {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.state.sum
+	return m.state.sum()
 }
 
 // Mark is what the state amounts to at one place of the log.
@@ -158,7 +169,7 @@ type Mark struct {
 func (m *Machine) Mark() Mark {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return Mark{Index: m.state.revision, RaftIndex: m.state.applied, Sum: m.state.sum}
+	return Mark{Index: m.state.revision, RaftIndex: m.state.applied, Sum: m.state.sum()}
 }
 
 // current returns a copy of the state that no change will touch. It is shared: read only.

@@ -7,8 +7,8 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Sum is the sum of the hashes of all records, directories, leases, users and roles: of what clients have
-// stored, not of clocks, members and history. It does not depend on their order, so each change costs one
+// Sum is the sum of the hashes of all records, directories, leases, users and roles, and of the commands
+// that are known to be executed: not of clocks, members and history. It does not depend on their order, so each change costs one
 // hash, and members can compare what they hold. It guards against faults, not against an attacker.
 type Sum struct {
 	hi, lo uint64
@@ -16,6 +16,23 @@ type Sum struct {
 
 // String returns the sum in 32 hex digits.
 func (s Sum) String() string { return fmt.Sprintf("%016x%016x", s.hi, s.lo) }
+
+// Bytes returns the sum in the form that command.Check carries.
+func (s Sum) Bytes() (b [16]byte) {
+	binary.BigEndian.PutUint64(b[:8], s.hi)
+	binary.BigEndian.PutUint64(b[8:], s.lo)
+	return b
+}
+
+func sumOf(b [16]byte) Sum {
+	return Sum{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+}
+
+// plus returns the sum over the items of both.
+func (s Sum) plus(other Sum) Sum { return Sum{s.hi + other.hi, s.lo + other.lo} }
+
+// sum returns the sum of the state.
+func (s *state) sum() Sum { return s.items.plus(s.origins.sum) }
 
 // Equal reports whether two sums are the same.
 func (s Sum) Equal(other Sum) bool { return s.hi == other.hi && s.lo == other.lo }
@@ -38,6 +55,8 @@ const (
 	itemAuth   = 'a'
 	itemUser   = 'u'
 	itemRole   = 'o'
+
+	itemSequence = 's' // of an origin
 )
 
 // item is what the sum is over and what a snapshot holds.
@@ -51,14 +70,14 @@ type item interface {
 // include adds an item to the sum and the size of the state.
 func (s *state) include(i item) {
 	s.scratch = i.appendTo(s.scratch[:0])
-	s.sum.add(s.scratch)
+	s.items.add(s.scratch)
 	s.bytes += i.size()
 }
 
 // exclude takes an item out of the sum and the size of the state.
 func (s *state) exclude(i item) {
 	s.scratch = i.appendTo(s.scratch[:0])
-	s.sum.sub(s.scratch)
+	s.items.sub(s.scratch)
 	s.bytes -= i.size()
 }
 

@@ -215,12 +215,19 @@ func (s *scanner) end(item *Item) error {
 	if f.Events > 0 {
 		f.Events-- // the head of the history
 	}
-	for i, n := range [...]int{f.Records, f.Dirs, f.Leases, -1, f.Events, -1, -1} {
+	counts := []int{f.Records, f.Dirs, f.Leases, -1, f.Events, -1, -1}
+	if f.Level >= LevelOrigins {
+		counts = append(counts, -1, -1)
+	}
+	for i, n := range counts {
 		if want := item.Uint(); n >= 0 && want != uint64(n) {
 			return Damaged("part %d has %d items instead of %d", i, n, want)
 		}
 	}
 	f.Sum = Sum{item.Fixed(), item.Fixed()}
+	if f.Level >= LevelOrigins {
+		s.sum.Hi, s.sum.Lo = s.sum.Hi+item.Fixed(), s.sum.Lo+item.Fixed()
+	}
 	if !item.Done() {
 		return Damaged("its end cannot be read")
 	}

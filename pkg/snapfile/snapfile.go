@@ -57,8 +57,14 @@ const (
 	Members = Critical | 5
 	History = Critical | 6
 	Auth    = Critical | 7
+	Origins = Critical | 8 // since LevelOrigins
+	Removed = Critical | 9 // since LevelOrigins
 	End     = Critical | 0x7f
 )
+
+// LevelOrigins is the feature level since which End has nine counts instead of seven, and after the
+// state sum that part of it which is over the sequences of Origins.
+const LevelOrigins = 3
 
 // The codecs of a block.
 const (
@@ -71,6 +77,7 @@ const (
 	ItemRecord = 'r'
 	ItemDir    = 'd'
 	ItemLease  = 'l'
+	ItemOrigin = 'p'
 )
 
 // Castagnoli is the table of the blocks' checksums. It is read only.
