@@ -85,13 +85,14 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 
 	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"},
 		&cobra.Group{ID: groupLeases, Title: "Leases:"},
-		&cobra.Group{ID: groupAccess, Title: "Access control:"})
+		&cobra.Group{ID: groupAccess, Title: "Access control:"}, &cobra.Group{ID: groupCerts, Title: "Certificates:"})
 	root.AddCommand(
 		getCommand(s), setCommand(s), mkCommand(s), updateCommand(s), rmCommand(s),
 		lsCommand(s), mkdirCommand(s), setdirCommand(s), updatedirCommand(s), rmdirCommand(s),
 		watchCommand(s), execWatch,
 		leaseCommand(s),
 		userCommand(s), roleCommand(s), authCommand(s),
+		certCommand(s),
 		demo.Command(), exitCodesTopic(),
 	)
 	root.SetGlobalNormalizationFunc(acceptOldNames)
@@ -105,9 +106,10 @@ const (
 	groupWatch  = "watch"
 	groupAccess = "access"
 	groupLeases = "leases"
+	groupCerts  = "certs"
 )
 
-// acceptOldNames lets flags of etcdctl v2 stand for ours.
+// acceptOldNames lets flags of etcdctl, of v2 and v3, stand for ours.
 func acceptOldNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	switch name {
 	case "endpoint", "peers":
@@ -116,6 +118,10 @@ func acceptOldNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		name = "dial-timeout"
 	case "rw":
 		name = "readwrite"
+	case "cacert":
+		name = "ca-file"
+	case "cert", "key":
+		name += "-file"
 	}
 	return pflag.NormalizedName(name)
 }

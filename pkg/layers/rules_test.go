@@ -44,6 +44,8 @@ var plan = []layer{
 	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/clock", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
 	{"pkg/kvclient/etcdtest", []string{"e2e/parts", "pkg/..."}, "it starts a real part for tests"},
 	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
+	{"pkg/tlsconfig", nil, "who may speak to whom is the same whatever is spoken"},
+	{"pkg/certs", []string{"pkg/tlsconfig"}, "an authority signs; it connects to nobody"},
 	{"pkg/program", []string{"pkg/spelling"}, "the life of a process is the same whatever the process does"},
 	{"pkg/spelling", nil, "letters need nobody"},
 	{"pkg/snapfile", nil, "the form of a file outlives those who write and read it"},
