@@ -48,6 +48,10 @@ type Config struct {
 
 	LogStore string
 
+	SnapshotInterval time.Duration // between scheduled snapshots; 0: none
+	SnapshotKeep     uint
+	SnapshotDir      string // "" is none
+
 	MetricsCompat string // metricsEtcd or metricsOff
 }
 
@@ -82,6 +86,7 @@ func DefaultConfig() Config {
 		MaxRequestBytes:     3 << 19,
 		QuotaBackendBytes:   service.DefaultQuota,
 		LogStore:            raftnode.LogStoreWAL,
+		SnapshotKeep:        24,
 		MetricsCompat:       metricsEtcd,
 	}
 }
@@ -109,6 +114,9 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.UintVar(&c.MaxWatchers, "max-watchers", c.MaxWatchers, "watches at a time; 0 means fifteen sixteenths of the connections")
 	flags.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "`bytes` that keys, values and what it takes to keep them may use; above it only what makes the store smaller is done; 0 is the default")
 	flags.StringVar(&c.LogStore, "experimental-log-store", c.LogStore, "how the log is kept on disk: wal, or boltdb, which is slower and older; fixed for the life of a data directory")
+	flags.DurationVar(&c.SnapshotInterval, "snapshot-interval", c.SnapshotInterval, "`time` between snapshots that are written to --snapshot-dir, such as 1h; 0: none are")
+	flags.UintVar(&c.SnapshotKeep, "snapshot-keep", c.SnapshotKeep, "how many snapshots stay in --snapshot-dir")
+	flags.StringVar(&c.SnapshotDir, "snapshot-dir", c.SnapshotDir, "`directory` for the snapshots of --snapshot-interval, of this member alone; made if absent")
 	flags.StringVar(&c.MetricsCompat, "metrics-compat", c.MetricsCompat, "further `names` for metrics: etcd, for dashboards and alerts made for it, or off")
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
 	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "refused")
@@ -181,6 +189,9 @@ func (c *Config) Validate() error {
 		"%d is not between %d and %d bytes; there is no unlimited store, as all of it is in memory, and 0 means %d", c.QuotaBackendBytes, quotaMin, quotaMax, service.DefaultQuota)
 	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",
 		"%q is unknown: use %s or %s", c.LogStore, raftnode.LogStoreWAL, raftnode.LogStoreBoltDB)
+	refuse(c.SnapshotInterval < 0 || c.SnapshotInterval > 0 && c.SnapshotInterval < time.Second, "snapshot-interval", "%v is too short: give at least 1s, or 0 for none", c.SnapshotInterval)
+	refuse(c.SnapshotInterval > 0 && c.SnapshotDir == "", "snapshot-interval", "it needs --snapshot-dir, a directory on another disk than the data at best")
+	refuse(c.SnapshotKeep == 0, "snapshot-keep", "at least one snapshot must stay")
 	refuse(c.MetricsCompat != metricsEtcd && c.MetricsCompat != metricsOff, "metrics-compat", "%q is unknown: use %s or %s", c.MetricsCompat, metricsEtcd, metricsOff)
 	return errors.Join(problems...)
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/admin"
+	"github.com/kvd-io/kvd/daemon/backup"
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/httpv2"
 	"github.com/kvd-io/kvd/daemon/raftnode"
@@ -59,6 +60,7 @@ type Daemon struct {
 	config  Config
 	node    *raftnode.Node
 	service *service.Service
+	backups *backup.Backups
 	table   *route.Table
 	server  *server
 	traffic traffic
@@ -124,9 +126,11 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	}
 	member := memberView{d, uint64(d.node.Status().ClusterID)}
 	door := gate{d.service}
+	d.backups = d.openBackups(deps.Log)
 	d.table = route.New(httpv2.OnlyRoot(door), slices.Concat(
 		httpv2.Routes(httpv2.Config{Gate: door, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member, d.metricsPage(deps.Log)),
+		d.backups.Routes(),
 	)...)
 	known := newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names)
 	d.server = serve(clients, d.traffic.wrap(limitBody(unsniffed(known.wrap(pages.wrap(d.table))))), d.door, deps.Log)
@@ -185,6 +189,7 @@ func (d *Daemon) Close() error {
 	var err error
 	d.close.Do(func() {
 		d.server.drain()
+		d.backups.Close()
 		d.service.Close() // watches end, so that their requests do
 		err = errors.Join(d.server.Close(), d.node.Close())
 	})

@@ -98,6 +98,7 @@ type figures struct {
 	bytes, quota, refused, noSpace                              *prometheus.Desc
 	watchers, watchRequests, watchEvents, watchLost             *prometheus.Desc
 	requests, inFlight, connections, connectionsRefused, uptime *prometheus.Desc
+	snapshots, snapshotsFailed, snapshotTime, snapshotBytes     *prometheus.Desc
 }
 
 func newFigures(d *Daemon) *figures {
@@ -130,6 +131,10 @@ func newFigures(d *Daemon) *figures {
 		inFlight:           desc("http_requests_in_flight", "Requests that are being answered, open watches among them."),
 		connections:        desc("http_connections", "Connections of clients."),
 		connectionsRefused: desc("http_connections_refused_total", "Connections refused because of a limit."),
+		snapshots:          desc("scheduled_snapshots_total", "Snapshots written by --snapshot-interval."),
+		snapshotsFailed:    desc("scheduled_snapshots_failed_total", "Scheduled snapshots that could not be written."),
+		snapshotTime:       desc("scheduled_snapshot_timestamp_seconds", "Time of the newest scheduled snapshot, in Unix time; 0 if there is none."),
+		snapshotBytes:      desc("scheduled_snapshot_bytes", "Size of the newest scheduled snapshot."),
 		uptime:             desc("uptime_seconds", "Time since this member was started."),
 	}
 }
@@ -179,6 +184,11 @@ func (f *figures) Collect(out chan<- prometheus.Metric) {
 	counter(f.watchEvents, stats.Watches.Delivered)
 	counter(f.watchLost, stats.Watches.Lost)
 	f.collectTraffic(counter, gauge)
+	snapshots := f.daemon.backups.Counts()
+	counter(f.snapshots, snapshots.Written)
+	counter(f.snapshotsFailed, snapshots.Failed)
+	gauge(f.snapshotTime, float64(snapshots.Last.Unix()))
+	gauge(f.snapshotBytes, float64(snapshots.LastBytes))
 	gauge(f.uptime, f.daemon.now().Sub(f.daemon.started).Seconds())
 }
 

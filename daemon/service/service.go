@@ -163,6 +163,9 @@ func (s *Service) Index() kv.Index { return s.state.machine.Index() }
 // Mark returns the sum of this member's state and the place in the log that it belongs to.
 func (s *Service) Mark() store.Mark { return s.state.machine.Mark() }
 
+// Snapshot returns the state of this member as it is now, whether it leads or not.
+func (s *Service) Snapshot() *store.Snapshot { return s.state.machine.Snapshot() }
+
 // Position returns the last log index that this member knows to be committed, and the term.
 func (s *Service) Position() (index, term uint64) { return s.log.Position() }
 

@@ -12,6 +12,13 @@ import (
 // LeasesPath is where kvd has its leases, which etcd's v2 API has not.
 const LeasesPath = "/v2/leases"
 
+// SnapshotPath is where a member gives a snapshot of itself, kvd's own. HeaderSnapshot names the
+// snapshot, for who has to ask again for the rest of it.
+const (
+	SnapshotPath   = "/v2/snapshot"
+	HeaderSnapshot = "Kvd-Snapshot"
+)
+
 // Lease is the JSON form of kv.Lease. Times are in seconds, what is left is rounded up.
 type Lease struct {
 	ID        string   `json:"id"`

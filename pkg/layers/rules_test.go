@@ -28,6 +28,7 @@ var plan = []layer{
 	{"daemon/httpv2", []string{"daemon/route", "daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
 	{"daemon/grpcv3", []string{"daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
 	{"daemon/admin", []string{"daemon/route", "daemon/service", "pkg/..."}, "operators see what the service tells, not the insides"},
+	{"daemon/backup", []string{"daemon/route", "pkg/etcdv2"}, "it carries bytes to where they are safe, whatever they mean"},
 	{"daemon/dashboard", []string{"daemon/service", "pkg/..."}, "the pages speak the public API"},
 	{"daemon/daemontest", []string{"daemon", "pkg/..."}, "tests start the daemon as its program does"},
 
