@@ -678,6 +678,9 @@ func (l *loader) authItem(item *snapfile.Item) error {
 		item.Tag(itemUser)
 		u := User{Name: item.Text(), Hash: command.Secret(item.Text())}
 		u.Roles = readList(item, item.Text)
+		if _, twice := a.users[u.Name]; twice {
+			return snapfile.Damaged("the user %q is there twice", u.Name)
+		}
 		a.users[u.Name] = u
 		l.state.include(u)
 	case itemRole:
@@ -685,6 +688,9 @@ func (l *loader) authItem(item *snapfile.Item) error {
 		span := func() kv.KeyRange { return kv.KeyRange{From: item.Text(), To: item.Text()} }
 		r := Role{Name: item.Text()}
 		r.Read, r.Write = readList(item, span), readList(item, span)
+		if _, twice := a.roles[r.Name]; twice {
+			return snapfile.Damaged("the role %q is there twice", r.Name)
+		}
 		a.roles[r.Name] = r
 		l.state.include(r)
 	default:

@@ -20,8 +20,11 @@ func (r *recordTree) Ascend(from string, yield func(*record) bool) {
 	r.tree.Ascend(&record{key: from}, yield)
 }
 
-// Load is Set for a key that is probably behind all others.
-func (r *recordTree) Load(rec *record) { r.tree.Load(rec) }
+// Load is Set for a key that is probably behind all others. It reports whether there was one before.
+func (r *recordTree) Load(rec *record) (replaced bool) {
+	_, replaced = r.tree.Load(rec)
+	return replaced
+}
 
 // Copy returns a copy, which costs nothing until either changes.
 func (r *recordTree) Copy() *recordTree { return &recordTree{r.tree.Copy()} }

@@ -173,18 +173,26 @@ func (l *loader) load(section byte, item *snapfile.Item) error {
 		item.Tag(itemRecord)
 		r := &record{key: item.Text(), value: item.Text(), create: item.Uint(), mod: item.Uint(), version: item.Uint(),
 			lease: item.Uint(), created: item.Uint(), modified: item.Uint()}
-		s.records.Load(r)
+		if s.records.Load(r) {
+			return snapfile.Damaged("the key %q is there twice", r.key)
+		}
 		s.include(r)
 		s.attach(attachment{path: r.key}, 0, r.lease)
 	case snapfile.Dirs:
 		item.Tag(itemDir)
 		d := &dir{path: item.Text(), created: item.Uint(), modified: item.Uint(), lease: item.Uint(), children: item.Uint()}
-		s.dirs.Load(d.path, d)
+		if _, twice := s.dirs.Load(d.path, d); twice {
+			return snapfile.Damaged("the directory %q is there twice", d.path)
+		}
 		s.include(d)
 		s.attach(attachment{path: d.path, dir: true}, 0, d.lease)
 	case snapfile.Leases:
 		item.Tag(itemLease)
-		s.putLease(nil, &lease{id: item.Uint(), ttl: item.Int(), deadline: item.Int(), remaining: item.Int()})
+		l := &lease{id: item.Uint(), ttl: item.Int(), deadline: item.Int(), remaining: item.Int()}
+		if _, twice := s.leases.Get(l.id); twice {
+			return snapfile.Damaged("the lease %x is there twice", l.id)
+		}
+		s.putLease(nil, l)
 	case snapfile.Members:
 		batch, err := command.Decode(item.Rest())
 		if err != nil {

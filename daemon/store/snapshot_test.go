@@ -374,6 +374,9 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 		"a right of no kind":         func(_ []byte, p *[]part) { (*p)[6].data[4] = 'x' },
 		"an empty right":             func(_ []byte, p *[]part) { (*p)[6] = items(snapfile.Auth, "") },
 		"a changed right":            func(_ []byte, p *[]part) { data := (*p)[6].data; data[len(data)-3]++ },
+		"a key twice":                func(_ []byte, p *[]part) { k := string(first((*p)[1])); (*p)[1] = items(snapfile.Records, k, k) },
+		"a lease twice":              func(_ []byte, p *[]part) { l := string(first((*p)[3])); (*p)[3] = items(snapfile.Leases, l, l) },
+		"a directory twice":          func(_ []byte, p *[]part) { d := string(first((*p)[2])); (*p)[2] = items(snapfile.Dirs, d, d) },
 		"an origin twice":            func(_ []byte, p *[]part) { o := string(first((*p)[7])); (*p)[7] = items(snapfile.Origins, o, o) },
 		"an origin of id 0":          func(_ []byte, p *[]part) { o := first((*p)[7]); o[1] = 0; (*p)[7] = items(snapfile.Origins, string(o)) },
 		"an origin of nothing": func(_ []byte, p *[]part) {
