@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -31,7 +32,7 @@ func (n *Network) open(ctx context.Context, to uint64, k kind) (*stream, error) 
 	})
 	if err != nil {
 		conn.Close()
-		return nil, explain(err, address)
+		return nil, explain(err, address, n.config.TLS)
 	}
 	return n.adopt(&stream{Conn: conn, kind: k, member: to, early: early})
 }
@@ -47,7 +48,7 @@ func connect(ctx context.Context, dial dialFunc, address string, t *TLS) (net.Co
 	if err != nil {
 		return nil, err // a net.OpError names the address
 	}
-	tune(conn)
+	tune(conn, unackedTimeout)
 	if t == nil {
 		return conn, nil
 	}
@@ -60,7 +61,7 @@ func connect(ctx context.Context, dial dialFunc, address string, t *TLS) (net.Co
 	})
 	if err != nil {
 		conn.Close()
-		return nil, explain(err, address)
+		return nil, explain(err, address, nil)
 	}
 	return secure, nil
 }
@@ -105,25 +106,56 @@ func serverConfig(c *tls.Config) *tls.Config {
 	return c
 }
 
+// keepAlive has the system ask a silent host for a sign of life.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 3}
+
+// tcpBehind returns the connection of the system that carries conn, nil if it is none of TCP.
+func tcpBehind(conn net.Conn) *net.TCPConn {
+	conn = behindTLS(conn)
+	if g, ok := conn.(*guest); ok {
+		conn = g.Conn
+	}
+	tcp, _ := conn.(*net.TCPConn)
+	return tcp
+}
+
+// contactError is what went wrong with whatever listens at an address.
+type contactError struct {
+	address string
+	err     error
+}
+
+func (e *contactError) Error() string { return e.address + ": " + e.err.Error() }
+func (e *contactError) Unwrap() error { return e.err }
+
 // explain returns err, of a conversation with what listens at address, in words that name address,
-// cause and remedy.
-func explain(err error, address string) error {
-	var refusal *Refusal
-	var record tls.RecordHeaderError
-	var certificate *tls.CertificateVerificationError
-	var network *net.OpError
+// cause and remedy. t is not nil if a TLS handshake has gone well on this side.
+func explain(err error, address string, t *TLS) error {
+	if _, ok := errors.AsType[*Refusal](err); ok {
+		return err // it names the address
+	}
+	if _, ok := errors.AsType[*contactError](err); ok {
+		return err
+	}
+	network, _ := errors.AsType[*net.OpError](err)
+	if network != nil && network.Op == "dial" {
+		return err // it names the address, too
+	}
+	record, isRecord := errors.AsType[tls.RecordHeaderError](err)
+	certificate, _ := errors.AsType[*tls.CertificateVerificationError](err)
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
-	case errors.As(err, &refusal):
-		return err // it names the address
-	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
+	case isRecord && string(record.RecordHeader[:]) == "HTTP/":
 		err = errSpeaksPlain
-	case errors.As(err, &certificate):
+	case certificate != nil:
 		err = fmt.Errorf("its certificate is not accepted: %w; compare it with --peer-trusted-ca-file", err)
-	case errors.As(err, &network) && network.Op == "remote error":
+	case network != nil && network.Op == "remote error":
 		err = fmt.Errorf("it does not accept this member's certificate (%w): compare --peer-cert-file here with --peer-trusted-ca-file there", network.Err)
 	case timeout != nil && timeout.Timeout():
 		err = fmt.Errorf("it accepts connections, but does not answer: is the process there stopped or overloaded? (%w)", err)
+	case t != nil && (errors.Is(err, errClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)):
+		// In TLS 1.3 the other side looks at the certificate when the handshake is over on this one.
+		err = fmt.Errorf("it hangs up after the TLS handshake (%w): its log may say that it does not accept this member's certificate", err)
 	}
-	return fmt.Errorf("%s: %w", address, err)
+	return &contactError{address, err}
 }

@@ -42,15 +42,15 @@ func request(ctx context.Context, method, text string, body []byte, t *TLS) ([]b
 	}
 	answer, err := transport.RoundTrip(r)
 	if err != nil {
-		return nil, err
+		return nil, explain(noEOF(err), u.Host, t)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return nil, explain(readRefusal(answer, u.Host), u.Host)
+		return nil, explain(readRefusal(answer, u.Host), u.Host, t)
 	}
 	content, err := io.ReadAll(io.LimitReader(answer.Body, bodyBytesMax+1))
 	if err != nil {
-		return nil, explain(err, u.Host)
+		return nil, explain(noEOF(err), u.Host, t)
 	}
 	if len(content) > bodyBytesMax {
 		return nil, fmt.Errorf("%s: %w: an answer has at most %d bytes", u.Host, ErrTooLarge, bodyBytesMax)

@@ -22,10 +22,11 @@ type link struct {
 	since    time.Time     // session is there
 	failures uint64
 	err      error // why there is no session
+	news     bool  // the log has not heard that there is a session, or heard that there is none
 }
 
 func newLink(n *Network, member uint64) *link {
-	return &link{network: n, member: member, woken: make(chan struct{}, 1), dialing: make(chan struct{})}
+	return &link{network: n, member: member, woken: make(chan struct{}, 1), dialing: make(chan struct{}), news: true}
 }
 
 // run keeps the connection until ctx ends.
@@ -33,13 +34,15 @@ func (l *link) run(ctx context.Context) {
 	retry := backoff.Backoff{Min: redialMin, Max: redialMax}
 	for {
 		s, err := l.dial(ctx)
-		l.dialed(s, err)
+		l.dialed(ctx, s, err)
 		lasted := false
 		if err == nil {
 			began := l.network.now()
+			stop := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
 			err = s.run()
+			stop()
 			lasted = l.network.now().Sub(began) >= lastingly
-			l.lost(err, lasted)
+			l.lost(ctx, err, lasted)
 		}
 		if ctx.Err() != nil {
 			l.over(ctx)
@@ -84,9 +87,6 @@ func (l *link) dial(ctx context.Context) (*session, error) {
 	}
 	s := newSession(conn, l.network.now)
 	conn.setRound(s.round)
-	if ctx.Err() != nil { // forgotten meanwhile; nobody else closes it
-		conn.Close()
-	}
 	return s, nil
 }
 
@@ -98,35 +98,39 @@ func (l *link) begin() {
 }
 
 // dialed notes the end of an attempt.
-func (l *link) dialed(s *session, err error) {
+func (l *link) dialed(ctx context.Context, s *session, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	close(l.dialing)
 	l.dialing = nil
 	l.session, l.err = s, err
 	if err != nil {
-		l.failed("cannot reach a member", err)
+		l.failed(ctx, "cannot reach a member", err)
 		return
 	}
 	l.since = l.network.now()
-	l.network.log.Info("connected to a member", "member", hex(l.member), "address", s.conn.RemoteAddr().String())
+	if l.news {
+		l.news = false
+		l.network.log.Info("connected to a member", "member", hex(l.member), "address", s.conn.RemoteAddr().String())
+	}
 }
 
 // lost notes the end of a session.
-func (l *link) lost(err error, redial bool) {
+func (l *link) lost(ctx context.Context, err error, redial bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.session, l.err, l.since = nil, err, time.Time{}
 	if redial {
 		l.dialing = make(chan struct{})
 	}
-	l.failed("lost the connection to a member", err)
+	l.failed(ctx, "lost the connection to a member", err)
 }
 
 // failed counts and tells a failure. l.mu is held.
-func (l *link) failed(what string, err error) {
+func (l *link) failed(ctx context.Context, what string, err error) {
 	l.failures++
-	if l.network.ctx.Err() == nil && l.network.told.due(fmt.Sprintf("%s %x %v", what, l.member, err)) {
+	if ctx.Err() == nil && l.network.told.due(fmt.Sprintf("%s %x %v", what, l.member, err)) {
+		l.news = true
 		l.network.log.Warn(what, "member", hex(l.member), "err", err)
 	}
 }

@@ -50,9 +50,12 @@ const (
 	guestsMax      = 256 // connections that are no streams yet
 	raftStreamsMax = 16  // of one member to this one; raft needs five
 
-	// unackedTimeout is how long bytes may stay unacknowledged before the connection counts as
-	// broken, where the system can be told so.
-	unackedTimeout = 2 * time.Second
+	// How long bytes may wait for the other side to take them before the connection counts as
+	// broken, where the system can be told so. That a full receiver does not read counts as well: one
+	// without its share of the processor, or, in the middle of a snapshot for raft, one whose disk
+	// stalls. So this is as patient as pings are; raft itself bounds everything else that it sends.
+	unackedTimeout     = 5 * time.Second
+	unackedTimeoutRaft = 10 * time.Second
 
 	roundInterval = time.Second // pings, and a look at who is still a member
 	pingRounds    = 5           // without an answer to a ping before its connection counts as broken
@@ -136,7 +139,7 @@ type Network struct {
 	handlers [256]Handler // by Method; not changed after Serve
 
 	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	work   sync.WaitGroup
 
 	mu       sync.Mutex // guards the fields below
@@ -161,7 +164,7 @@ func New(c Config) (*Network, error) {
 		c.Now = time.Now
 	}
 	n := &Network{config: c, log: c.Log, now: c.Now, told: told{now: c.Now}, members: map[uint64]*member{}, streams: map[*stream]struct{}{}}
-	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	n.raft = newStreamLayer(n)
 	n.door = newDoor(n.log, &n.told, c.TLS != nil)
 	n.server = &http.Server{
@@ -213,7 +216,7 @@ func (n *Network) Close() error {
 	n.closed = true
 	streams := n.allStreams()
 	n.mu.Unlock()
-	n.cancel()
+	n.cancel(net.ErrClosed)
 	n.raft.Close()
 	n.server.Close()
 	closeAll(n.config.Listeners)
@@ -269,19 +272,27 @@ func (n *Network) round() {
 		members = append(members, m)
 	}
 	n.mu.Unlock()
-	for _, s := range streams {
-		if s.incoming && !n.config.Known(s.member) {
-			n.log.Info("closing the connection of a member that was removed", "member", hex(s.member), "kind", string(s.kind))
-			s.Close()
-		} else if f := s.round.Load(); f != nil {
-			(*f)()
-		}
-	}
 	for _, m := range members {
 		if _, ok := n.config.Address(m.id); !ok {
 			n.forget(m)
 		}
 	}
+	for _, s := range streams {
+		if !n.expects(s) {
+			s.Close()
+		} else if f := s.round.Load(); f != nil {
+			(*f)()
+		}
+	}
+}
+
+// expects reports whether the other side of s is still a member.
+func (n *Network) expects(s *stream) bool {
+	if s.incoming {
+		return n.config.Known(s.member)
+	}
+	_, ok := n.config.Address(s.member)
+	return ok
 }
 
 // member is what is known of another member.
@@ -289,7 +300,7 @@ type member struct {
 	id uint64
 	traffic
 	link   *link
-	cancel context.CancelFunc // of link
+	cancel context.CancelCauseFunc // of link
 }
 
 // meet returns the member with an id, which must be one that Config knows, and keeps a connection
@@ -304,7 +315,7 @@ func (n *Network) meet(id uint64) (*member, error) {
 	if m == nil {
 		m = &member{id: id}
 		m.link = newLink(n, id)
-		ctx, cancel := context.WithCancel(n.ctx)
+		ctx, cancel := context.WithCancelCause(n.ctx)
 		m.cancel = cancel
 		n.members[id] = m
 		n.work.Go(func() { m.link.run(ctx) })
@@ -312,18 +323,12 @@ func (n *Network) meet(id uint64) (*member, error) {
 	return m, nil
 }
 
-// forget ends what this member has with one that was removed.
+// forget ends the calls to a member that was removed.
 func (n *Network) forget(m *member) {
 	n.mu.Lock()
 	delete(n.members, m.id)
-	streams := n.allStreams()
 	n.mu.Unlock()
-	m.cancel()
-	for _, s := range streams {
-		if s.member == m.id && !s.incoming {
-			s.Close()
-		}
-	}
+	m.cancel(ErrUnknownMember)
 }
 
 // Connect keeps a connection for calls to a member from now on, so that the first call need not

@@ -54,29 +54,37 @@ const methodEcho Method = 1
 
 func echo(_ context.Context, _ uint64, request []byte) ([]byte, error) { return request, nil }
 
+// setup is what a member is started with.
+type setup struct {
+	Config
+	handlers map[Method]Handler
+}
+
 // join starts member id of the town on a port of its own; change may alter what it is. It is closed
 // with the test.
-func (t *town) join(tb testing.TB, id uint64, change ...func(*Config)) *Network {
+func (t *town) join(tb testing.TB, id uint64, change ...func(*setup)) *Network {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	t.move(id, l.Addr().String())
-	c := Config{
+	c := setup{Config: Config{
 		Listeners: []net.Listener{l}, Self: func() (uint64, uint64) { return cluster, id }, Address: t.address, Known: t.known,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("hello at " + r.URL.Path)) }),
 		Log:     slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", id),
-	}
+	}, handlers: map[Method]Handler{methodEcho: echo}}
 	for _, f := range change {
 		f(&c)
 	}
-	n, err := New(c)
+	n, err := New(c.Config)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { n.Close() })
-	n.Handle(methodEcho, echo)
+	for method, h := range c.handlers {
+		n.Handle(method, h)
+	}
 	n.Serve()
 	return n
 }

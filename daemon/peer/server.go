@@ -13,8 +13,6 @@ import (
 	"time"
 )
 
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 3}
-
 // serveHTTP answers one request of the peer port.
 func (n *Network) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if !n.enter() {
@@ -147,7 +145,7 @@ func (l *doorListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		tune(conn)
+		tune(conn, unackedTimeout)
 		if g := l.door.enter(conn); g != nil {
 			return g, nil
 		}
@@ -268,21 +266,35 @@ func (g *guest) Close() error {
 }
 
 // Read reads. The first byte tells whether the caller speaks what this port speaks.
-func (g *guest) Read(p []byte) (int, error) {
-	n, err := g.Conn.Read(p)
+func (g *guest) Read(p []byte) (n int, err error) {
+	n, err = g.Conn.Read(p)
 	if n > 0 {
-		g.first.Do(func() { g.door.lookAt(p[0], g.RemoteAddr().String()) })
+		g.first.Do(func() {
+			if isTLS := p[0] == recordHandshake; isTLS != g.door.isTLS {
+				n, err = g.misunderstood(isTLS, n)
+			}
+		})
 	}
 	return n, err
 }
 
-// lookAt tells the log about a caller that was set up otherwise than this member.
-func (d *door) lookAt(first byte, from string) {
-	callerTLS := first == recordHandshake
-	if callerTLS == d.isTLS || !d.told.due(host(from)+" scheme") {
+// misunderstood is for a caller that was set up otherwise than this member. To plain HTTP on a port
+// of TLS the server knows an answer; to TLS on a plain port it would look for the end of a line.
+func (g *guest) misunderstood(isTLS bool, n int) (int, error) {
+	g.door.tellScheme(isTLS, g.RemoteAddr().String())
+	if !isTLS {
+		return n, nil
+	}
+	io.WriteString(g.Conn, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nthis peer port speaks plain http\n")
+	return 0, io.EOF
+}
+
+// tellScheme tells the log about such a caller.
+func (d *door) tellScheme(isTLS bool, from string) {
+	if !d.told.due(host(from) + " scheme") {
 		return
 	}
-	if callerTLS {
+	if isTLS {
 		d.log.Warn("a caller speaks https to the peer port, and this member is set up for http", "from", from,
 			"try", "give this member --peer-cert-file and --peer-key-file, and all peer URLs the same scheme")
 		return
@@ -299,12 +311,7 @@ func withGuest(ctx context.Context, conn net.Conn) context.Context {
 
 func guestOf(ctx context.Context) *guest { return ctx.Value(guestKey{}).(*guest) }
 
-func guestBehind(conn net.Conn) *guest {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
-	}
-	return conn.(*guest)
-}
+func guestBehind(conn net.Conn) *guest { return behindTLS(conn).(*guest) }
 
 // serverLog passes on what the HTTP server complains about: handshakes that failed, mostly.
 type serverLog struct {

@@ -213,6 +213,7 @@ func (n *Network) serveCalls(conn *stream) {
 	conn.setRound(a.round)
 	a.work.Go(func() {
 		a.out.run() // its error is that of the connection, which read sees as well
+		a.out.close()
 		conn.Close()
 	})
 	err := a.read(ctx)

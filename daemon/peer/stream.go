@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"sync"
@@ -37,6 +38,9 @@ func (n *Network) adopt(s *stream) (*stream, error) {
 		return nil, err
 	}
 	s.network, s.traffic = n, &m.traffic
+	if s.kind == kindRaft {
+		tune(s.Conn, unackedTimeoutRaft)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
@@ -47,6 +51,14 @@ func (n *Network) adopt(s *stream) (*stream, error) {
 	s.number = n.numbered
 	n.streams[s] = struct{}{}
 	return s, nil
+}
+
+// behindTLS returns the connection that carries conn.
+func behindTLS(conn net.Conn) net.Conn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		return secure.NetConn()
+	}
+	return conn
 }
 
 func (s *stream) Read(p []byte) (n int, err error) {
@@ -66,14 +78,15 @@ func (s *stream) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the connection. It may be called more than once.
+// Close closes the connection. It may be called more than once, and does not wait: TLS has a word
+// of parting that a full connection would not take.
 func (s *stream) Close() error {
 	s.gone.Do(func() {
 		s.network.mu.Lock()
 		defer s.network.mu.Unlock()
 		delete(s.network.streams, s)
 	})
-	return s.Conn.Close()
+	return behindTLS(s.Conn).Close()
 }
 
 // StreamLayer opens and accepts streams of kind raft. It is safe for concurrent use.
@@ -108,6 +121,9 @@ func (l *StreamLayer) Dial(to uint64, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, timeout)
 	defer cancel()
 	s, err := l.network.open(ctx, to, kindRaft)
+	if err != nil && l.ctx.Err() != nil {
+		err = net.ErrClosed
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to member %s: %w", hex(to), err)
 	}

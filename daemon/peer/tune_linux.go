@@ -2,14 +2,15 @@ package peer
 
 import (
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// tune has the system notice soon that the other host is gone.
-func tune(conn net.Conn) {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
+// tune has the system notice soon that the other host is gone, or takes nothing.
+func tune(conn net.Conn, unacked time.Duration) {
+	tcp := tcpBehind(conn)
+	if tcp == nil {
 		return
 	}
 	tcp.SetKeepAliveConfig(keepAlive)
@@ -18,6 +19,6 @@ func tune(conn net.Conn) {
 		return
 	}
 	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedTimeout.Milliseconds()))
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacked.Milliseconds()))
 	})
 }

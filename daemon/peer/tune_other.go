@@ -2,11 +2,14 @@
 
 package peer
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // tune has the system notice soon that the other host is gone.
-func tune(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
+func tune(conn net.Conn, _ time.Duration) {
+	if tcp := tcpBehind(conn); tcp != nil {
 		tcp.SetKeepAliveConfig(keepAlive)
 	}
 }
