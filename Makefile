@@ -19,7 +19,7 @@ GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo bench test check diff fuzz soak soak-model soak-loss soak-diff lint vet staticcheck fmt parts clean install uninstall
+.PHONY: help build demo bench test check diff fuzz soak soak-model soak-loss soak-diff soak-cluster lint vet staticcheck fmt parts clean install uninstall
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +48,8 @@ diff: ## send the random operations of one SEED to etcd and to kvd and compare; 
 fuzz: ## run every fuzz target for FUZZTIME (10m), one after the other; FUZZ="FuzzDecode ..." chooses
 	@GO='$(GO)' sh e2e/fuzz.sh $(FUZZ)
 
-SOAK ?= model loss diff
-soak: $(addprefix soak-,$(SOAK)) ## run the long suites, 15 to 60 minutes each; SOAK="model loss diff" chooses
+SOAK ?= model loss diff cluster
+soak: $(addprefix soak-,$(SOAK)) ## run the long suites, 15 to 60 minutes each; SOAK="model cluster" chooses
 
 soak-model:
 	KVD_MODEL_OPERATIONS=1000000 $(GO) test ./daemon/store -run TestMachineBehavesLikeThePlainModelOnAnyLog -rapid.checks=1000 -count=1 -v -timeout 2h
@@ -60,6 +60,10 @@ soak-loss:
 
 soak-diff:
 	$(GO) test ./e2e/diff -run TestSequences -seeds 205 -ops 1000 -pairs 4 -count=1 -v -timeout 2h
+
+soak-cluster:
+	KVD_CLUSTER_FAULTS=$(or $(FAULTS),200) $(GO) test ./e2e/nemesis -run TestNothingIsLost -count=1 -v -timeout 2h
+	KVD_STALE_ROUNDS=$(or $(ROUNDS),200) $(GO) test ./e2e/nemesis -run TestAPausedLeader -count=1 -v -timeout 2h
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \

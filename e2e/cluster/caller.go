@@ -163,3 +163,28 @@ func (c *Caller) Answers(ctx context.Context, target string) error {
 	}
 	return nil
 }
+
+// Stream watches with form as its query and gives each event, or the error that the member answers
+// with, to each, until the stream ends. A stream that ends in order is no error.
+func (c *Caller) Stream(ctx context.Context, member, key string, form url.Values, each func(Reply)) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, member+"/v2/keys"+key+"?"+form.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	decoder := json.NewDecoder(response.Body)
+	for {
+		reply := Reply{Status: response.StatusCode}
+		switch err := decoder.Decode(&reply); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		each(reply)
+	}
+}

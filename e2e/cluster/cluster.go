@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -229,6 +230,37 @@ func (c *Cluster) Replace(ctx context.Context, m *Member) error {
 	ctx, cancel := context.WithTimeout(ctx, startMax)
 	defer cancel()
 	return m.AwaitHealthy(ctx)
+}
+
+// Transfer has the leader hand over to a member, and returns when that member leads.
+func (c *Cluster) Transfer(ctx context.Context, to *Member) error {
+	ctx, cancel := context.WithTimeout(ctx, startMax)
+	defer cancel()
+	for {
+		from, err := c.Leader(ctx)
+		if err != nil || from == to {
+			return err
+		}
+		err = c.handOver(ctx, from, to)
+		if late := pause(ctx, pollEvery); late != nil {
+			return fmt.Errorf("hand the leadership to %s: %w: %w", to.Name, late, err)
+		}
+	}
+}
+
+// handOver asks once. Of etcd, only the v3 API has it.
+func (c *Cluster) handOver(ctx context.Context, from, to *Member) error {
+	id, err := c.id(ctx, to, from)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "etcdctl", "--endpoints", from.ClientURL, "--command-timeout", "3s", "move-leader", id)
+	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("etcdctl move-leader %s: %w: %s", id, err, output)
+	}
+	return err
 }
 
 // listed is a member in the answer of /v2/members.

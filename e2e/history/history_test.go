@@ -324,6 +324,23 @@ func TestAReportShowsTheOpsUpToTheOneThatCannotBe(t *testing.T) {
 	}
 }
 
+// Many reads of the same value at the same time can be put into an order in too many ways to try.
+func TestAThousandReadsAtOnceAreJudgedAtOnce(t *testing.T) {
+	for _, saw := range []string{"b", "a"} {
+		ops := []Op{
+			{Key: "/r", Kind: Put, Value: "a", Call: 1, Return: 2},
+			{Key: "/r", Kind: Put, Value: "b", Saw: "a", Call: 3, Return: 20},
+		}
+		for i := range time.Duration(1000) {
+			ops = append(ops, Op{Key: "/r", Kind: Get, Saw: []string{"a", "b"}[i%2], Call: 4 + i%10, Return: 15 + i%10})
+		}
+		ops = append(ops, Op{Key: "/r", Kind: Get, Saw: saw, Call: 21, Return: 22})
+		if found := CheckRegisters(ops, judgeMax); (len(found) == 0) != (saw == "b") || len(found) > 0 && found[0].Kind != NotLinear {
+			t.Errorf("the last read %q: %v", saw, found)
+		}
+	}
+}
+
 func TestAWriteWithoutAnAnswerMayHappenAtAnyLaterTime(t *testing.T) {
 	read := func(saw string, at time.Duration) Op {
 		return Op{Key: "/r", Kind: Get, Saw: saw, Call: at, Return: at + 1}

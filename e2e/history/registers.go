@@ -23,7 +23,7 @@ func CheckRegisters(ops []Op, limit time.Duration) []Violation {
 	}
 	var found []Violation
 	for _, key := range slices.Sorted(maps.Keys(byKey)) {
-		ops := relevant(byKey[key])
+		ops := decisive(relevant(byKey[key]))
 		switch porcupine.CheckOperationsTimeout(register, operations(ops), limit) {
 		case porcupine.Illegal:
 			found = append(found, violation(NotLinear, "%s:\n%s", key, listing(smallest(ops, limit))))
@@ -47,6 +47,36 @@ func relevant(ops []Op) []Op {
 	return slices.DeleteFunc(ops, func(op Op) bool {
 		return op.Outcome == Unknown && (op.Kind == Get || !seen[op.Value])
 	})
+}
+
+// decisive leaves out all but two of the ops that only found a value: the one that began last and the
+// one that returned first. A value is written once, so that it is there during one span of time, and
+// an op can have found it if it began before the end of that span and returned after its beginning.
+func decisive(ops []Op) []Op {
+	lastCall, firstReturn := map[string]int{}, map[string]int{}
+	for i, op := range ops {
+		if !finds(op) {
+			continue
+		}
+		if best, ok := lastCall[op.Saw]; !ok || op.Call > ops[best].Call {
+			lastCall[op.Saw] = i
+		}
+		if best, ok := firstReturn[op.Saw]; !ok || op.Return < ops[best].Return {
+			firstReturn[op.Saw] = i
+		}
+	}
+	var kept []Op
+	for i, op := range ops {
+		if !finds(op) || lastCall[op.Saw] == i || firstReturn[op.Saw] == i {
+			kept = append(kept, op)
+		}
+	}
+	return kept
+}
+
+// finds reports whether all that op does is to find a value, which is not impossible in itself.
+func finds(op Op) bool {
+	return op.Outcome == Done && op.Kind == Get || op.Outcome == Mismatch && op.Prev != op.Saw
 }
 
 // smallest returns the shortest beginning of ops, by their ends, that is already wrong.

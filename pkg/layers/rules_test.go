@@ -77,6 +77,7 @@ var walls = []wall{
 	{"github.com/hashicorp/raft-boltdb", []string{"daemon/raftnode/...", "daemon"}, "the stable store can be replaced while one room knows it"},
 	{"github.com/docker/docker", []string{"pkg/workload/docker"}, "its successor replaces it in one package"},
 	{"github.com/BurntSushi/toml", []string{"confd/..."}, "TOML is the format of confd's resource files"},
+	{"github.com/anishathalye/porcupine", []string{"e2e/history"}, "who judges histories is one package's choice"},
 	{"github.com/prometheus", []string{"pkg/metrics", "daemon", "daemon/admin", "daemon/raftnode/..."}, "metrics leave through one page"},
 }
 
