@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,14 +63,16 @@ func TestACallerThatDoesNotSayWhoItIsIsHungUpOnAfterTenSeconds(t *testing.T) {
 		n, p := port(t, nil)
 		defer n.Close()
 		silent, slow := p.dial(), p.dial()
-		go func() {
+		var dripping sync.WaitGroup
+		defer dripping.Wait()
+		dripping.Go(func() {
 			for range 100 {
 				if _, err := slow.Write([]byte("G")); err != nil {
 					return
 				}
 				time.Sleep(time.Second)
 			}
-		}()
+		})
 		began := time.Now()
 		for _, conn := range []net.Conn{silent, slow} {
 			io.ReadAll(conn)
