@@ -145,7 +145,8 @@ func draw(random *rand.Rand, m model, term *uint64) change {
 type moment struct{ before, after model }
 
 func testConfig(d Dir, random *rand.Rand) Config {
-	return Config{Dir: d, SegmentBytes: 4096, RecentBytes: 1500, Create: true, Random: random.Uint64}
+	ids := rand.New(rand.NewPCG(random.Uint64(), 0)) // of its own: the keeper draws from it
+	return Config{Dir: d, SegmentBytes: 4096, RecentBytes: 1500, Create: true, Random: ids.Uint64}
 }
 
 // live has a log on d take n random changes and returns what it holds then. The log is closed.
@@ -217,7 +218,7 @@ func TestAfterACrashAtAnyMomentTheLogHoldsWhatItAcknowledged(t *testing.T) {
 		live(t, d, random, m, &term, 20) // after a clean stop
 		w := newWreck(nil)
 		var now moment
-		for i, op := range d.trace {
+		for i, op := range d.operations() {
 			if m, ok := op.note.(moment); ok {
 				now = m
 				continue
@@ -268,7 +269,7 @@ func crashAgain(t *testing.T, d *disk, start *wreck, log *Log, random *rand.Rand
 	if problem := m.difference(log); problem != "" {
 		t.Fatalf("%s, going on: %s", where, problem)
 	}
-	for i, op := range slices.Clone(d.trace) {
+	for i, op := range d.operations() {
 		if m, ok := op.note.(moment); ok {
 			now = m
 			continue
@@ -296,7 +297,7 @@ func crashAfterAKill(t *testing.T, w *wreck, random *rand.Rand, now moment, wher
 	if problem != "" {
 		t.Fatalf("%s, killed: %s", where, problem)
 	}
-	for _, op := range d.trace {
+	for _, op := range d.operations() {
 		after.follow(op)
 	}
 	for range 3 {

@@ -55,6 +55,13 @@ func (d *disk) do(op operation, effect func() error) error {
 // note puts something of the test between the operations.
 func (d *disk) note(what any) { d.do(operation{what: "note", note: what}, nil) }
 
+// operations returns what was done so far.
+func (d *disk) operations() []operation {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.trace)
+}
+
 func (d *disk) Path(name string) string { return "/disk/" + name }
 
 func (d *disk) Names() ([]string, error) {

@@ -22,7 +22,8 @@ var plan = []layer{
 	{"daemon/store", []string{"daemon/command", "pkg/kv", "pkg/snapfile"}, "members stay equal only while apply depends on its input alone"},
 	{"daemon/watch", []string{"daemon/store", "daemon/command", "pkg/kv"}, "the hub reads changes; it neither makes nor transports them"},
 	{"daemon/peer", []string{"pkg/backoff"}, "connections carry bytes; what members tell each other is a matter of those who tell it"},
-	{"daemon/raftnode", []string{"daemon/command", "daemon/peer", "daemon/raftnode/...", "pkg/..."}, "it replicates bytes for a Machine and must not know what they mean"},
+	{"daemon/wal", nil, "what is on disk must not depend on what it is for"},
+	{"daemon/raftnode", []string{"daemon/command", "daemon/wal", "daemon/peer", "daemon/raftnode/...", "pkg/..."}, "it replicates bytes for a Machine and must not know what they mean"},
 	{"daemon/service", []string{"daemon/raftnode", "daemon/watch", "daemon/store", "daemon/command", "pkg/..."}, "operations are free of any API, so that all APIs agree"},
 	{"daemon/route", nil, "a table of paths and of whom they are for; what stands behind a path is a matter of its room"},
 	{"daemon/httpv2", []string{"daemon/route", "daemon/service", "pkg/..."}, "an API translates; what it decided alone, the next API would decide differently"},
@@ -72,7 +73,7 @@ type wall struct {
 var walls = []wall{
 	{"github.com/spf13/viper", []string{"pkg/program"}, "one place decides where settings come from"},
 	{"github.com/spf13/cobra", []string{"pkg/program", "daemon", "ctl/...", "sidekick", "agent", "confd"}, "commands are the edge of a program; rooms behind it take structs"},
-	{"github.com/hashicorp/raft", []string{"daemon/raftnode/...", "daemon"}, "the consensus library can be replaced while one room knows it"},
+	{"github.com/hashicorp/raft", []string{"daemon/raftnode/...", "daemon/wal", "daemon"}, "the consensus library can be replaced while one room knows it"},
 	{"github.com/hashicorp/raft-wal", []string{"daemon/raftnode/...", "daemon"}, "the log store can be replaced while one room knows it"},
 	{"github.com/hashicorp/raft-boltdb", []string{"daemon/raftnode/...", "daemon"}, "the stable store can be replaced while one room knows it"},
 	{"github.com/docker/docker", []string{"pkg/workload/docker"}, "its successor replaces it in one package"},
