@@ -7,6 +7,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -85,7 +86,8 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 
 	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"},
 		&cobra.Group{ID: groupLeases, Title: "Leases:"},
-		&cobra.Group{ID: groupAccess, Title: "Access control:"}, &cobra.Group{ID: groupCerts, Title: "Certificates:"})
+		&cobra.Group{ID: groupAccess, Title: "Access control:"}, &cobra.Group{ID: groupCerts, Title: "Certificates:"},
+		&cobra.Group{ID: groupBackup, Title: "Backups:"})
 	root.AddCommand(
 		getCommand(s), setCommand(s), mkCommand(s), updateCommand(s), rmCommand(s),
 		lsCommand(s), mkdirCommand(s), setdirCommand(s), updatedirCommand(s), rmdirCommand(s),
@@ -93,6 +95,7 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 		leaseCommand(s),
 		userCommand(s), roleCommand(s), authCommand(s),
 		certCommand(s),
+		snapshotCommand(s),
 		demo.Command(), exitCodesTopic(),
 	)
 	root.SetGlobalNormalizationFunc(acceptOldNames)
@@ -107,6 +110,7 @@ const (
 	groupAccess = "access"
 	groupLeases = "leases"
 	groupCerts  = "certs"
+	groupBackup = "backup"
 )
 
 // acceptOldNames lets flags of etcdctl, of v2 and v3, stand for ours.
@@ -159,14 +163,20 @@ func (s *settings) bound(ctx context.Context) (context.Context, context.CancelFu
 func (s *settings) runUnbounded(act action) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		env := program.EnvFrom(cmd.Context())
-		err := s.open(cmd.Context(), env, func(c *session) error { return act(cmd.Context(), c, args) })
-		if err == nil {
-			return nil
-		}
-		trouble := diagnose(err)
-		trouble.print(env.Stderr, s.output)
-		return &program.ExitError{Code: trouble.Exit}
+		return s.told(env, s.open(cmd.Context(), env, func(c *session) error { return act(cmd.Context(), c, args) }))
 	}
+}
+
+// told prints what err means to the user and returns its exit code; nil if there is no error.
+func (s *settings) told(env *program.Env, err error) error {
+	if err == nil {
+		return nil
+	}
+	trouble := diagnose(err)
+	if trouble.text != "" {
+		trouble.print(env.Stderr, s.output)
+	}
+	return &program.ExitError{Code: trouble.Exit}
 }
 
 // open calls act with a session, and closes it.
@@ -188,10 +198,7 @@ func (s *settings) open(ctx context.Context, env *program.Env, act func(*session
 	}
 	defer client.Close()
 	c := &session{settings: s, printer: newPrinter(env.Stdout, s.output), env: env, client: client}
-	if err := act(c); err != nil {
-		return err
-	}
-	return c.flush()
+	return errors.Join(act(c), c.flush())
 }
 
 // printCurl shows a request in the form of etcdctl's --debug. Neither part can hold a quote: both

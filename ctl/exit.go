@@ -21,6 +21,8 @@ const (
 	exitDenied      = 3
 	exitRefused     = 4
 	exitServer      = 5
+	exitDiffer      = 1 // of snapshot diff, as of diff
+	exitFile        = 9
 	exitInterrupted = program.ExitSignal + 2
 )
 
@@ -32,13 +34,15 @@ func exitCodesTopic() *cobra.Command {
 
   0    done; or a watch that a signal has ended
   1    bad arguments or configuration, get of a directory, a command of
-       exec-watch that cannot be started, output that cannot be written
+       exec-watch that cannot be started, output that cannot be written;
+       snapshot diff: they differ
   2    no endpoint could be reached
   3    TLS, user or permission
   4    the store refused: not found, exists, compare failed, not a directory,
        history cleared, ...
   5    trouble in the store: no leader, timeout, outcome unknown
   7    kvctl demo: something did not happen as it should
+  9    a snapshot, or its file, cannot be read or written, or is damaged
   130  interrupted`,
 	}
 }
@@ -78,11 +82,16 @@ func (e *isDirectory) Error() string { return e.key + ": is a directory" }
 func diagnose(err error) trouble {
 	var usage *usageError
 	var directory *isDirectory
+	var file *fileError
 	var wire *etcdv2.Error
 	var e *kv.Error
 	switch {
 	case errors.As(err, &directory):
 		return trouble{Exit: exitUsage, Message: err.Error(), Hint: "kvctl ls shows what is in it", text: err.Error()}
+	case errors.Is(err, errDiffer): // all is said
+		return trouble{Exit: exitDiffer}
+	case errors.As(err, &file):
+		return trouble{Exit: exitFile, Message: file.text, Hint: file.hint, text: prefix + file.text}
 	case errors.As(err, &usage):
 		return trouble{Exit: exitUsage, Message: usage.text, Hint: usage.hint, text: prefix + usage.text}
 	case errors.Is(err, context.Canceled):

@@ -97,14 +97,14 @@ func TestASnapshotIsSentWhileItIsWrittenAndGoesOnWhereItBroke(t *testing.T) {
 }
 
 func TestASnapshotThatCannotBeWrittenIsCutOff(t *testing.T) {
-	_, server, log := open(t, Schedule{}, &source{parts: []string{"half"}, fail: errors.New("disk on fire")})
+	b, server, log := open(t, Schedule{}, &source{parts: []string{"half"}, fail: errors.New("disk on fire")})
 	if response, err := http.Get(server.URL); err == nil {
 		defer response.Body.Close()
 		if text, err := io.ReadAll(response.Body); err == nil {
 			t.Errorf("%q came as if it were whole", text)
 		}
 	}
-	server.Close()
+	b.Close()
 	if !strings.Contains(log.String(), "disk on fire") {
 		t.Errorf("log: %s", log)
 	}
