@@ -42,6 +42,8 @@ type Hub struct {
 	paths     btree.Map[string, *group]
 	count     int // of watchers
 	closed    bool
+	cut       bool   // there are no watches now
+	reason    string // of the last Interrupt
 
 	registered, delivered, lost atomic.Uint64
 
@@ -112,6 +114,9 @@ func (h *Hub) Reset(events []kv.Event, dropped, index kv.Index) {
 		h.bytes += bytesOf(event)
 	}
 	h.everybody(func(w *Watcher) {
+		if w.next == interrupted {
+			return
+		}
 		if w.next == 0 {
 			w.next = max(before+1, w.from)
 		}
@@ -201,13 +206,16 @@ func (h *Hub) wake(l list, index kv.Index) {
 
 // Watch registers a watcher: every event from from.Index on, or after now if that is 0, will be
 // seen. Errors by Kind: HistoryGone with the oldest index kept in its Cause, Unavailable at the
-// limit of watchers, Closed.
+// limit of watchers, NoLeader between Interrupt and Resume, Closed.
 func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
 	w := &Watcher{hub: h, key: kv.Clean(from.Key), recursive: from.Recursive, from: from.Index, ready: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return nil, &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Closed}
+	}
+	if h.cut {
+		return nil, noLeader(from.Key, h.reason)
 	}
 	if h.limit > 0 && h.count >= h.limit {
 		return nil, &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Unavailable,
@@ -251,6 +259,31 @@ func (h *Hub) Watchers() int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.count
+}
+
+// Interrupt ends all watches with NoLeader, and refuses new ones until Resume: what happens in the
+// cluster does not reach this member, and who waits here would wait in vain. reason is for people.
+// Events that a watcher has yet to read it may read elsewhere, from the index after the last it has
+// seen. It may be called again.
+func (h *Hub) Interrupt(reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cut, h.reason = true, reason
+	h.everybody(func(w *Watcher) {
+		w.next = interrupted
+		w.signal()
+	})
+}
+
+// Resume permits watches again. Those that were interrupted stay so.
+func (h *Hub) Resume() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cut = false
+}
+
+func noLeader(key, reason string) error {
+	return &kv.Error{Op: "watch", Key: key, Kind: kv.NoLeader, Cause: reason}
 }
 
 // Close ends all watches with kv.Closed. Watching again is an error.
@@ -345,8 +378,8 @@ func (w *Watcher) signal() {
 func (w *Watcher) Index() kv.Index { return w.registered }
 
 // Next returns the next event that the watcher wants. Errors: HistoryGone when the reader was so
-// slow that the log has dropped what it had yet to read; Closed; Timeout around ctx's own. All but
-// the last are final.
+// slow that the log has dropped what it had yet to read; NoLeader after an Interrupt; Closed; Timeout
+// around ctx's own. All but the last are final.
 func (w *Watcher) Next(ctx context.Context) (kv.Event, error) {
 	for {
 		event, found, err := w.take()
@@ -369,6 +402,8 @@ func (w *Watcher) take() (kv.Event, bool, error) {
 	switch {
 	case h.closed || w.next == gone:
 		return kv.Event{}, false, &kv.Error{Op: "watch", Key: w.key, Kind: kv.Closed}
+	case w.next == interrupted:
+		return kv.Event{}, false, noLeader(w.key, h.reason)
 	case w.next == 0:
 		return kv.Event{}, false, nil
 	case w.next <= h.forgotten:
@@ -381,8 +416,11 @@ func (w *Watcher) take() (kv.Event, bool, error) {
 	return event, true, nil
 }
 
-// gone is the next of a watcher that was closed.
-const gone = ^kv.Index(0)
+// These in next are no index: of a watcher that was closed, and of one that Interrupt has ended.
+const (
+	gone        = ^kv.Index(0)
+	interrupted = gone - 1
+)
 
 // Close unregisters the watcher; a Next that waits returns kv.Closed. It may be called twice.
 func (w *Watcher) Close() {

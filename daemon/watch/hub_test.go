@@ -287,6 +287,16 @@ func TestNextWaitsForAnEventOrTheEndOfItsContextOrClose(t *testing.T) {
 			func(h *Hub, _ *Watcher, _ func()) { h.Close() },
 			func(_ kv.Event, err error) bool { return kv.Is(err, kv.Closed) },
 		},
+		"being cut off from the leader": {
+			func(h *Hub, _ *Watcher, _ func()) { h.Interrupt("no leader for a second") },
+			func(_ kv.Event, err error) bool {
+				return kv.Is(err, kv.NoLeader) && strings.Contains(err.Error(), "no leader for a second")
+			},
+		},
+		"being cut off for a moment": {
+			func(h *Hub, _ *Watcher, _ func()) { h.Interrupt("no leader"); h.Resume() },
+			func(_ kv.Event, err error) bool { return kv.Is(err, kv.NoLeader) },
+		},
 		"a restore that has an event": {
 			func(h *Hub, _ *Watcher, _ func()) { h.Reset([]kv.Event{change(3, kv.ActionSet, "/d/a")}, 0, 9) },
 			func(e kv.Event, err error) bool { return err == nil && e.Node.ModifiedIndex == 3 },

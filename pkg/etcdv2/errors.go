@@ -92,6 +92,7 @@ var troubles = map[kv.Kind]string{
 	kv.Timeout:     "etcdserver: request timed out", // which etcd goes on from in some cases
 	kv.Unavailable: "etcdserver: too many requests",
 	kv.NoSpace:     noSpace,
+	kv.Corrupt:     "etcdserver: corrupt cluster",
 }
 
 // noSpace is etcd's text for a store that is full. What makes room follows it.
@@ -117,7 +118,7 @@ func EncodeError(err error) *Error {
 			return &Error{Code: code, Message: codes[code].message, Cause: e.Cause, Index: e.Index}
 		}
 		if text, ok := troubles[e.Kind]; ok {
-			if e.Kind == kv.NoSpace && e.Cause != "" {
+			if (e.Kind == kv.NoSpace || e.Kind == kv.Corrupt) && e.Cause != "" {
 				text += ": " + e.Cause
 			}
 			return NewError(CodeRaftInternal, text)

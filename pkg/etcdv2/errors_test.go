@@ -13,7 +13,7 @@ func TestEveryKindHasAFormOnTheWire(t *testing.T) {
 	comesBackAs := map[kv.Kind]kv.Kind{ // those that a client has to take for something else
 		kv.Internal: kv.Unknown, kv.Closed: kv.Unknown, kv.TooLarge: kv.Invalid,
 	}
-	for kind := kv.Internal; kind <= kv.NoLease; kind++ {
+	for kind := kv.Internal; kind <= kv.Corrupt; kind++ {
 		plain := &kv.Error{Op: "set", Key: "/a", Kind: kind, Cause: "because", Index: 7}
 		for _, err := range []error{plain, fmt.Errorf("wrapped: %w", plain)} {
 			wire := EncodeError(err)
@@ -27,6 +27,8 @@ func TestEveryKindHasAFormOnTheWire(t *testing.T) {
 				cause = "etcdserver: too many requests"
 			case kv.NoSpace:
 				cause = "etcdserver: mvcc: database space exceeded: because"
+			case kv.Corrupt:
+				cause = "etcdserver: corrupt cluster: because"
 			}
 			if wire.Message == "" || wire.Cause != cause || wire.Status() < 400 {
 				t.Errorf("%v: %+v, status %d", kind, wire, wire.Status())

@@ -30,6 +30,7 @@ const (
 	TooLarge                  // key, value or request over a limit; Cause names the limit
 	NoSpace                   // the store or its disk is full: surely not applied; Cause says what makes room
 	NoLease                   // there is no such shared lease; Cause is its id
+	Corrupt                   // what this member holds differs from what the others hold: ask another one; Cause says more
 )
 
 var kindText = [...]string{
@@ -38,7 +39,7 @@ var kindText = [...]string{
 	RootReadOnly: "root is read only", DirNotEmpty: "directory not empty", Denied: "not permitted",
 	Invalid: "invalid request", HistoryGone: "history has been cleared", NoLeader: "no leader",
 	Timeout: "timed out", Unknown: "outcome unknown", Unavailable: "store unavailable", Closed: "closed",
-	TooLarge: "too large", NoSpace: "no space", NoLease: "lease not found",
+	TooLarge: "too large", NoSpace: "no space", NoLease: "lease not found", Corrupt: "corrupt member",
 }
 
 // String returns a short text in lower case.
