@@ -72,21 +72,22 @@ func (m *Machine) Disputed() bool {
 	return m.disputed()
 }
 
-// Corrupt returns why the state of this member is not to be trusted: what it keeps is not what it has
-// once stored, or no more members agree with it than differ from it. It is then the odd one
-// out, or one of two that nobody can decide between. A Restore of a sound state ends it.
-func (m *Machine) Corrupt() (Comparison, bool) {
+// Corrupt returns why the state of this member, which is self, is not to be trusted: what it keeps is
+// not what it has once stored, or of the members that have told their sums as many differ from it as
+// agree with it, itself among these. It is then the odd one out, or one of two that nobody can decide
+// between. A Restore of a sound state ends it.
+func (m *Machine) Corrupt(self uint64) (Comparison, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.rotten != nil {
 		return *m.rotten, true
 	}
 	var first Comparison
-	agree, differ := 0, 0
+	agree, differ := 1, 0
 	for _, id := range slices.Sorted(maps.Keys(m.comparisons)) {
 		c := m.comparisons[id]
 		switch _, member := m.state.members[id]; {
-		case !member:
+		case !member || id == self:
 		case c.Same():
 			agree++
 		default:
