@@ -48,7 +48,7 @@ func parseHello(r *http.Request) (hello, error) {
 	offered := r.Header.Get("Upgrade")
 	switch {
 	case r.Method != http.MethodGet || offered == "" || !hasToken(r.Header.Values("Connection"), "upgrade"):
-		return hello{}, refuse(StatusOtherVersion, "%s is for the members of a cluster: it needs GET, Connection: Upgrade and Upgrade: %s", r.URL.Path, protocol)
+		return hello{}, refuse(StatusOtherVersion, "streams are for the members of a cluster, and need GET, Connection: Upgrade and Upgrade: %s", protocol)
 	case offered != protocol:
 		return hello{}, refuse(StatusOtherVersion, "this member speaks %s, and the caller %s: run releases of kvd that are next to each other", protocol, clean(offered))
 	}
