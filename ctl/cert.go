@@ -29,8 +29,8 @@ func certCommand(s *settings) *cobra.Command {
 		Long: `Make the certificates of a cluster and its clients.
 
 The authority is kept in a directory of files that are for their owner alone: ca.crt, which
-everybody has to trust, and ca.key, which stays where it is. Each certificate is a pair of files
-beside it, such as server-n1.crt and server-n1.key. No file is overwritten but by renew and revoke.`,
+everybody has to trust, ca.key, which stays where it is, and ca.crl, what it has revoked. Each
+certificate is a pair of files beside it, such as server-n1.crt and server-n1.key. No file is overwritten but by renew and revoke.`,
 		Example: `  kvctl cert init
   kvctl cert issue server n1 --host n1.example,10.0.0.1,127.0.0.1
   kvctl cert issue peer n1 --host n1.example,10.0.0.1

@@ -52,6 +52,10 @@ type Config struct {
 	SnapshotKeep     uint
 	SnapshotDir      string // "" is none
 
+	ClientTLS, PeerTLS TLS // of the https ports for clients and for members
+	TLSMinVersion      string
+	CertUsers          bool // a client certificate stands for the user of its common name
+
 	MetricsCompat string // metricsEtcd or metricsOff
 }
 
@@ -87,6 +91,9 @@ func DefaultConfig() Config {
 		QuotaBackendBytes:   service.DefaultQuota,
 		LogStore:            raftnode.LogStoreWAL,
 		SnapshotKeep:        24,
+		ClientTLS:           TLS{ClientCerts: certsOff},
+		PeerTLS:             TLS{ClientCerts: certsOff},
+		TLSMinVersion:       defaultTLSVersion,
 		MetricsCompat:       metricsEtcd,
 	}
 }
@@ -118,6 +125,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.UintVar(&c.SnapshotKeep, "snapshot-keep", c.SnapshotKeep, "how many snapshots stay in --snapshot-dir")
 	flags.StringVar(&c.SnapshotDir, "snapshot-dir", c.SnapshotDir, "`directory` for the snapshots of --snapshot-interval, of this member alone; made if absent")
 	flags.StringVar(&c.MetricsCompat, "metrics-compat", c.MetricsCompat, "further `names` for metrics: etcd, for dashboards and alerts made for it, or off")
+	c.addTLSFlags(flags)
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
 	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "refused")
 	for _, name := range []string{"discovery", "discovery-srv"} {
@@ -136,11 +144,11 @@ func (d derived) String() string { return cmp.Or(d.Value.String(), d.otherwise()
 // envAliases are etcd's environment variables for the flags that etcd has as well.
 func envAliases() map[string][]string {
 	aliases := map[string][]string{}
-	for _, flag := range []string{
+	for _, flag := range append(tlsFlagsOfEtcd,
 		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
 		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token",
 		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "quota-backend-bytes", "discovery", "discovery-srv",
-	} {
+	) {
 		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 	}
 	return aliases
@@ -166,6 +174,7 @@ func (c *Config) Validate() error {
 		checkURLs("listen-peer-urls", c.ListenPeerURLs, true),
 		checkURLs("initial-advertise-peer-urls", c.InitialAdvertisePeerURLs, false),
 		c.checkCluster(),
+		c.checkTLS(),
 	}
 	refuse := func(wrong bool, flag, format string, args ...any) {
 		if wrong {
@@ -245,20 +254,18 @@ func checkURLs(flag string, urls []string, required bool) error {
 // urlProblem says why text is not the URL of a listener, "" if it is.
 func urlProblem(text string) string {
 	if _, _, err := net.SplitHostPort(text); err == nil && !strings.Contains(text, "/") && urlProblem("http://"+text) == "" {
-		return "it must begin with http://, as in http://" + text
+		return "it must begin with http:// or https://, as in http://" + text
 	}
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:
 		return errors.Unwrap(err).Error()
-	case u.Scheme == "https":
-		return "TLS is not available in this version of kvd; use http on a network that you trust"
 	case u.Scheme == "unix" || u.Scheme == "unixs":
 		return "unix sockets are not available; use http://HOST:PORT"
-	case u.Scheme != "http":
-		return "it must begin with http://, as in " + defaultClientURL
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "it must begin with http:// or https://, as in " + defaultClientURL
 	case u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
-		return "only a host and a port may follow http://"
+		return "only a host and a port may follow " + u.Scheme + "://"
 	}
 	host, port, err := net.SplitHostPort(u.Host)
 	if err != nil {

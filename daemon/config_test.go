@@ -29,7 +29,16 @@ func TestAClusterThatNamesOnlyThisMemberIsValid(t *testing.T) {
 
 func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 	for _, c := range []struct{ flag, value, want string }{
-		{"listen-client-urls", "https://127.0.0.1:2379", "TLS is not available"},
+		{"cert-file", "a.crt", "no url of --listen-client-urls begins with https://"},
+		{"trusted-ca-file", "ca.crt", "no url of --listen-client-urls begins with https://"},
+		{"peer-cert-file", "a.crt", "no url of --listen-peer-urls begins with https://"},
+		{"peer-cert-allowed-cn", "n1", "no url of --listen-peer-urls begins with https://"},
+		{"client-cert-auth", "maybe", "use true or false"},
+		{"peer-client-cert-auth", "optional", "a member without a certificate may not be let in"},
+		{"client-cert-cn-as-user", "true", "add --trusted-ca-file"},
+		{"tls-min-version", "TLS1.1", "use TLS1.2 or TLS1.3"},
+		{"auto-tls", "true", "use --cert-file and --key-file"},
+		{"peer-auto-tls", "true", "use --peer-cert-file and --peer-key-file"},
 		{"listen-client-urls", "unix:///run/kvd.sock", "unix sockets are not available"},
 		{"listen-client-urls", "127.0.0.1:53379", "as in http://127.0.0.1:53379"},
 		{"listen-client-urls", "localhost:53379", "as in http://localhost:53379"},
@@ -177,5 +186,48 @@ func TestOthersAreToldAnAddressThatTheyCanReach(t *testing.T) {
 	}
 	if reason := urlProblem(url); reason != "" {
 		t.Errorf("advertised %s: %s", url, reason)
+	}
+}
+
+func TestSettingsOfTLSThatDoNotFitTogetherAreNamed(t *testing.T) {
+	for _, c := range []struct{ flags, flag, want string }{
+		{"", "cert-file", "https in --listen-client-urls needs --cert-file and --key-file; kvctl cert makes them"},
+		{"--cert-file=a", "key-file", "needs its key"},
+		{"--key-file=a", "cert-file", "needs its certificate"},
+		{"--cert-file=a --key-file=b --client-cert-auth", "client-cert-auth", "it needs --trusted-ca-file"},
+		{"--cert-file=a --key-file=b --client-crl-file=c", "client-crl-file", "it needs --trusted-ca-file"},
+		{"--cert-file=a --key-file=b --client-cert-cn-as-user", "client-cert-cn-as-user", "no client is asked for a certificate"},
+		{"--cert-file=a --key-file=b --listen-peer-urls=https://127.0.0.1:2380", "peer-cert-file", "https in --listen-peer-urls needs --peer-cert-file and --peer-key-file"},
+		{"--cert-file=a --key-file=b --listen-peer-urls=https://127.0.0.1:2380 --peer-cert-file=a --peer-key-file=b --peer-cert-allowed-cn=n1", "peer-cert-allowed-cn", "it needs --peer-trusted-ca-file"},
+		{"--cert-file=a --key-file=b", "", ""},
+		{"--cert-file=a --key-file=b --trusted-ca-file=c --client-cert-auth=optional --client-cert-cn-as-user --tls-min-version=TLS1.3", "", ""},
+		{"--listen-client-urls=https://127.0.0.1:2379,http://127.0.0.1:2379 --cert-file=a --key-file=b", "", ""},
+	} {
+		cfg := DefaultConfig()
+		flags := pflag.NewFlagSet("kvd", pflag.ContinueOnError)
+		cfg.AddFlags(flags)
+		if err := flags.Parse(append([]string{"--listen-client-urls=https://127.0.0.1:2379"}, strings.Fields(c.flags)...)); err != nil {
+			t.Fatal(err)
+		}
+		err := cfg.Validate()
+		var setting *ConfigError
+		if c.flag == "" {
+			if err != nil {
+				t.Errorf("%s: %v", c.flags, err)
+			}
+			continue
+		}
+		if !errors.As(err, &setting) || setting.Flag != c.flag || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want one about --%s with %q", c.flags, err, c.flag, c.want)
+		}
+	}
+}
+
+func TestTheEnvironmentOfEtcdSetsTLS(t *testing.T) {
+	for _, flag := range tlsFlagsOfEtcd {
+		want := "ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+		if got := envAliases()[flag]; len(got) != 1 || got[0] != want {
+			t.Errorf("--%s: %q, want %s", flag, got, want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/tls"
 	"net"
 	"os"
 	"sync"
@@ -24,9 +25,11 @@ const (
 // It is safe for concurrent use, with one Read and one Write at a time.
 type conn struct {
 	net.Conn
-	door *door
+	door  *door
+	plain bool // no TLS is spoken here
 
 	mu      sync.Mutex    // guards the fields below
+	secure  *tls.Conn     // over this one, after its handshake; else nil
 	heard   bool          // the client has sent something
 	reading bool          // a Read is under way
 	readBy  time.Duration // of the door's clock; 0 for no deadline
@@ -48,9 +51,13 @@ func (c *conn) Read(p []byte) (int, error) {
 	c.mu.Unlock()
 	n, err := c.Conn.Read(p)
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	first := n > 0 && !c.heard
 	c.reading = false
 	c.heard = c.heard || n > 0
+	c.mu.Unlock()
+	if first && c.plain && p[0] == recordHandshake {
+		c.door.misled.tell("the client has to use http in place of https, or kvd to listen on https", c.RemoteAddr().String())
+	}
 	return n, err
 }
 
@@ -148,7 +155,28 @@ func (c *conn) lookAfter(now time.Duration) {
 	}
 }
 
-// silent reports whether the client has sent nothing yet.
+// secured notes that t, over c, has its handshake behind it. What comes from now on is requests.
+func (c *conn) secured(t *tls.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.secure, c.heard = t, false
+}
+
+// tls returns what secured has noted.
+func (c *conn) tls() *tls.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.secure
+}
+
+// asked notes that a request has begun. Over TLS it may have come with the end of the handshake.
+func (c *conn) asked() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = true
+}
+
+// silent reports whether the client has sent nothing yet, but for a handshake.
 func (c *conn) silent() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

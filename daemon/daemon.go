@@ -26,6 +26,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/daemon/service"
+	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
 // Deps is what the daemon takes from the outside world. The zero value means the real one.
@@ -65,6 +66,7 @@ type Daemon struct {
 	server  *server
 	traffic traffic
 	door    *door
+	secure  *tlsconfig.Server // of the https ports for clients; nil without any
 	now     func() time.Time
 	started time.Time
 
@@ -93,6 +95,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		return nil, err
 	}
 	deps = deps.withDefaults()
+	secure, err := cfg.clientTLS(deps)
+	if err != nil {
+		return nil, err
+	}
 
 	taken := map[int]bool{}
 	clients, clientErr := listenAll(deps.Listen, "listen-client-urls", cfg.ListenClientURLs, taken)
@@ -101,7 +107,8 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		closeAll(slices.Concat(clients, peers))
 		return nil, err
 	}
-	d := &Daemon{config: cfg, door: newDoor(limits, deps.Log), now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
+	useTLS(clients, secure)
+	d := &Daemon{config: cfg, secure: secure, door: newDoor(limits, deps.Log), now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
 	if d.clientURLs == nil {
 		d.clientURLs = d.listening
 	}
@@ -156,7 +163,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, 
 	}
 	d.node = node
 	d.service = service.New(state, node, service.Config{
-		QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now, HashCost: deps.HashCost,
+		QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now, HashCost: deps.HashCost, CertUsers: d.config.CertUsers,
 		Timeout: requestTimeout(d.config.electionTimeout()),
 	})
 	node.LeadWhile(d.service.Lead)

@@ -31,6 +31,7 @@ type door struct {
 	max, maxPerAddress int // maxPerAddress may be 0, for any number
 	log                *slog.Logger
 	refusals           sync.WaitGroup
+	misled             *teller // who spoke TLS to a port for plain HTTP
 	opened             time.Time
 	round              atomic.Int64  // its time, in nanoseconds since opened
 	rounds             chan struct{} // closed to end them
@@ -54,7 +55,7 @@ func (d *door) count() (inside int, turnedAway uint64) {
 }
 
 func newDoor(l limits, log *slog.Logger) *door {
-	d := &door{max: l.connections, maxPerAddress: l.connectionsPerAddress, log: log, opened: time.Now(), rounds: make(chan struct{}),
+	d := &door{max: l.connections, maxPerAddress: l.connectionsPerAddress, log: log, misled: newTeller(log, "TLS came to a port that speaks plain HTTP"), opened: time.Now(), rounds: make(chan struct{}),
 		inside: map[*conn]struct{}{}, byAddress: map[netip.Prefix]int{}}
 	d.round.Store(1) // 0 stands for no time
 	return d
@@ -103,7 +104,8 @@ func (d *door) closeSilent() {
 // doorway is a listener behind a door.
 type doorway struct {
 	net.Listener
-	door *door
+	door   *door
+	secure bool // TLS is spoken there, so that nobody is refused in words
 }
 
 // Accept returns the next connection that there is room for, as a *conn.
@@ -113,12 +115,12 @@ func (w doorway) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: accepted, door: w.door}
+		c := &conn{Conn: accepted, door: w.door, plain: !w.secure}
 		why := w.door.enter(c)
 		if why == "" {
 			return c, nil
 		}
-		w.door.turnAway(accepted, why)
+		w.door.turnAway(accepted, why, w.secure)
 	}
 }
 
@@ -170,10 +172,11 @@ func (d *door) addressOf(conn net.Conn) (netip.Prefix, bool) {
 	return prefix, err == nil
 }
 
-// turnAway refuses conn and closes it, without making the caller wait.
-func (d *door) turnAway(conn net.Conn, why string) {
+// turnAway refuses conn and closes it, without making the caller wait. Over TLS, a word would cost a
+// handshake; the connection is just closed.
+func (d *door) turnAway(conn net.Conn, why string, secure bool) {
 	d.tell(conn, why)
-	if !d.startRefusal() {
+	if secure || !d.startRefusal() {
 		conn.Close()
 		return
 	}
@@ -229,8 +232,13 @@ func refuse(conn net.Conn, why string) {
 	if _, err := conn.Write(answer.Bytes()); err != nil {
 		return
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.CloseWrite()
+	linger(conn)
+}
+
+// linger says that nothing more comes on conn, and reads what was sent meanwhile.
+func linger(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
 	}
 	io.CopyN(io.Discard, conn, refusalRequest)
 }

@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
+
+	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
 // portsTried is how many ports behind an occupied one are tried for one to offer.
@@ -14,15 +18,35 @@ const portsTried = 100
 
 type listenFunc func(network, address string) (net.Listener, error)
 
-// listenAll opens a listener for each URL, or none. taken holds the ports that are spoken for.
+// port is a listener on which TLS is spoken.
+type port struct {
+	net.Listener
+	plain bool              // and plain HTTP as well: what comes decides
+	tls   *tlsconfig.Server // nil until useTLS
+}
+
+// useTLS has all ports among listeners speak TLS with secure.
+func useTLS(listeners []net.Listener, secure *tlsconfig.Server) {
+	for _, l := range listeners {
+		if p, ok := l.(*port); ok {
+			p.tls = secure
+		}
+	}
+}
+
+// listenAll opens a listener for each URL, or none; those for https are *port. Of two URLs with one
+// address, http and https, there is one listener for both. taken holds the ports that are spoken for.
 func listenAll(listen listenFunc, flag string, urls []string, taken map[int]bool) ([]net.Listener, error) {
 	var listeners []net.Listener
 	var problems []error
-	for _, text := range urls {
+	for _, text := range oncePerAddress(urls) {
 		l, err := listen("tcp", address(text))
 		if err != nil {
 			problems = append(problems, listenError(listen, flag, text, err, taken))
 			continue
+		}
+		if isHTTPS(text) || spokenTwice(urls, text) {
+			l = &port{Listener: l, plain: spokenTwice(urls, text)}
 		}
 		listeners = append(listeners, l)
 	}
@@ -31,6 +55,25 @@ func listenAll(listen listenFunc, flag string, urls []string, taken map[int]bool
 		return nil, errors.Join(problems...)
 	}
 	return listeners, nil
+}
+
+// spokenTwice reports whether one of urls has the address of text and the other scheme. Port 0 is
+// never the same.
+func spokenTwice(urls []string, text string) bool {
+	return slices.ContainsFunc(urls, func(other string) bool {
+		return address(other) == address(text) && isHTTPS(other) != isHTTPS(text) && !strings.HasSuffix(address(text), ":0")
+	})
+}
+
+// oncePerAddress returns urls without those for which one before has a listener.
+func oncePerAddress(urls []string) []string {
+	var kept []string
+	for _, text := range urls {
+		if !spokenTwice(kept, text) {
+			kept = append(kept, text)
+		}
+	}
+	return kept
 }
 
 func closeAll(listeners []net.Listener) {
@@ -48,7 +91,7 @@ func listenError(listen listenFunc, flag, text string, err error, taken map[int]
 		why, remedy := occupied(lookAtPort("/proc", number))
 		offer := "choose another port"
 		if free, ok := freePort(listen, host, number, taken); ok {
-			offer = fmt.Sprintf("use a free port: --%s http://%s", flag, net.JoinHostPort(host, strconv.Itoa(free)))
+			offer = fmt.Sprintf("use a free port: --%s %s%s", flag, text[:strings.Index(text, "//")+2], net.JoinHostPort(host, strconv.Itoa(free)))
 		}
 		return fmt.Errorf("cannot listen on %s: %s; %s, or %s", text, why, remedy, offer)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -96,13 +139,19 @@ func onLoopback(l net.Listener) bool {
 // reachable returns the URLs that others can reach listeners under, for those that are not
 // configured: the port that was opened, and for "every address" one that the machine has.
 func reachable(listeners []net.Listener) []string {
-	urls := make([]string, len(listeners))
-	for i, l := range listeners {
-		host, port, _ := net.SplitHostPort(l.Addr().String())
+	var urls []string
+	for _, l := range listeners {
+		host, number, _ := net.SplitHostPort(l.Addr().String())
 		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 			host = ownAddress()
 		}
-		urls[i] = (&url.URL{Scheme: "http", Host: net.JoinHostPort(host, port)}).String()
+		p, secure := l.(*port)
+		if secure {
+			urls = append(urls, (&url.URL{Scheme: "https", Host: net.JoinHostPort(host, number)}).String())
+		}
+		if !secure || p.plain {
+			urls = append(urls, (&url.URL{Scheme: "http", Host: net.JoinHostPort(host, number)}).String())
+		}
 	}
 	return urls
 }

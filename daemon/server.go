@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -33,14 +34,16 @@ func limitBody(next http.Handler) http.Handler {
 
 // server serves HTTP on several listeners.
 type server struct {
-	http    http.Server
-	door    *door
-	serving sync.WaitGroup
+	http      http.Server
+	door      *door
+	secure    []*handshaker
+	serving   sync.WaitGroup
+	rechecked chan struct{} // closed to end rechecks
 }
 
 // serve starts to serve handler on listeners, which it takes over, to whom door lets in.
 func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog.Logger) *server {
-	s := &server{door: door}
+	s := &server{door: door, rechecked: make(chan struct{})}
 	s.http = http.Server{
 		Protocols: new(http.Protocols), Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: headerBytesMax, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -48,13 +51,48 @@ func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog
 	s.http.Protocols.SetHTTP1(true) // so that a connection carries one request at a time
 	door.open()
 	for _, l := range listeners {
+		way := net.Listener(doorway{Listener: l, door: s.door})
+		if p, ok := l.(*port); ok && p.tls != nil {
+			way = s.securely(p, log)
+		}
 		s.serving.Go(func() {
-			if err := s.http.Serve(doorway{l, s.door}); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http.Serve(way); !errors.Is(err, http.ErrServerClosed) {
 				log.Error("cannot serve clients any more", "address", l.Addr(), "err", err)
 			}
 		})
 	}
 	return s
+}
+
+// securely returns the way in through a port that speaks TLS.
+func (s *server) securely(p *port, log *slog.Logger) net.Listener {
+	h := newHandshaker(doorway{Listener: p.Listener, door: s.door, secure: true}, p, log)
+	if len(s.secure) == 0 { // one for all: they share what TLS works with
+		s.http.ConnState = noteRequest
+		s.serving.Go(func() { recheck(p.tls, s.door, log, s.rechecked) })
+	}
+	s.secure = append(s.secure, h)
+	return h
+}
+
+// noteRequest notes the requests of connections over TLS; the others do so themselves.
+func noteRequest(c net.Conn, state http.ConnState) {
+	if t, ok := c.(*tls.Conn); ok && state == http.StateActive {
+		switch under := t.NetConn().(type) {
+		case *conn:
+			under.asked()
+		case *begun:
+			under.asked()
+		}
+	}
+}
+
+// handshakesFailed returns how many TLS handshakes with clients have failed so far.
+func (s *server) handshakesFailed() (n uint64) {
+	for _, h := range s.secure {
+		n += h.failed.Load()
+	}
+	return n
 }
 
 // drain makes every answer from now on the last one of its connection.
@@ -71,6 +109,7 @@ func (s *server) Close() error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = s.http.Close()
 	}
+	close(s.rechecked)
 	s.serving.Wait()
 	s.door.close()
 	return err

@@ -2,10 +2,12 @@ package httpv2
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/kvd-io/kvd/daemon/service"
@@ -40,7 +42,24 @@ func credentials(r *http.Request) service.Credentials {
 		user, password, _ := r.BasicAuth() // what cannot be read is nobody's name
 		c.Given, c.User, c.Password = true, user, service.Secret(password)
 	}
+	if r.TLS != nil {
+		c.CertifiedAs = certifiedAs(r)
+	}
 	return c
+}
+
+// certifiedAs returns the common name of the certificate that the sender of r has shown, if it is
+// one for clients. What came through a proxy is not the proxy's own request, so that its certificate
+// says nothing about who sends it.
+func certifiedAs(r *http.Request) string {
+	if len(r.TLS.VerifiedChains) == 0 || r.Header.Get("Forwarded") != "" || r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Via") != "" {
+		return ""
+	}
+	leaf := r.TLS.VerifiedChains[0][0]
+	if !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
+		return ""
+	}
+	return leaf.Subject.CommonName
 }
 
 type sessionKey struct{}

@@ -40,6 +40,8 @@ type Config struct {
 
 	HashCost int // bcrypt's, of passwords; 0 means 10
 
+	CertUsers bool // whoever shows a certificate and no password is the user of its common name
+
 	// Timeout bounds how long a session waits for the cluster, or for its turn to log in; 0 means 7 s.
 	Timeout time.Duration
 }
@@ -55,7 +57,10 @@ type Service struct {
 	audit   *audit
 	anybody *Session // without name and address
 	timeout time.Duration
-	quota   *quota
+
+	certUsers bool
+
+	quota *quota
 
 	replayed            store.Counts // what the state had executed when the service began
 	gets, recursiveGets tally
@@ -87,7 +92,7 @@ func New(state *State, log Log, cfg Config) *Service {
 	}
 	s := &Service{
 		state: state, log: log, replayed: state.machine.Counts(),
-		timeout: cfg.Timeout, logins: newLogins(cfg.Now, cfg.HashCost), audit: newAudit(cfg.Log, cfg.Now),
+		timeout: cfg.Timeout, certUsers: cfg.CertUsers, logins: newLogins(cfg.Now, cfg.HashCost), audit: newAudit(cfg.Log, cfg.Now),
 		leases: leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
 		quota:  newQuota(cfg.QuotaBytes, state.machine, log.Space, cfg.Log),
 	}

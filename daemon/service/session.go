@@ -17,6 +17,10 @@ type Credentials struct {
 	User     string
 	Password Secret
 	Source   string // address of who asks, "host:port"
+
+	// CertifiedAs is the common name of the client certificate that was shown and verified, "" for
+	// none. It counts only with Config.CertUsers, and only when nothing else is given.
+	CertifiedAs string
 }
 
 // Session is the store as one principal may use it: a user, or whoever gives no name. It implements
@@ -44,7 +48,7 @@ func (s *Service) Open(ctx context.Context, c Credentials) (*Session, error) {
 func (s *Service) Authenticate(ctx context.Context, c Credentials) (*Session, error) {
 	auth := s.state.machine.Auth()
 	if !auth.Enabled || !c.Given {
-		return &Session{service: s, source: c.Source}, nil
+		return &Session{service: s, user: s.certified(auth, c), source: c.Source}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -58,6 +62,18 @@ func (s *Service) Authenticate(ctx context.Context, c Credentials) (*Session, er
 		return nil, denied("log in", "")
 	}
 	return &Session{service: s, user: c.User, source: c.Source}, nil
+}
+
+// certified returns the user that a certificate stands for, "" for none: it may be shown by who is no
+// user at all.
+func (s *Service) certified(auth *store.Auth, c Credentials) string {
+	if !s.certUsers || !auth.Enabled || c.CertifiedAs == "" {
+		return ""
+	}
+	if _, ok := auth.User(c.CertifiedAs); !ok {
+		return ""
+	}
+	return c.CertifiedAs
 }
 
 func denied(operation, key string) error {

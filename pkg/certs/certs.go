@@ -2,7 +2,7 @@
 // one cluster and its clients.
 //
 // It knows files, keys and certificates: NAME.crt and NAME.key for each, ca.crt and ca.key for the
-// authority itself, and ca.crl for what it has revoked. All of them are for their owner alone, come
+// authority itself, and ca.crl for what it has revoked, which is nothing at first. All of them are for their owner alone, come
 // into place complete and on disk, and are never overwritten but by Renew and Revoke. It knows
 // nothing of connections; pkg/tlsconfig does.
 //
@@ -158,7 +158,10 @@ func Init(dir, name string, now time.Time) (*CA, error) {
 	if ca.cert, err = ca.self(pkix.Name{CommonName: name}, serial, now); err != nil {
 		return nil, err
 	}
-	return ca, ca.keep(Authority, ca.cert, keyPEM)
+	if err := ca.keep(Authority, ca.cert, keyPEM); err != nil {
+		return nil, err
+	}
+	return ca, ca.revoke(&x509.RevocationList{Number: big.NewInt(1)}, now)
 }
 
 // self returns a certificate of the authority, signed by itself.
@@ -302,24 +305,25 @@ func (ca *CA) Revoke(name string, now time.Time) (file string, err error) {
 		return "", fmt.Errorf("%s was not issued by the authority in %s", bad.File, ca.dir)
 	}
 	file = ca.path(Authority + crlEnding)
-	template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now.Add(-early), NextUpdate: ca.cert.NotAfter}
 	before, err := readList(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return "", err
-	default:
-		template.Number.Add(before.Number, template.Number)
-		template.RevokedCertificateEntries = before.RevokedCertificateEntries
-	}
-	if !slices.ContainsFunc(template.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(bad.SerialNumber) == 0 }) {
-		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: bad.SerialNumber, RevocationTime: now})
-	}
-	der, err := x509.CreateRevocationList(rand.Reader, template, ca.cert, ca.key)
 	if err != nil {
-		return "", err
+		return "", err // an empty list in its place would let in who was revoked
 	}
-	return file, replace(file, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	list := &x509.RevocationList{Number: new(big.Int).Add(before.Number, big.NewInt(1)), RevokedCertificateEntries: before.RevokedCertificateEntries}
+	if !slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(bad.SerialNumber) == 0 }) {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: bad.SerialNumber, RevocationTime: now})
+	}
+	return file, ca.revoke(list, now)
+}
+
+// revoke writes list, with its number and entries, as the one that holds from now on.
+func (ca *CA) revoke(list *x509.RevocationList, now time.Time) error {
+	list.ThisUpdate, list.NextUpdate = now.Add(-early), ca.cert.NotAfter
+	der, err := x509.CreateRevocationList(rand.Reader, list, ca.cert, ca.key)
+	if err != nil {
+		return err
+	}
+	return replace(ca.path(Authority+crlEnding), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
 }
 
 func readList(file string) (*x509.RevocationList, error) {
