@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,44 +22,63 @@ func TestMain(m *testing.M) {
 func TestEveryScenarioRuns(t *testing.T) {
 	parts.Need(t, "wrk")
 	etcd := parts.Path(t, "etcd")
-	dir := t.TempDir()
-	jsonFile, docFile := filepath.Join(dir, "report.json"), filepath.Join(dir, "doc.md")
-	if err := os.WriteFile(docFile, []byte("before\n"+docBegin+"old\n"+docEnd+"after\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var out strings.Builder
-	args := []string{"-short", "-kvd", filepath.Join(parts.Build(t), "kvd"), "-etcd", etcd, "-json", jsonFile, "-doc", docFile}
-	if err := run(t.Context(), args, &out, t.Output()); err != nil {
-		t.Fatal(err)
-	}
-	encoded, err := os.ReadFile(jsonFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got report
-	if err := json.Unmarshal(encoded, &got); err != nil {
-		t.Fatal(err)
-	}
-	measured := map[string]bool{}
-	for _, table := range got.Tables {
-		measured[table.Scenario] = true
-		for _, row := range table.Rows {
-			if row.Figures[0].Value <= 0 {
-				t.Errorf("%s: %s has %v", table.Work, row.Subject, row.Figures[0])
-			}
-		}
-	}
+	kvd := filepath.Join(parts.Build(t), "kvd")
 	for _, s := range scenarios {
-		if !measured[s.name] {
-			t.Errorf("%s has measured nothing", s.name)
-		}
+		t.Run(s.name, func(t *testing.T) {
+			if strings.Contains(s.about, "member") {
+				t.Skip("kvd runs clusters of one member")
+			}
+			jsonFile := filepath.Join(t.TempDir(), "report.json")
+			args := []string{"-short", "-run", s.name, "-kvd", kvd, "-etcd", etcd, "-json", jsonFile}
+			if err := run(t.Context(), args, io.Discard, t.Output()); err != nil {
+				t.Fatal(err)
+			}
+			got := readReport(t, jsonFile)
+			if len(got.Tables) == 0 {
+				t.Error("it has measured nothing")
+			}
+			for _, table := range got.Tables {
+				for _, row := range table.Rows {
+					if table.Scenario != s.name || row.Figures[0].Value <= 0 {
+						t.Errorf("%s: %s: %s has %v", table.Scenario, table.Work, row.Subject, row.Figures[0])
+					}
+				}
+			}
+		})
 	}
-	doc, err := os.ReadFile(docFile)
+}
+
+func readReport(t *testing.T, file string) (r report) {
+	t.Helper()
+	encoded, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(encoded, &r)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text := string(doc); !strings.HasPrefix(text, "before\n") || !strings.HasSuffix(text, "after\n") || strings.Contains(text, "old") || !strings.Contains(text, "| GET, 64 connections |") {
+	return r
+}
+
+func TestTheTablesOfADocumentAreReplaced(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "doc.md")
+	if err := os.WriteFile(file, []byte("before\n"+docBegin+"old\n"+docEnd+"after\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := report{Machine: []fact{{"date", "today"}}, Tables: []table{{Work: "GET, 64 connections", Rows: []row{{"kvd", []figure{{"requests/s", 1234.5, 1}}}}}}}
+	if err := r.writeDoc(file); err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(doc)
+	if !strings.HasPrefix(text, "before\n") || !strings.HasSuffix(text, "after\n") || strings.Contains(text, "old") {
 		t.Errorf("the document is\n%s", text)
+	}
+	if want := "| GET, 64 connections | requests/s |\n|---|---:|\n| kvd | 1234.5 |\n"; !strings.Contains(text, want) {
+		t.Errorf("the document is\n%s\nand should hold\n%s", text, want)
 	}
 }
 

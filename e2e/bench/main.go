@@ -43,6 +43,13 @@ var scenarios = []scenario{
 	{"watchers", "15,000 connections that watch, of which one write wakes 1,500", runWatchers},
 	{"expiry", "100,000 keys due in the same second, while others write", runExpiry},
 	{"keys", "1,000,000 keys of 40 bytes with values of 100 bytes: memory and restart", runKeys},
+	{"cluster-put", "three members: PUT of values of 256 bytes on the leader", runClusterPut},
+	{"cluster-quorum-get", "three members: quorum GET of one key, on the leader and on a follower", runClusterQuorumGet},
+	{"refresh", "three members: PUT with refresh=true, of keys that are watched", runRefresh},
+	{"leases", "three members: 100,000 keys under 100 leases that are kept alive every 3 s", runLeases},
+	{"failover", "three members: how long nobody can write when the leader goes", runFailover},
+	{"snapshot", "three members with 1,000,000 keys: writes while a snapshot is written", runSnapshot},
+	{"join", "1,000,000 keys for a new member: how long it takes, and writes meanwhile", runJoin},
 }
 
 // bench is what scenarios work with.
@@ -57,6 +64,7 @@ type bench struct {
 	keys     int // of the scenario of that name
 	expiring int // keys of the scenario expiry
 	watchers int // of the scenario of that name
+	kills    int // of the scenario failover
 }
 
 func main() {
@@ -79,9 +87,10 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	names := flags.String("run", "", "scenarios, separated by commas; all if empty: "+scenarioNames())
 	flags.DurationVar(&b.duration, "duration", 5*time.Second, "of one load")
 	flags.IntVar(&b.rounds, "rounds", 5, "loads of each server")
-	flags.IntVar(&b.keys, "keys", 1_000_000, "keys of the scenario of that name")
+	flags.IntVar(&b.keys, "keys", 1_000_000, "keys of the scenarios keys, snapshot and join; a tenth of them in leases")
 	flags.IntVar(&b.expiring, "expiring", 100_000, "keys of the scenario expiry")
 	flags.IntVar(&b.watchers, "watchers", 15_000, "connections of the scenario of that name; this process needs as many descriptors")
+	flags.IntVar(&b.kills, "kills", 20, "kills of a leader in the scenario failover")
 	short := flags.Bool("short", false, "100 ms, one round, few keys and watchers: shows that it works, says nothing about speed")
 	flags.StringVar(&b.kvd, "kvd", "", "kvd to measure; built from this module if empty")
 	flags.StringVar(&b.etcd, "etcd", "etcd", "etcd to compare with")
@@ -91,7 +100,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		return err
 	}
 	if *short {
-		b.duration, b.rounds, b.keys, b.watchers, b.expiring = 100*time.Millisecond, 1, 2000, 200, 500
+		b.duration, b.rounds, b.keys, b.watchers, b.expiring, b.kills = 100*time.Millisecond, 1, 2000, 200, 500, 1
 	}
 	chosen, err := choose(*names)
 	if err != nil {

@@ -17,19 +17,34 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kvd-io/kvd/e2e/cluster"
 )
 
 // startMax bounds the wait for a server to answer.
 const startMax = 2 * time.Minute
 
-// server is one process under measurement.
+// server is one process under measurement, or a cluster of them that is asked through one member.
 type server struct {
 	name string // "kvd", "etcd", "nothing" or "canned"
 	url  string
-	cmd  *exec.Cmd
+	cmd  *exec.Cmd // nil for a cluster
 	said *tail
 	args []string
-	ask  string // what to GET to see whether it answers
+	ask  string            // what to GET to see whether it answers
+	of   []*cluster.Member // nil for a single process
+}
+
+// pids returns the ids of its processes.
+func (s *server) pids() []int {
+	if s.of == nil {
+		return []int{s.cmd.Process.Pid}
+	}
+	var all []int
+	for _, m := range s.of {
+		all = append(all, m.PID())
+	}
+	return all
 }
 
 // startKVD starts kvd on fresh or existing data below the bench's folder.
@@ -152,10 +167,21 @@ func (s *server) stop() error {
 	return s.cmd.Wait()
 }
 
-// cpu returns the processor time that the process has used so far, in user and kernel. Its
+// cpu returns the processor time that its processes have used so far, in user and kernel. Its
 // resolution is a clock tick, 10 ms.
-func (s *server) cpu() (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+func (s *server) cpu() (total time.Duration, err error) {
+	for _, pid := range s.pids() {
+		used, err := cpuOf(pid)
+		if err != nil {
+			return 0, err
+		}
+		total += used
+	}
+	return total, nil
+}
+
+func cpuOf(pid int) (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}

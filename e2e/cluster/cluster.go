@@ -213,17 +213,9 @@ func Between(a, b string) []Link { return []Link{{a, b}, {b, a}} }
 // Replace takes m out of the cluster and puts an empty member with a new id into its place, with the
 // same name and address. What it held is deleted. It returns when the new one is healthy.
 func (c *Cluster) Replace(ctx context.Context, m *Member) error {
-	m.Kill()
-	if err := c.remove(ctx, m); err != nil {
+	if err := c.Vacate(ctx, m); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(m.data); err != nil {
-		return err
-	}
-	if err := c.add(ctx, m); err != nil {
-		return err
-	}
-	m.joining = true
 	if err := m.Launch(); err != nil {
 		return err
 	}
@@ -261,6 +253,19 @@ func (c *Cluster) handOver(ctx context.Context, from, to *Member) error {
 		err = fmt.Errorf("etcdctl move-leader %s: %w: %s", id, err, output)
 	}
 	return err
+}
+
+// Vacate is Replace without a process: what Launch starts then is the new member.
+func (c *Cluster) Vacate(ctx context.Context, m *Member) error {
+	m.Kill()
+	if err := c.remove(ctx, m); err != nil {
+		return err
+	}
+	if err := m.Wipe(); err != nil {
+		return err
+	}
+	m.joining = true
+	return c.add(ctx, m)
 }
 
 // listed is a member in the answer of /v2/members.

@@ -203,6 +203,9 @@ func (m *Member) Log() string {
 	return m.Name + " said:\n" + string(text)
 }
 
+// Data is the member's data directory.
+func (m *Member) Data() string { return m.data }
+
 // Wipe removes the data of a member that is down.
 func (m *Member) Wipe() error {
 	if m.PID() != 0 {
