@@ -336,7 +336,7 @@ func TestAMemberThatOpensAStreamIsDialedBackWithoutACall(t *testing.T) {
 func TestARemovedMemberIsCutOffOnBothSides(t *testing.T) {
 	town, g := newTown(), &gates{}
 	a, b := town.gated(t, 1, g), town.gated(t, 2, g)
-	raft, err := a.RaftStreams().Dial(2, time.Second)
+	raft, err := a.RaftStreams().Dial(2, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +393,7 @@ func TestRaftStreamsOfAMemberAreBounded(t *testing.T) {
 	a, b := town.join(t, 1), town.join(t, 2)
 	var first net.Conn
 	for i := range raftStreamsMax + 1 {
-		s, err := a.RaftStreams().Dial(2, time.Second)
+		s, err := a.RaftStreams().Dial(2, 10*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -493,7 +493,7 @@ func TestCloseWaitsForHandlersAndFailsCalls(t *testing.T) {
 	if _, err := a.RaftStreams().Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
-	if _, err := a.RaftStreams().Dial(2, time.Second); !errors.Is(err, net.ErrClosed) {
+	if _, err := a.RaftStreams().Dial(2, 10*time.Second); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
 }
@@ -513,7 +513,7 @@ func TestClosingAtAnyMomentLeavesNothingBehind(t *testing.T) {
 					if _, err := from.Call(within(t), to, methodEcho, []byte("x")); errors.Is(err, net.ErrClosed) {
 						return
 					}
-					if s, err := from.RaftStreams().Dial(to, time.Second); err == nil {
+					if s, err := from.RaftStreams().Dial(to, 10*time.Second); err == nil {
 						s.Close()
 					}
 				}

@@ -13,7 +13,13 @@ import (
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// open makes a stream to a member. ctx bounds it, and so do connectTimeout and helloTimeout.
+// patience is how long the other side may take.
+type patience struct {
+	connect time.Duration // for the system to connect
+	hello   time.Duration // for each of the TLS handshake and the answer 101
+}
+
+// open makes a stream to a member. ctx bounds it, and so does n.patience.
 func (n *Network) open(ctx context.Context, to uint64, k kind) (*stream, error) {
 	cluster, self := n.config.Self()
 	if cluster == 0 {
@@ -23,11 +29,11 @@ func (n *Network) open(ctx context.Context, to uint64, k kind) (*stream, error) 
 	if !ok {
 		return nil, ErrUnknownMember
 	}
-	conn, err := connect(ctx, n.config.Dial, address, n.config.TLS)
+	conn, err := connect(ctx, n.patience, n.config.Dial, address, n.config.TLS)
 	if err != nil {
 		return nil, err
 	}
-	early, err := bounded(ctx, conn, func() ([]byte, error) {
+	early, err := bounded(ctx, n.patience.hello, conn, func() ([]byte, error) {
 		return hello{kind: k, cluster: cluster, from: self, to: to}.say(conn, address)
 	})
 	if err != nil {
@@ -38,11 +44,11 @@ func (n *Network) open(ctx context.Context, to uint64, k kind) (*stream, error) 
 }
 
 // connect connects to address, over TLS if t is not nil. An error names the address.
-func connect(ctx context.Context, dial dialFunc, address string, t *TLS) (net.Conn, error) {
+func connect(ctx context.Context, p patience, dial dialFunc, address string, t *TLS) (net.Conn, error) {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	soon, cancel := context.WithTimeout(ctx, connectTimeout)
+	soon, cancel := context.WithTimeout(ctx, p.connect)
 	defer cancel()
 	conn, err := dial(soon, "tcp", address)
 	if err != nil {
@@ -53,7 +59,7 @@ func connect(ctx context.Context, dial dialFunc, address string, t *TLS) (net.Co
 		return conn, nil
 	}
 	secure := tls.Client(conn, clientConfig(t.Client, address))
-	_, err = bounded(ctx, secure, func() ([]byte, error) {
+	_, err = bounded(ctx, p.hello, secure, func() ([]byte, error) {
 		if err := secure.Handshake(); err != nil {
 			return nil, err
 		}
@@ -66,9 +72,9 @@ func connect(ctx context.Context, dial dialFunc, address string, t *TLS) (net.Co
 	return secure, nil
 }
 
-// bounded runs a conversation over conn that ends with ctx, and within helloTimeout.
-func bounded(ctx context.Context, conn net.Conn, talk func() ([]byte, error)) ([]byte, error) {
-	conn.SetDeadline(time.Now().Add(helloTimeout))
+// bounded runs a conversation over conn that ends with ctx, and within limit.
+func bounded(ctx context.Context, limit time.Duration, conn net.Conn, talk func() ([]byte, error)) ([]byte, error) {
+	conn.SetDeadline(time.Now().Add(limit))
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	result, err := talk()
 	if !stop() {

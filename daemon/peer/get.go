@@ -38,7 +38,9 @@ func request(ctx context.Context, method, text string, body []byte, t *TLS) ([]b
 	// The transport is for this request alone. To it the connection is plain: connect adds TLS.
 	transport := &http.Transport{
 		DisableKeepAlives: true, MaxResponseHeaderBytes: headerBytesMax,
-		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return connect(ctx, nil, address, t) },
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			return connect(ctx, patience{helloTimeout, helloTimeout}, nil, address, t)
+		},
 	}
 	answer, err := transport.RoundTrip(r)
 	if err != nil {

@@ -58,7 +58,7 @@ func TestAMemberThatIsSetUpWronglyIsToldWhatIsWrongAndWhatToDo(t *testing.T) {
 			a := town.join(t, 1, here.keep, orNothing(c.caller))
 			town.join(t, 2, there.keep, orNothing(c.other))
 			for range 3 {
-				_, err := a.RaftStreams().Dial(2, time.Second)
+				_, err := a.RaftStreams().Dial(2, 10*time.Second)
 				refusal, ok := errors.AsType[*Refusal](err)
 				if !ok || refusal.Status != c.status {
 					t.Fatalf("raft: %v", err)
@@ -185,6 +185,7 @@ func TestDialsEndSoonWhenTheHostDoesNotAnswer(t *testing.T) {
 	town := newTown()
 	var limits []time.Duration
 	a := town.join(t, 1, func(c *setup) {
+		c.patience = patience{connectTimeout, helloTimeout}
 		c.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			deadline, _ := ctx.Deadline()
 			limits = append(limits, time.Until(deadline))
@@ -235,5 +236,40 @@ func TestGetReturnsRefusalsAsErrorsAndBoundsAnswers(t *testing.T) {
 		if _, err := Get(within(t), bad, nil); err == nil {
 			t.Errorf("%s is fine", bad)
 		}
+	}
+}
+
+func TestStrangersThatAreLetInAreFewAndLeaveNothingBehind(t *testing.T) {
+	town := newTown()
+	b := town.join(t, 1, func(c *setup) { c.Known = func(uint64) bool { return true } })
+	strangers := make([]net.Conn, strangersMax+1)
+	for i := range strangers {
+		conn, err := net.Dial("tcp", b.RaftStreams().Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := (hello{kind: kindRPC, cluster: cluster, from: uint64(100 + i), to: 1}).say(conn, "there"); err != nil {
+			t.Fatal(err)
+		}
+		strangers[i] = conn
+		eventually(t, "it is in", func() bool { return len(b.theirs(kindRPC)) == min(i+1, strangersMax) })
+	}
+	if _, err := strangers[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the oldest: %v", err)
+	}
+	if all := b.Stats(); len(all) != 0 {
+		t.Errorf("%+v", all)
+	}
+	for _, conn := range strangers {
+		conn.Close()
+	}
+	eventually(t, "they are gone", func() bool { return len(b.theirs(kindRPC)) == 0 })
+	b.round()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.members) != 0 {
+		t.Errorf("%d are remembered", len(b.members))
 	}
 }

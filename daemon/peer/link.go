@@ -167,12 +167,13 @@ func (l *link) connected(ctx context.Context) (*session, error) {
 	}
 }
 
-func (l *link) stats() Stats {
+// describe fills the fields of stats that are about the link.
+func (l *link) describe(stats *Stats) {
 	l.mu.Lock()
-	s, stats := l.session, Stats{Member: l.member, Connected: l.since, Failures: l.failures, LastError: l.err}
+	s := l.session
+	stats.Member, stats.Connected, stats.Failures, stats.LastError = l.member, l.since, l.failures, l.err
 	l.mu.Unlock()
 	if s != nil {
 		stats.RoundTrip, stats.RoundTripMax, stats.InFlight = s.stats()
 	}
-	return stats
 }

@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -40,7 +41,7 @@ import (
 // What is fixed. A setting would be a question that nobody can answer better.
 const (
 	connectTimeout = 400 * time.Millisecond // for the system to connect; a host that is gone never answers
-	helloTimeout   = 2 * time.Second        // from there to the answer 101, TLS included
+	helloTimeout   = 2 * time.Second        // for a TLS handshake, and for the answer 101
 	headerTimeout  = 10 * time.Second       // for a caller to send a header, and for a TLS handshake
 	requestTimeout = 30 * time.Second       // for a request to Config.Handler and its answer
 	idleTimeout    = 30 * time.Second       // between two requests on a connection
@@ -48,6 +49,7 @@ const (
 	bodyBytesMax   = 1 << 20 // of a request to Config.Handler, and of an answer that Get returns
 
 	guestsMax      = 256 // connections that are no streams yet
+	strangersMax   = 64  // streams of those that Config.Known lets in and Config.Address does not know
 	raftStreamsMax = 16  // of one member to this one; raft needs five
 
 	// How long bytes may wait for the other side to take them before the connection counts as
@@ -135,6 +137,7 @@ type Network struct {
 	now      func() time.Time
 	server   *http.Server
 	door     *door
+	patience patience
 	raft     *StreamLayer
 	handlers [256]Handler // by Method; not changed after Serve
 
@@ -163,7 +166,7 @@ func New(c Config) (*Network, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	n := &Network{config: c, log: c.Log, now: c.Now, told: told{now: c.Now}, members: map[uint64]*member{}, streams: map[*stream]struct{}{}}
+	n := &Network{config: c, log: c.Log, now: c.Now, told: told{now: c.Now}, patience: patience{connectTimeout, helloTimeout}, members: map[uint64]*member{}, streams: map[*stream]struct{}{}}
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	n.raft = newStreamLayer(n)
 	n.door = newDoor(n.log, &n.told, c.TLS != nil)
@@ -267,14 +270,11 @@ func (n *Network) goRounds() {
 func (n *Network) round() {
 	n.mu.Lock()
 	streams := n.allStreams()
-	members := make([]*member, 0, len(n.members))
-	for _, m := range n.members {
-		members = append(members, m)
-	}
+	ids := slices.Collect(maps.Keys(n.members))
 	n.mu.Unlock()
-	for _, m := range members {
-		if _, ok := n.config.Address(m.id); !ok {
-			n.forget(m)
+	for _, id := range ids {
+		if _, ok := n.config.Address(id); !ok {
+			n.forget(id)
 		}
 	}
 	for _, s := range streams {
@@ -295,40 +295,59 @@ func (n *Network) expects(s *stream) bool {
 	return ok
 }
 
-// member is what is known of another member.
+// member is what is known of another member, or of a process that says it is one.
 type member struct {
-	id uint64
 	traffic
-	link   *link
+	link   *link                   // nil while it has no address
 	cancel context.CancelCauseFunc // of link
 }
 
-// meet returns the member with an id, which must be one that Config knows, and keeps a connection
-// to it for calls from then on. Error: net.ErrClosed.
-func (n *Network) meet(id uint64) (*member, error) {
+// meet returns the entry of a member, a new one if need be. n.mu is held.
+func (n *Network) meet(id uint64) *member {
+	m := n.members[id]
+	if m == nil {
+		m = &member{}
+		n.members[id] = m
+	}
+	return m
+}
+
+// linkTo returns what keeps a connection for calls to a member, which must have an address. Error:
+// net.ErrClosed.
+func (n *Network) linkTo(id uint64) (*link, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return nil, net.ErrClosed
 	}
-	m := n.members[id]
-	if m == nil {
-		m = &member{id: id}
-		m.link = newLink(n, id)
+	m := n.meet(id)
+	if m.link == nil {
+		l := newLink(n, id)
 		ctx, cancel := context.WithCancelCause(n.ctx)
-		m.cancel = cancel
-		n.members[id] = m
-		n.work.Go(func() { m.link.run(ctx) })
+		m.link, m.cancel = l, cancel
+		n.work.Go(func() { l.run(ctx) })
 	}
-	return m, nil
+	return m.link, nil
 }
 
-// forget ends the calls to a member that was removed.
-func (n *Network) forget(m *member) {
+// forget ends the calls to a member that has no address.
+func (n *Network) forget(id uint64) {
 	n.mu.Lock()
-	delete(n.members, m.id)
-	n.mu.Unlock()
-	m.cancel(ErrUnknownMember)
+	defer n.mu.Unlock()
+	m := n.members[id]
+	if m == nil {
+		return
+	}
+	if m.link != nil {
+		m.cancel(ErrUnknownMember)
+		m.link = nil
+	}
+	for s := range n.streams {
+		if s.member == id {
+			return
+		}
+	}
+	delete(n.members, id)
 }
 
 // Connect keeps a connection for calls to a member from now on, so that the first call need not
@@ -339,7 +358,7 @@ func (n *Network) Connect(to uint64) error {
 	return err
 }
 
-func (n *Network) reach(to uint64) (*member, error) {
+func (n *Network) reach(to uint64) (*link, error) {
 	cluster, self := n.config.Self()
 	if cluster == 0 {
 		return nil, errNoMember
@@ -350,7 +369,7 @@ func (n *Network) reach(to uint64) (*member, error) {
 	if _, ok := n.config.Address(to); !ok {
 		return nil, ErrUnknownMember
 	}
-	return n.meet(to)
+	return n.linkTo(to)
 }
 
 // Call sends a request to a member and returns its answer, which belongs to the caller; request is
@@ -372,11 +391,11 @@ func (n *Network) call(ctx context.Context, to uint64, method Method, request []
 	if len(request) > MessageBytesMax {
 		return nil, false, fmt.Errorf("%w: the request has %d bytes, the most is %d", ErrTooLarge, len(request), MessageBytesMax)
 	}
-	m, err := n.reach(to)
+	l, err := n.reach(to)
 	if err != nil {
 		return nil, false, err
 	}
-	s, err := m.link.connected(ctx)
+	s, err := l.connected(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -442,15 +461,17 @@ type Stats struct {
 // in the order of their ids.
 func (n *Network) Stats() []Stats {
 	n.mu.Lock()
-	members := make([]*member, 0, len(n.members))
+	var links []*link
+	var all []Stats
 	for _, m := range n.members {
-		members = append(members, m)
+		if m.link != nil {
+			links = append(links, m.link)
+			all = append(all, Stats{Sent: m.sent.Load(), Received: m.received.Load()})
+		}
 	}
 	n.mu.Unlock()
-	all := make([]Stats, len(members))
-	for i, m := range members {
-		all[i] = m.link.stats()
-		all[i].Sent, all[i].Received = m.sent.Load(), m.received.Load()
+	for i, l := range links {
+		l.describe(&all[i])
 	}
 	slices.SortFunc(all, func(a, b Stats) int { return cmp.Compare(a.Member, b.Member) })
 	return all

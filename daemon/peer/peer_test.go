@@ -58,6 +58,7 @@ func echo(_ context.Context, _ uint64, request []byte) ([]byte, error) { return 
 type setup struct {
 	Config
 	handlers map[Method]Handler
+	patience patience // long by default: the machine may be busy
 }
 
 // join starts member id of the town on a port of its own; change may alter what it is. It is closed
@@ -73,7 +74,7 @@ func (t *town) join(tb testing.TB, id uint64, change ...func(*setup)) *Network {
 		Listeners: []net.Listener{l}, Self: func() (uint64, uint64) { return cluster, id }, Address: t.address, Known: t.known,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("hello at " + r.URL.Path)) }),
 		Log:     slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", id),
-	}, handlers: map[Method]Handler{methodEcho: echo}}
+	}, handlers: map[Method]Handler{methodEcho: echo}, patience: patience{10 * time.Second, 10 * time.Second}}
 	for _, f := range change {
 		f(&c)
 	}
@@ -82,6 +83,7 @@ func (t *town) join(tb testing.TB, id uint64, change ...func(*setup)) *Network {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { n.Close() })
+	n.patience = c.patience
 	for method, h := range c.handlers {
 		n.Handle(method, h)
 	}
@@ -108,7 +110,7 @@ func TestACallReturnsWhatTheHandlerOfTheOtherMemberAnswers(t *testing.T) {
 func TestRaftStreamsCarryBytesBothWays(t *testing.T) {
 	town := newTown()
 	a, b := town.join(t, 1), town.join(t, 2)
-	here, err := a.RaftStreams().Dial(2, time.Second)
+	here, err := a.RaftStreams().Dial(2, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

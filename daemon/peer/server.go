@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"crypto/tls"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,11 +86,11 @@ func (n *Network) welcome(s *stream) {
 	if err != nil {
 		return
 	}
-	if oldest := n.outnumbered(s); oldest != nil {
-		oldest.Close()
+	for _, o := range n.outnumbered(s) {
+		o.Close()
 	}
-	if m, err := n.meet(s.member); err == nil {
-		m.link.wake() // it is there: no need to wait before it is dialed again
+	if l, err := n.reach(s.member); err == nil {
+		l.wake() // it is there: no need to wait before it is dialed again
 	}
 	if s.kind == kindRaft {
 		n.raft.offer(s)
@@ -99,29 +101,31 @@ func (n *Network) welcome(s *stream) {
 	}
 }
 
-// outnumbered returns the stream of s's member that makes place for s, the oldest: its calls come
-// over one, and raft has a few.
-func (n *Network) outnumbered(s *stream) *stream {
+// outnumbered returns the streams that make place for s, the oldest ones: calls of a member come
+// over one, raft has a few, and strangers share a number.
+func (n *Network) outnumbered(s *stream) []*stream {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	limit := 1
-	if s.kind == kindRaft {
-		limit = raftStreamsMax
-	}
-	var oldest *stream
+	var alike, strangers []*stream
 	for o := range n.streams {
-		if !o.incoming || o.member != s.member || o.kind != s.kind {
-			continue
+		if o.incoming && o.member == s.member && o.kind == s.kind {
+			alike = append(alike, o)
 		}
-		limit--
-		if oldest == nil || o.number < oldest.number {
-			oldest = o
+		if o.incoming && n.members[o.member].link == nil {
+			strangers = append(strangers, o)
 		}
 	}
-	if limit >= 0 {
-		return nil
+	alikeMax := 1
+	if s.kind == kindRaft {
+		alikeMax = raftStreamsMax
 	}
-	return oldest
+	return append(oldest(alike, alikeMax), oldest(strangers, strangersMax)...)
+}
+
+// oldest returns what is too much when there may be no more than limit.
+func oldest(streams []*stream, limit int) []*stream {
+	slices.SortFunc(streams, func(a, b *stream) int { return cmp.Compare(a.number, b.number) })
+	return streams[:max(0, len(streams)-limit)]
 }
 
 // listener returns l with what every connection to the peer port goes through.

@@ -32,12 +32,6 @@ func (s *stream) setRound(f func()) { s.round.Store(&f) }
 
 // adopt takes s in, or closes it. Error: net.ErrClosed.
 func (n *Network) adopt(s *stream) (*stream, error) {
-	m, err := n.meet(s.member)
-	if err != nil {
-		s.Conn.Close()
-		return nil, err
-	}
-	s.network, s.traffic = n, &m.traffic
 	if s.kind == kindRaft {
 		tune(s.Conn, unackedTimeoutRaft)
 	}
@@ -48,7 +42,7 @@ func (n *Network) adopt(s *stream) (*stream, error) {
 		return nil, net.ErrClosed
 	}
 	n.numbered++
-	s.number = n.numbered
+	s.network, s.traffic, s.number = n, &n.meet(s.member).traffic, n.numbered
 	n.streams[s] = struct{}{}
 	return s, nil
 }
