@@ -175,10 +175,18 @@ func TestVerifySaysWhatIsDamagedAndWhatCannotBeJudged(t *testing.T) {
 		"a snapshot is gone":             {func(dir string) { os.RemoveAll(filepath.Join(dir, "raft/snapshots")) }, ExitDamaged, "snapshots is damaged"},
 		"half of the identity":           {func(dir string) { spoil(t, dir, "member.json", func(b []byte) []byte { return b[:20] }) }, ExitDamaged, "member.json is damaged"},
 		"an entry of the log": {func(dir string) {
-			spoil(t, dir, "00000000000000000001-0000000000000000.wal", replace("after the snapshot", "after the snapshoT"))
-		}, ExitDamaged, "its checksum is"},
-		"a short vote":               {func(dir string) { spoil(t, dir, "stable.db", func(b []byte) []byte { return b[:5000] }) }, ExitDamaged, "stable.db is damaged"},
-		"no segments":                {func(dir string) { spoil(t, dir, "wal-meta.db", func(b []byte) []byte { return b[:4096] }) }, ExitDamaged, "damaged"},
+			spoil(t, dir, "0000000001.segment", replace("after the snapshot", "after the snapshoT"))
+		}, ExitDamaged, "0000000001.segment is damaged: at byte"},
+		"the end of the log": {func(dir string) {
+			spoil(t, dir, "0000000001.segment", func(b []byte) []byte {
+				used := (len(bytes.TrimRight(b, "\x00")) + 511) / 512 * 512
+				clear(b[used-1024:]) // the mark of a clean stop, and the append before it
+				return b
+			})
+		}, ExitDamaged, "when it was closed"},
+		"a short vote":               {func(dir string) { spoil(t, dir, "stable", func(b []byte) []byte { return b[:4000] }) }, ExitDamaged, "stable is damaged: at byte 4096"},
+		"half of the log":            {func(dir string) { spoil(t, dir, "0000000001.segment", func(b []byte) []byte { return b[:4096] }) }, ExitDamaged, "it is cut short"},
+		"no log":                     {func(dir string) { os.RemoveAll(filepath.Join(dir, "raft/wal")) }, ExitDamaged, "wal is damaged"},
 		"no identity":                {func(dir string) { os.Remove(filepath.Join(dir, "member.json")) }, ExitStart, "is not a data directory"},
 		"a newer version":            {func(dir string) { spoil(t, dir, "member.json", replace(`"format": 1`, `"format": 9`)) }, ExitStart, "newer kvd"},
 		"nothing there":              {func(dir string) { os.RemoveAll(dir) }, ExitStart, "no such file"},

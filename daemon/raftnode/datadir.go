@@ -15,9 +15,12 @@ const (
 	lockFile     = "kvd.lock"    // held with flock while a process uses the directory; says which
 	identityFile = "member.json" // who the member is
 	raftDir      = "raft"
-	stableFile   = "stable.db" // term and vote
-	walDir       = "wal"       // log entries, LogStoreWAL
-	boltLogFile  = "log.db"    // log entries, LogStoreBoltDB
+
+	stableFile = "stable" // term and vote, LogStoreWAL
+	walDir     = "wal"    // log entries
+
+	boltStableFile = "stable.db" // term and vote, LogStoreBoltDB
+	boltLogFile    = "log.db"    // log entries
 
 	snapshotDir       = "snapshots" // below raftDir, with the names of raft's file store
 	snapshotMetaFile  = "meta.json"

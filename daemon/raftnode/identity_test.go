@@ -32,7 +32,7 @@ func TestADirectoryThatIsNotThisMembersIsRefused(t *testing.T) {
 		{"a lost log", func(dir string, _ *Config) error { return os.RemoveAll(filepath.Join(dir, raftDir)) }, "restore it from a backup"},
 		{"an emptied log", func(dir string, _ *Config) error {
 			return errors.Join(os.RemoveAll(filepath.Join(dir, raftDir)), os.Mkdir(filepath.Join(dir, raftDir), 0o700))
-		}, "it is empty, though member n1"},
+		}, "had its data there: restore it from a backup"},
 		{"a lost identity", func(dir string, _ *Config) error { return os.Remove(filepath.Join(dir, identityFile)) }, "not a data directory of kvd"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/kvd-io/kvd/daemon/command"
 )
@@ -135,7 +134,7 @@ type inspector struct {
 }
 
 func (i *inspector) run() error {
-	stable, err := openBoltReadOnly(filepath.Join(i.dir, stableFile))
+	stable, err := openStableReadOnly(i.LogStore, i.dir)
 	if err != nil {
 		return err
 	}
@@ -159,11 +158,9 @@ func (i *inspector) run() error {
 }
 
 // readStable checks term and vote, and that the log is as long as it was at the last clean stop.
-func (i *inspector) readStable(stable *raftboltdb.BoltStore, log logStore) error {
-	path := filepath.Join(i.dir, stableFile)
-	guarded := &guardedStable{StableStore: stable}
-	if _, _, err := guarded.vote(); err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
-		return &DamageError{Path: path, Err: err}
+func (i *inspector) readStable(stable *guardedStable, log logStore) error {
+	if _, _, err := stable.vote(); err != nil && !isNotFound(err) {
+		return damage(i.dir, "term and vote: %w", err)
 	}
 	first, err := log.FirstIndex()
 	last, err2 := log.LastIndex()
@@ -171,13 +168,8 @@ func (i *inspector) readStable(stable *raftboltdb.BoltStore, log logStore) error
 		return &DamageError{Path: i.dir, Err: err}
 	}
 	i.FirstEntry, i.LastEntry = first, last
-	closed, err := guarded.GetUint64([]byte(keyLastIndex))
-	switch {
-	case errors.Is(err, raftboltdb.ErrKeyNotFound):
-	case err != nil:
-		return &DamageError{Path: path, Err: err}
-	case last < closed:
-		return damage(i.dir, "the log ends with entry %d, but had %d when it was closed", last, closed)
+	if err := checkEnd(stable, log); err != nil {
+		return &DamageError{Path: i.dir, Err: err}
 	}
 	return nil
 }

@@ -6,26 +6,22 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	wal "github.com/hashicorp/raft-wal"
-	walfs "github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/metadb"
-	"github.com/hashicorp/raft-wal/segment"
-	"github.com/hashicorp/raft-wal/types"
 	"go.etcd.io/bbolt"
+
+	"github.com/kvd-io/kvd/daemon/wal"
 )
 
 // The log stores to choose from.
 const (
-	// LogStoreWAL appends to segment files with one fsync for each append. Its release 0.4.0 can
-	// leave an unsealed segment behind after truncating the tail of the log (fixed later, but
-	// 0.4.0 is what can be had). Only a follower that disagrees with a leader truncates its tail,
-	// and a cluster of one voter has no follower.
+	// LogStoreWAL appends to segment files with one sync for each append: see package wal.
 	LogStoreWAL = "wal"
 	// LogStoreBoltDB keeps entries in one bbolt file: slower, and longer in use.
 	LogStoreBoltDB = "boltdb"
@@ -37,64 +33,59 @@ type logStore interface {
 	io.Closer
 }
 
-// openLogStore opens the log store of the given kind below dir.
-func openLogStore(kind, dir string, log hclog.Logger, stop *failStop) (logStore, error) {
+// openLogStore opens the log store of the given kind below dir. Unless a new one may be made, there
+// must be one.
+func openLogStore(kind, dir string, create bool, stop *failStop) (logStore, error) {
 	switch kind {
 	case LogStoreWAL:
 		path := filepath.Join(dir, walDir)
+		if err := refuseOldLog(dir); err != nil {
+			return nil, err
+		}
 		if err := makeDirs(path); err != nil {
 			return nil, err
 		}
-		meta := &segmentList{stop: stop}
-		files := &segmentFiles{SegmentFiler: segment.NewFiler(path, walfs.New()), stop: stop}
-		store, err := wal.Open(path, wal.WithLogger(log), wal.WithSegmentSize(walSegmentBytes), wal.WithMetaStore(meta), wal.WithSegmentFiler(files))
+		log, err := wal.Open(wal.Config{Dir: wal.DirAt(path), Create: create})
 		if err != nil {
-			return nil, errors.Join(err, meta.Close())
+			return nil, err
 		}
-		return &walStore{WAL: store, meta: meta}, syncDir(path)
+		return &walStore{Log: log, stop: stop}, nil
 	case LogStoreBoltDB:
-		return openBolt(dir, boltLogFile)
+		return openBolt(dir, boltLogFile, create)
 	}
 	return nil, fmt.Errorf("unknown log store %q: use %s or %s", kind, LogStoreWAL, LogStoreBoltDB)
 }
 
-// walStore closes what the library leaves open: the list of its segments, with the lock on it.
-type walStore struct {
-	*wal.WAL
-	meta *segmentList
-}
-
-func (s *walStore) Close() error { return errors.Join(s.WAL.Close(), s.meta.Close()) }
-
-// segmentFiles and segmentList stop the node when the log cannot begin its next segment. The
-// library does that behind the back of its caller, only logs the error, and refuses the next
-// append with "sealed", which says nothing of a full disk.
-type segmentFiles struct {
-	types.SegmentFiler
-	stop *failStop
-}
-
-// Create makes the file of a new segment.
-func (f *segmentFiles) Create(info types.SegmentInfo) (w types.SegmentWriter, err error) {
-	what := fmt.Sprintf("make a file of %d MiB for the log", info.SizeLimit>>20)
-	err = f.stop.Guard(what, func() error {
-		w, err = f.SegmentFiler.Create(info)
+// refuseOldLog refuses what versions before the first release kept below dir.
+func refuseOldLog(dir string) error {
+	entries, err := os.ReadDir(filepath.Join(dir, walDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	})
-	return w, err
+	}
+	for _, entry := range entries {
+		if name := entry.Name(); name == "wal-meta.db" || strings.HasSuffix(name, ".wal") {
+			return mismatch("%s holds a log in the form of a development version of kvd (%s), which this one does not read: write a snapshot with that version and restore it, or start a new member with an empty --data-dir",
+				filepath.Join(dir, walDir), name)
+		}
+	}
+	return nil
 }
 
-type segmentList struct {
-	metadb.BoltMetaDB
+// walStore is a wal.Log whose end is marked under the eyes of the failStop.
+type walStore struct {
+	*wal.Log
 	stop *failStop
 }
 
-// CommitState writes the list of segments.
-func (l *segmentList) CommitState(state types.PersistentState) error {
-	return l.stop.Guard("write the list of the log's files", func() error { return l.BoltMetaDB.CommitState(state) })
+// Close marks the end of the log and closes it.
+func (s *walStore) Close() error {
+	return s.stop.Guard("mark the end of the log", s.Log.Close)
 }
 
-func openBolt(dir, name string) (*raftboltdb.BoltStore, error) {
+func openBolt(dir, name string, create bool) (*raftboltdb.BoltStore, error) {
+	if _, err := os.Stat(filepath.Join(dir, name)); err != nil && !create {
+		return nil, err
+	}
 	store, err := raftboltdb.New(raftboltdb.Options{
 		Path:                    filepath.Join(dir, name),
 		BoltOptions:             &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, Timeout: boltLockTimeout},
@@ -106,13 +97,23 @@ func openBolt(dir, name string) (*raftboltdb.BoltStore, error) {
 	return store, syncDir(dir)
 }
 
+// guardLog puts guards, and a cache if need be, before a log store.
+func (n *Node) guardLog(kind string, disk logStore) (raft.LogStore, error) {
+	guarded := &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters, verify: kind != LogStoreWAL}
+	if kind == LogStoreWAL { // it has what was read lately in memory, and checks the rest itself
+		return guarded, nil
+	}
+	return raft.NewLogCache(logCacheEntries, guarded)
+}
+
 // guardedLog is a log store that stops the node on a fault and gives every entry a checksum, which
-// travels and rests with it: neither library store checks on reading what it wrote.
+// travels and rests with it.
 type guardedLog struct {
 	logStore
 	stop    *failStop
 	written *byteTrigger
 	meters  *meters
+	verify  bool // the store does not check itself on reading what it wrote
 }
 
 // IsMonotonic tells raft whether the store refuses gaps between entries.
@@ -128,6 +129,9 @@ func (l *guardedLog) GetLog(index uint64, entry *raft.Log) error {
 			l.stop.Trip(fmt.Errorf("read log entry %d: %w", index, err))
 		}
 		return err
+	}
+	if !l.verify {
+		return nil
 	}
 	err := verifyEntry(entry)
 	if err == nil && entry.Index != index {
@@ -177,4 +181,96 @@ func verifyEntry(entry *raft.Log) error {
 		return fmt.Errorf("log entry %d is damaged: its checksum is %x, its content has %x", entry.Index, entry.Extensions, want)
 	}
 	return nil
+}
+
+// dropCovered removes a log that ends before what a snapshot stands for: the next entry would leave a
+// gap. A crash leaves it so while a snapshot of the leader is installed.
+func dropCovered(logs raft.LogStore, snapshot uint64) error {
+	first, err := logs.FirstIndex()
+	last, err2 := logs.LastIndex()
+	if err := errors.Join(err, err2); err != nil || last == 0 || last >= snapshot {
+		return err
+	}
+	return logs.DeleteRange(first, last)
+}
+
+// keyEnd keeps where the log ended at the last clean stop: its last index, and its last batch if it
+// counts them.
+const keyEnd = "kvd.end"
+
+// counting is a log store that knows how often it was changed.
+type counting interface{ LastBatch() uint64 }
+
+// noteEnd notes where the log ends.
+func noteEnd(stable *guardedStable, logs raft.LogStore) error {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	var batch uint64
+	if c, ok := logs.(counting); ok {
+		batch = c.LastBatch()
+	}
+	record := binary.LittleEndian.AppendUint64(nil, last)
+	return stable.Set([]byte(keyEnd), binary.LittleEndian.AppendUint64(record, batch))
+}
+
+// endError is a log that has lost its end.
+type endError struct{ last, want uint64 }
+
+func (e *endError) Error() string {
+	return fmt.Sprintf("the log ends with entry %d, but had %d when it was closed: its end is damaged", e.last, e.want)
+}
+
+// explainDamage adds to an error of a log or stable store what can be done about it.
+func (n *Node) explainDamage(err error) error {
+	var damaged *wal.DamageError
+	var cut *endError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; member %s (id %s) had its data there: restore it from a backup, or start a new member with an empty --data-dir", err, n.identity.Name, n.identity.MemberID)
+	case errors.As(err, &damaged), errors.As(err, &cut):
+		return fmt.Errorf("%w; restore this member from a backup, or start a new one with an empty --data-dir", err)
+	}
+	return err
+}
+
+// checkEnd says what is wrong with a log that has lost its end since the last clean stop. A log store
+// takes a damaged last append for one that a crash cut short, and drops it; after a clean stop there can
+// be none of those.
+func checkEnd(stable *guardedStable, logs raft.LogStore) error {
+	record, err := stable.Get([]byte(keyEnd))
+	if isNotFound(err) || err == nil && len(record) == 0 {
+		return nil
+	}
+	last, err2 := logs.LastIndex()
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	if len(record) != 16 {
+		return fmt.Errorf("the record of where the log ended is %d bytes long, expected 16", len(record))
+	}
+	want, batch := binary.LittleEndian.Uint64(record), binary.LittleEndian.Uint64(record[8:])
+	lost := last < want
+	if c, ok := logs.(counting); ok && batch > 0 {
+		lost = c.LastBatch() < batch
+	}
+	if lost {
+		return &endError{last: last, want: want}
+	}
+	return nil
+}
+
+// forgetEnd makes room for a log that ends earlier, if only the index says where it ended: a follower
+// gives up what its leader does not have.
+func forgetEnd(stable *guardedStable, logs raft.LogStore) error {
+	if _, ok := logs.(counting); ok {
+		return nil
+	}
+	if record, err := stable.Get([]byte(keyEnd)); isNotFound(err) || err == nil && len(record) == 0 {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return stable.Set([]byte(keyEnd), nil)
 }

@@ -39,7 +39,7 @@ func TestAfterOneFailedWriteNoOtherIsTried(t *testing.T) {
 	var faults []error
 	stop := &failStop{deadline: time.Minute, fatal: func(err error) { faults = append(faults, err) }}
 	logs := &guardedLog{logStore: disk, stop: stop, written: newByteTrigger(spaceBytes), meters: newMeters()}
-	stable := &guardedStable{StableStore: disk, stop: stop}
+	stable := &guardedStable{stableStore: disk, stop: stop}
 
 	if err := logs.StoreLog(&raft.Log{Index: 1}); err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestAfterOneFailedWriteNoOtherIsTried(t *testing.T) {
 func TestAVoteIsReadBackInOnePiece(t *testing.T) {
 	disk := newBrokenStore()
 	stop := &failStop{deadline: time.Minute}
-	stable := &guardedStable{StableStore: disk, stop: stop}
+	stable := &guardedStable{stableStore: disk, stop: stop}
 	if _, err := stable.GetUint64([]byte(keyVoteTerm)); err == nil || err.Error() != "not found" {
 		t.Errorf("without a vote: %v; raft compares the text with \"not found\"", err)
 	}
@@ -81,7 +81,7 @@ func TestAVoteIsReadBackInOnePiece(t *testing.T) {
 	}
 	vote(7, "n1")
 	vote(8, "")
-	again := &guardedStable{StableStore: disk, stop: stop}
+	again := &guardedStable{stableStore: disk, stop: stop}
 	term, err := again.GetUint64([]byte(keyVoteTerm))
 	candidate, err2 := again.Get([]byte(keyVoteCandidate))
 	if err := errors.Join(err, err2); err != nil || term != 7 || string(candidate) != "n1" {
@@ -116,7 +116,7 @@ func TestAnEntryThatIsNotWhatWasWrittenIsRefused(t *testing.T) {
 }
 
 func TestADamagedLogIsRefusedAtTheStart(t *testing.T) {
-	for store, file := range map[string]string{LogStoreWAL: filepath.Join(raftDir, walDir, "*.wal"), LogStoreBoltDB: filepath.Join(raftDir, boltLogFile)} {
+	for store, file := range map[string]string{LogStoreWAL: filepath.Join(raftDir, walDir, "*.segment"), LogStoreBoltDB: filepath.Join(raftDir, boltLogFile)} {
 		t.Run(store, func(t *testing.T) {
 			cfg := testConfig(t.TempDir())
 			cfg.LogStore = store
@@ -163,7 +163,7 @@ func TestALogThatLostItsEndAfterACleanStopIsRefused(t *testing.T) {
 	if err := node.Close(); err != nil {
 		t.Fatal(err)
 	}
-	paths, err := filepath.Glob(filepath.Join(cfg.DataDir, raftDir, walDir, "*.wal"))
+	paths, err := filepath.Glob(filepath.Join(cfg.DataDir, raftDir, walDir, "*.segment"))
 	if err != nil || len(paths) != 1 {
 		t.Fatalf("log files %v, %v", paths, err)
 	}
@@ -172,7 +172,7 @@ func TestALogThatLostItsEndAfterACleanStopIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	end := bytes.LastIndexFunc(data, func(r rune) bool { return r != 0 })
-	data[end] ^= 1
+	clear(data[(end/512-1)*512:]) // the mark of the end, and the append before it
 	if err := os.WriteFile(paths[0], data, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestALogThatIsGoneAfterACrashIsRefused(t *testing.T) {
 	if err := os.CopyFS(cfg.DataDir, os.DirFS(node.dir.path)); err != nil {
 		t.Fatal(err)
 	}
-	paths, err := filepath.Glob(filepath.Join(cfg.DataDir, raftDir, walDir, "*.wal"))
+	paths, err := filepath.Glob(filepath.Join(cfg.DataDir, raftDir, walDir, "*.segment"))
 	if err != nil || len(paths) != 1 {
 		t.Fatalf("log files %v, %v", paths, err)
 	}
@@ -201,10 +201,46 @@ func TestALogThatIsGoneAfterACrashIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	var damaged *DamageError
-	if _, err := Inspect(cfg.DataDir, 0, &replayed{}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), "neither log entries nor a snapshot") {
+	if _, err := Inspect(cfg.DataDir, 0, &replayed{}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), "there is no log in") {
 		t.Errorf("inspection: %v", err)
 	}
-	if err := openError(t, cfg); !strings.Contains(err.Error(), "it is empty, though member n1") {
+	if err := openError(t, cfg); !strings.Contains(err.Error(), "member n1 (id "+node.identity.MemberID.String()+") had its data there") {
 		t.Errorf("start: %v", err)
+	}
+}
+
+func TestALogOfADevelopmentVersionIsRefusedInWords(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	node, _ := open(t, cfg)
+	if err := node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(cfg.DataDir, raftDir, walDir, "wal-meta.db")
+	if err := errors.Join(os.Remove(filepath.Join(cfg.DataDir, raftDir, stableFile)), os.WriteFile(old, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	_, inspected := Inspect(cfg.DataDir, 0, &replayed{})
+	for _, err := range []error{openError(t, cfg), inspected} {
+		var mismatched *MismatchError
+		if !errors.As(err, &mismatched) || !strings.Contains(err.Error(), "development version of kvd (wal-meta.db)") {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
+func TestALogThatASnapshotHasOvertakenIsDroppedAtTheStart(t *testing.T) {
+	for index, want := range map[uint64]uint64{2: 3, 3: 3, 4: 0} {
+		logs := raft.NewInmemStore()
+		for i := range uint64(3) {
+			if err := logs.StoreLog(&raft.Log{Index: i + 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := dropCovered(logs, index); err != nil {
+			t.Fatal(err)
+		}
+		if last, err := logs.LastIndex(); err != nil || last != want {
+			t.Errorf("with a snapshot of entry %d the log ends with entry %d, %v, want %d", index, last, err, want)
+		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -27,7 +26,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/kvd-io/kvd/daemon/command"
 )
@@ -48,7 +46,6 @@ const (
 	// Entries kept behind a snapshot for members that lag. One voter has none that could.
 	trailingLogs = 1024
 
-	walSegmentBytes = 16 << 20
 	boltLockTimeout = time.Second // the data directory's lock is held by then: nobody else is there
 
 	snapshotsKept        = 2
@@ -135,7 +132,6 @@ type Node struct {
 	stop      *failStop
 	fsm       *fsm
 	logs      logStore
-	bolt      io.Closer // under stable
 	stable    *guardedStable
 	snapshots *snapshotStore
 	transport *transport
@@ -223,35 +219,39 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 	if err := makeDirs(dir); err != nil {
 		return err
 	}
-	bolt, err := openBolt(dir, stableFile)
-	if err != nil {
-		return fmt.Errorf("%s: %w", stableFile, err)
+	create := !n.identity.Bootstrapped
+	var err error
+	if n.stable, err = openStable(n.config.LogStore, dir, create, n.stop); err != nil {
+		return n.explainDamage(fmt.Errorf("term and vote: %w", err))
 	}
-	n.bolt = bolt
-	n.stable = &guardedStable{StableStore: bolt, stop: n.stop}
-	disk, err := openLogStore(n.config.LogStore, dir, log, n.stop)
+	disk, err := openLogStore(n.config.LogStore, dir, create, n.stop)
 	if err != nil {
-		return fmt.Errorf("log store %s: %w", n.config.LogStore, err)
+		return n.explainDamage(fmt.Errorf("log store %s: %w", n.config.LogStore, err))
 	}
 	if deps.wrapLog != nil {
 		disk = deps.wrapLog(disk)
 	}
 	n.logs = disk
-	logs, err := raft.NewLogCache(logCacheEntries, &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters})
+	logs, err := n.guardLog(n.config.LogStore, disk)
 	if err != nil {
 		return err
 	}
 	if n.snapshots, err = newSnapshotStore(dir, log, n.meters); err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
+	var newestIndex uint64
 	if newest, err := n.snapshots.List(); err == nil && len(newest) > 0 {
 		n.snapshotBytes.Store(newest[0].Size)
+		newestIndex = newest[0].Index
 	}
 	config := n.raftConfig(log, notify)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}
-	if err := n.checkLastIndex(logs); err != nil {
+	if err := checkEnd(n.stable, disk); err != nil {
+		return n.explainDamage(err)
+	}
+	if err := errors.Join(forgetEnd(n.stable, disk), dropCovered(logs, newestIndex)); err != nil {
 		return err
 	}
 	n.raft, err = n.newRaft(config, logs, n.stable)
@@ -307,27 +307,6 @@ func (n *Node) checkNotEmpty(logs raft.LogStore) error {
 	if last == 0 && len(snapshots) == 0 {
 		return fmt.Errorf("it is empty, though member %s (id %s) had its data there; restore it from a backup, or start a new member with an empty --data-dir",
 			n.identity.Name, n.identity.MemberID)
-	}
-	return nil
-}
-
-// keyLastIndex keeps the last index that the log had at a clean stop.
-const keyLastIndex = "kvd.last-index"
-
-// checkLastIndex refuses a log that has lost its end since the last clean stop. A log store takes
-// a damaged last entry for one whose write a crash cut short, and drops it; after a clean stop
-// there can be none of those. The log of a sole voter never shrinks otherwise.
-func (n *Node) checkLastIndex(logs raft.LogStore) error {
-	want, err := n.stable.GetUint64([]byte(keyLastIndex))
-	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
-		return nil
-	}
-	got, err2 := logs.LastIndex()
-	if err := errors.Join(err, err2); err != nil {
-		return err
-	}
-	if got < want {
-		return fmt.Errorf("the log ends with entry %d, but had %d when it was closed: its end is damaged; restore this member from a backup, or start a new one with an empty --data-dir", got, want)
 	}
 	return nil
 }
@@ -473,7 +452,7 @@ func (n *Node) Close() error {
 		}
 		err = n.raft.Shutdown().Error()
 		if err == nil {
-			err = n.stable.SetUint64([]byte(keyLastIndex), n.raft.LastIndex())
+			err = noteEnd(n.stable, n.logs)
 		}
 		err = errors.Join(err, n.closeStores())
 	})
@@ -486,8 +465,8 @@ func (n *Node) closeStores() error {
 	if n.logs != nil {
 		err = errors.Join(err, n.logs.Close())
 	}
-	if n.bolt != nil {
-		err = errors.Join(err, n.bolt.Close())
+	if n.stable != nil {
+		err = errors.Join(err, n.stable.Close())
 	}
 	if n.dir != nil {
 		err = errors.Join(err, n.dir.Close())

@@ -25,9 +25,9 @@ func smallDisk(t *testing.T, size string) string {
 }
 
 func TestADiskTooSmallForALogIsRefusedWithWhatIsNeeded(t *testing.T) {
-	dir := smallDisk(t, "12m")
+	dir := smallDisk(t, "200k")
 	err := openError(t, testConfig(filepath.Join(dir, "data")))
-	for _, want := range []string{"make a file of 16 MiB for the log", "no space left on device", "MiB are free: make room for at least 64 MiB"} {
+	for _, want := range []string{"make a file of 256 KiB for the log", "no space left on device", "MiB are free: make room for at least 64 MiB"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q, want %q in it", err, want)
 		}

@@ -181,6 +181,14 @@ func (l *Log) LastIndex() (uint64, error) {
 	return l.bounds.last, nil
 }
 
+// LastBatch returns how many appends and deletions the log has seen in its life. It never falls: a log
+// that has seen fewer than it once had has lost its end.
+func (l *Log) LastBatch() uint64 {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return l.batch
+}
+
 // GetLog reads an entry and compares it with its checksum, unless it is still in memory. Errors:
 // raft.ErrLogNotFound; *DamageError; others are those of the file system.
 func (l *Log) GetLog(index uint64, entry *raft.Log) error {
