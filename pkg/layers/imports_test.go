@@ -57,7 +57,7 @@ func TestForbiddenImportsAreCaught(t *testing.T) {
 		{"a main serves one library", imports{path: "cmd/kvd", files: ours("ctl")}, "cmd/kvd imports ctl"},
 		{"Docker's client stays in its room", imports{path: "agent", files: []string{"github.com/docker/docker/client"}}, `agent imports "github.com/docker/docker/client"`},
 		{"viper stays in its room", imports{path: "daemon", files: []string{"github.com/spf13/viper"}}, `daemon imports "github.com/spf13/viper"`},
-		{"raft-wal is not raft", imports{path: "daemon/raftnode/log", files: []string{"github.com/hashicorp/raft-wal"}}, ""},
+		{"raft-boltdb is not raft", imports{path: "daemon/raftnode/log", files: []string{"github.com/hashicorp/raft-boltdb"}}, ""},
 		{"a package without a room is told", imports{path: "helpers"}, "helpers has no line in the plan"},
 		{"a name that only begins alike is another room", imports{path: "daemonology"}, "daemonology has no line in the plan"},
 	} {
