@@ -168,6 +168,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, 
 	})
 	node.LeadWhile(d.service.Lead)
 	status := node.Status()
+	d.service.StartChecks(uint64(status.MemberID))
 	self := command.Member{ID: uint64(status.MemberID), Name: status.Name, PeerURLs: peerURLs, ClientURLs: d.clientURLs, Voter: true}
 	if err := d.service.Publish(ctx, self); err != nil {
 		d.service.Close()

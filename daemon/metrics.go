@@ -95,7 +95,7 @@ type figures struct {
 
 	reads, readsFailed, writes, writesFailed, expires           *prometheus.Desc
 	keys, directories, leases, events, index                    *prometheus.Desc
-	bytes, quota, refused, noSpace                              *prometheus.Desc
+	bytes, quota, refused, noSpace, corrupt                     *prometheus.Desc
 	watchers, watchRequests, watchEvents, watchLost             *prometheus.Desc
 	requests, inFlight, connections, connectionsRefused, uptime *prometheus.Desc
 	snapshots, snapshotsFailed, snapshotTime, snapshotBytes     *prometheus.Desc
@@ -121,6 +121,7 @@ func newFigures(d *Daemon) *figures {
 		quota:        desc("store_quota_bytes", "Size up to which the store may grow."),
 		refused:      desc("store_refused_total", "Writes that were refused because there was no room."),
 		noSpace:      desc("store_no_space", "1 while writes that make the store grow are refused."),
+		corrupt:      desc("store_corrupt", "1 while linearizable reads are refused, because the data of this member is not that of the others."),
 
 		watchers:      desc("watchers", "Watches that are open."),
 		watchRequests: desc("watch_requests_total", "Watches that were opened."),
@@ -174,11 +175,15 @@ func (f *figures) Collect(out chan<- prometheus.Metric) {
 	gauge(f.bytes, float64(stats.Bytes))
 	gauge(f.quota, float64(stats.Quota))
 	counter(f.refused, stats.Refused)
-	noSpace := 0.0
-	if stats.Alarmed {
-		noSpace = 1
+	flag := func(d *prometheus.Desc, raised bool) {
+		value := 0.0
+		if raised {
+			value = 1
+		}
+		gauge(d, value)
 	}
-	gauge(f.noSpace, noSpace)
+	flag(f.noSpace, stats.Alarmed)
+	flag(f.corrupt, stats.Corrupt)
 	gauge(f.watchers, float64(stats.Watches.Watchers))
 	counter(f.watchRequests, stats.Watches.Registered)
 	counter(f.watchEvents, stats.Watches.Delivered)

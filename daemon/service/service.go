@@ -60,7 +60,8 @@ type Service struct {
 
 	certUsers bool
 
-	quota *quota
+	quota  *quota
+	checks checks
 
 	replayed            store.Counts // what the state had executed when the service began
 	gets, recursiveGets tally
@@ -95,6 +96,7 @@ func New(state *State, log Log, cfg Config) *Service {
 		timeout: cfg.Timeout, certUsers: cfg.CertUsers, logins: newLogins(cfg.Now, cfg.HashCost), audit: newAudit(cfg.Log, cfg.Now),
 		leases: leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
 		quota:  newQuota(cfg.QuotaBytes, state.machine, log.Space, cfg.Log),
+		checks: checks{machine: state.machine, log: log, told: cfg.Log},
 	}
 	s.anybody = &Session{service: s}
 	return s
@@ -113,7 +115,7 @@ func (s *Service) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 
 func (s *Service) read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	if r.Quorum {
-		if err := s.log.ReadBarrier(ctx); err != nil {
+		if err := s.ReadBarrier(ctx); err != nil {
 			return kv.Result{}, err
 		}
 	}
@@ -174,15 +176,25 @@ func (s *Service) Snapshot() *store.Snapshot { return s.state.machine.Snapshot()
 // Position returns the last log index that this member knows to be committed, and the term.
 func (s *Service) Position() (index, term uint64) { return s.log.Position() }
 
-// ReadBarrier returns when this member is able to answer a linearizable read; health asks it.
-func (s *Service) ReadBarrier(ctx context.Context) error { return s.log.ReadBarrier(ctx) }
-
-// Alarms returns what is wrong with the store, in the words of etcd: AlarmNoSpace or nothing.
-func (s *Service) Alarms() []string {
-	if s.quota.alarmed() {
-		return []string{AlarmNoSpace}
+// ReadBarrier returns when this member is able to answer a linearizable read; health asks it. Errors by
+// Kind: those of the log, and Corrupt.
+func (s *Service) ReadBarrier(ctx context.Context) error {
+	if err := s.checks.refuse(); err != nil {
+		return err
 	}
-	return nil
+	return s.log.ReadBarrier(ctx)
+}
+
+// Alarms returns what is wrong with the store, in the words of etcd: AlarmNoSpace, AlarmCorrupt.
+func (s *Service) Alarms() []string {
+	var alarms []string
+	if s.quota.alarmed() {
+		alarms = append(alarms, AlarmNoSpace)
+	}
+	if s.checks.corrupt.Load() != nil {
+		alarms = append(alarms, AlarmCorrupt)
+	}
+	return alarms
 }
 
 // Members returns the members of the cluster by ascending id.
@@ -203,5 +215,8 @@ func (s *Service) Publish(ctx context.Context, m command.Member) error {
 	return result.Err
 }
 
-// Close ends all watches.
-func (s *Service) Close() { s.state.hub.Close() }
+// Close ends all watches, and the checks.
+func (s *Service) Close() {
+	s.state.hub.Close()
+	s.checks.close()
+}

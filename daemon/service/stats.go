@@ -19,6 +19,7 @@ type Stats struct {
 	Quota               int64    // in bytes
 	Refused             uint64   // writes that there was no room for
 	Alarmed             bool     // writes that make the store grow are refused
+	Corrupt             bool     // linearizable reads are refused: see AlarmCorrupt
 }
 
 // Tally counts how an operation went.
@@ -30,6 +31,7 @@ func (s *Service) Stats() Stats {
 		Counts: s.state.machine.Counts().Since(s.replayed), Extent: s.state.machine.Extent(),
 		Gets: s.gets.load(), RecursiveGets: s.recursiveGets.load(), Watches: s.state.hub.Stats(),
 		Index: s.Index(), Quota: s.quota.bytes, Refused: s.quota.refused.Load(), Alarmed: s.quota.alarmed(),
+		Corrupt: s.checks.corrupt.Load() != nil,
 	}
 }
 
