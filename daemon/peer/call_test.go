@@ -318,18 +318,29 @@ func TestAMemberThatCannotBeReachedIsToldAtOnceAndCalledAgainWhenItIsBack(t *tes
 }
 
 func TestAMemberThatOpensAStreamIsDialedBackWithoutACall(t *testing.T) {
-	town := newTown()
-	a, b := town.join(t, 1), town.join(t, 2)
-	if err := a.Connect(2); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "both have measured the way to the other", func() bool {
-		sa, sb := a.Stats(), b.Stats()
-		return len(sa) == 1 && len(sb) == 1 && sa[0].RoundTrip > 0 && sb[0].RoundTrip > 0 && sa[0].RoundTripMax >= sa[0].RoundTrip
-	})
-	s := a.Stats()[0]
-	if s.Member != 2 || s.Sent == 0 || s.Received == 0 || s.Connected.IsZero() || s.LastError != nil {
-		t.Errorf("%+v", s)
+	for _, open := range []func(*Network) error{
+		func(a *Network) error { return a.Connect(2) },
+		func(a *Network) error {
+			s, err := a.RaftStreams().Dial(2, 10*time.Second)
+			if err == nil {
+				s.Close()
+			}
+			return err
+		},
+	} {
+		town := newTown()
+		a, b := town.join(t, 1), town.join(t, 2)
+		if err := open(a); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "both have measured the way to the other", func() bool {
+			sa, sb := a.Stats(), b.Stats()
+			return len(sa) == 1 && len(sb) == 1 && sa[0].RoundTrip > 0 && sb[0].RoundTrip > 0 && sa[0].RoundTripMax >= sa[0].RoundTrip
+		})
+		s := a.Stats()[0]
+		if s.Member != 2 || s.Sent == 0 || s.Received == 0 || s.Connected.IsZero() || s.LastError != nil {
+			t.Errorf("%+v", s)
+		}
 	}
 }
 

@@ -89,15 +89,20 @@ func (n *Network) welcome(s *stream) {
 	for _, o := range n.outnumbered(s) {
 		o.Close()
 	}
-	if l, err := n.reach(s.member); err == nil {
-		l.wake() // it is there: no need to wait before it is dialed again
-	}
+	n.seen(s.member)
 	if s.kind == kindRaft {
 		n.raft.offer(s)
 		return
 	}
 	if !n.start(func() { n.serveCalls(s) }) {
 		s.Close()
+	}
+}
+
+// seen notes that a member is there: no need to wait before it is dialed again for calls.
+func (n *Network) seen(member uint64) {
+	if l, err := n.reach(member); err == nil {
+		l.wake()
 	}
 }
 

@@ -121,6 +121,7 @@ func (l *StreamLayer) Dial(to uint64, timeout time.Duration) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to member %s: %w", hex(to), err)
 	}
+	l.network.seen(to)
 	return s, nil
 }
 
