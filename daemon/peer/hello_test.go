@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -272,4 +273,26 @@ func TestStrangersThatAreLetInAreFewAndLeaveNothingBehind(t *testing.T) {
 	if len(b.members) != 0 {
 		t.Errorf("%d are remembered", len(b.members))
 	}
+}
+
+func TestAMemberThatRunsOnTwoHostsIsTold(t *testing.T) {
+	town, log := newTown(), &journal{}
+	b := town.join(t, 2, log.keep)
+	town.move(1, "127.0.0.1:1")
+	for _, from := range []string{"127.0.0.1", "127.0.0.1", "127.0.0.2"} {
+		if log.count("runs on both hosts") != 0 {
+			t.Error("told before there are two")
+		}
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", b.RaftStreams().Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		before := b.theirs(kindRPC)
+		if _, err := (hello{kind: kindRPC, cluster: cluster, from: 1, to: 2}).say(conn, "there"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is the one", func() bool { now := b.theirs(kindRPC); return len(now) == 1 && !slices.Equal(now, before) })
+	}
+	eventually(t, "it is told", func() bool { return log.count("from=127.0.0.2 earlier=127.0.0.1") == 1 })
 }

@@ -87,6 +87,7 @@ func (n *Network) welcome(s *stream) {
 		return
 	}
 	for _, o := range n.outnumbered(s) {
+		n.tellTwins(o, s)
 		o.Close()
 	}
 	n.seen(s.member)
@@ -96,6 +97,15 @@ func (n *Network) welcome(s *stream) {
 	}
 	if !n.start(func() { n.serveCalls(s) }) {
 		s.Close()
+	}
+}
+
+// tellTwins tells the log when a connection makes place for one of the same member from elsewhere.
+func (n *Network) tellTwins(old, s *stream) {
+	was, is := host(old.RemoteAddr().String()), host(s.RemoteAddr().String())
+	if old.member == s.member && was != is && n.told.due("twins "+hex(s.member)) {
+		n.log.Warn("a member connects from another host, and its earlier connection is closed", "member", hex(s.member), "from", is, "earlier", was,
+			"try", "if it runs on both hosts, a data directory was copied: stop one, and start that with an empty --data-dir as a new member")
 	}
 }
 
@@ -195,8 +205,9 @@ func (d *door) enter(conn net.Conn) *guest {
 	g := &guest{Conn: conn, door: d}
 	d.mu.Lock()
 	out := d.makeRoom()
-	full := d.closed || d.guests.Len() >= guestsMax
-	if !full {
+	closed, full := d.closed, d.guests.Len() >= guestsMax
+	refused := closed || full
+	if !refused {
 		g.place = d.guests.PushBack(g)
 		d.serving.Add(1)
 	}
@@ -204,12 +215,10 @@ func (d *door) enter(conn net.Conn) *guest {
 	if out != nil {
 		out.Conn.Close()
 	}
-	if out != nil || full {
-		if d.told.due("full") {
-			d.log.Warn("too many connections to the peer port: the oldest that is silent is closed", "max", guestsMax, "last", conn.RemoteAddr().String())
-		}
+	if (out != nil || full) && !closed && d.told.due("full") {
+		d.log.Warn("too many connections to the peer port: the oldest that is silent is closed", "max", guestsMax, "last", conn.RemoteAddr().String())
 	}
-	if full {
+	if refused {
 		conn.Close()
 		return nil
 	}

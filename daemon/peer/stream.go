@@ -133,7 +133,7 @@ func (l *StreamLayer) Addr() net.Addr {
 	return l.network.config.Listeners[0].Addr()
 }
 
-// Close ends Accept and Dial, and refuses further streams of kind raft. Streams that were handed
+// Close ends Accept and Dial, and closes further streams of kind raft as they come. Streams that were handed
 // out belong to who has them. It may be called more than once.
 func (l *StreamLayer) Close() error {
 	l.mu.Lock()
