@@ -367,10 +367,7 @@ func (s *settings) restoreSnapshot(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return s.told(env, &fileError{text: "kvd is neither beside kvctl nor in the PATH: " + err.Error(), hint: "restore where kvd is installed: it makes the data directory of a member there"})
 	}
-	args = append([]string{"restore"}, args...)
-	if s.output == asJSON {
-		args = append(args, "--json")
-	}
+	args = append([]string{"restore"}, forKVD(args, s.output == asJSON)...)
 	child := exec.CommandContext(cmd.Context(), kvd, args...)
 	child.Cancel = func() error { return child.Process.Signal(os.Interrupt) }
 	child.WaitDelay = 10 * time.Second
@@ -389,6 +386,26 @@ func (s *settings) restoreSnapshot(cmd *cobra.Command, args []string) error {
 	default:
 		return s.told(env, &fileError{text: fmt.Sprintf("cannot run %s: %v", kvd, err)})
 	}
+}
+
+// forKVD returns the arguments of kvctl as kvd takes them: the one thing that all commands of kvctl share
+// and that means something there is the format of the output.
+func forKVD(args []string, json bool) (own []string) {
+	for i := 0; i < len(args); i++ {
+		switch arg := args[i]; {
+		case (arg == "-o" || arg == "--output") && i+1 < len(args):
+			i++
+			json = args[i] == string(asJSON)
+		case strings.HasPrefix(arg, "--output="):
+			json = arg == "--output="+string(asJSON)
+		default:
+			own = append(own, arg)
+		}
+	}
+	if json {
+		own = append(own, "--json")
+	}
+	return own
 }
 
 // findKVD returns the kvd that was installed with this kvctl, or else the one in the PATH.

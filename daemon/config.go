@@ -30,6 +30,7 @@ type Config struct {
 	InitialCluster      string // "" means this member alone
 	InitialClusterState string
 	InitialClusterToken string
+	ForceNewCluster     bool   // see Recover
 	Discovery           string // refused: there is no discovery service
 	DiscoverySRV        string
 
@@ -111,6 +112,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.InitialCluster, "initial-cluster", c.InitialCluster, "the members of a new cluster, `name=url`; this version runs clusters of one member (default NAME=its peer url)")
 	flags.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new: the only state that a cluster of one member can begin in")
 	flags.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "tells this cluster from others; it is kept in the data directory")
+	flags.BoolVar(&c.ForceNewCluster, "force-new-cluster", c.ForceNewCluster, "make a member that has lost its quorum the only one of a new cluster before it starts, as kvd recover does; once")
 	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, of no effect in a cluster of one member")
 	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader before a member stands for election; a sole member stands at once")
 	flags.StringSliceVar(&c.CORS, "cors", c.CORS, "`origins` whose web pages may use this store, as scheme://host:port, or * for all (default none)")
@@ -146,7 +148,7 @@ func envAliases() map[string][]string {
 	aliases := map[string][]string{}
 	for _, flag := range append(tlsFlagsOfEtcd,
 		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
-		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token",
+		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token", "force-new-cluster",
 		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "quota-backend-bytes", "discovery", "discovery-srv",
 	) {
 		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}

@@ -99,6 +99,11 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.ForceNewCluster {
+		if err := forceNewCluster(cfg.dataDir(), deps.Log, deps.Now()); err != nil {
+			return nil, err
+		}
+	}
 
 	taken := map[int]bool{}
 	clients, clientErr := listenAll(deps.Listen, "listen-client-urls", cfg.ListenClientURLs, taken)

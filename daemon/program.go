@@ -44,12 +44,14 @@ failed or the log is damaged.`,
 		Example: `  kvd
   kvd --data-dir /var/lib/kvd --listen-client-urls http://0.0.0.0:2379
   kvd --print-config
-  kvd verify --data-dir /var/lib/kvd`,
+  kvd verify --data-dir /var/lib/kvd
+  kvd restore store.snap --data-dir /var/lib/kvd
+  kvd recover --data-dir /var/lib/kvd`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), cfg) },
 	}
 	cfg.AddFlags(cmd.Flags())
-	cmd.AddCommand(newVerifyCommand())
+	cmd.AddCommand(newVerifyCommand(), newRestoreCommand(), newRecoverCommand())
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	return cmd
 }
