@@ -37,6 +37,7 @@ type conn struct {
 	woken   bool          // the poller was told, so that a Read under way ends
 	bounded bool          // the poller was told of a deadline for writes
 	since   time.Duration // when the Write under way began, by the door's clock; 0 for none
+	stuck   bool          // a Write was given up, so that no other may follow it
 	gone    bool          // has left the door
 }
 
@@ -103,7 +104,7 @@ var longAgo = time.Unix(1, 0)
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t.IsZero() && !c.bounded {
+	if t.IsZero() && !c.bounded || c.stuck {
 		return nil
 	}
 	c.bounded = !t.IsZero()
@@ -151,6 +152,7 @@ func (c *conn) lookAfter(now time.Duration) {
 		}
 	}
 	if c.since != 0 && now-c.since >= answerTimeout+roundInterval { // the clock had stood for up to one round
+		c.stuck = true
 		c.Conn.SetWriteDeadline(longAgo)
 	}
 }

@@ -45,6 +45,8 @@ type door struct {
 	told      time.Time // when the log last heard of it
 
 	turnedAway uint64 // connections, ever
+
+	handshakesFailed atomic.Uint64 // ever
 }
 
 // count returns how many connections are inside, and how many were refused so far.

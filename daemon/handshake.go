@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/tlsconfig"
@@ -47,8 +46,6 @@ type handshaker struct {
 	ready   chan accepted
 	closing chan struct{}
 	running sync.WaitGroup
-
-	failed atomic.Uint64 // handshakes, ever
 
 	mu       sync.Mutex // guards the fields below
 	underWay *list.List // of *attempt, the oldest first
@@ -250,7 +247,7 @@ func (h *handshaker) fail(c *conn, err error) {
 		h.failures.log.Debug("a connection ended before its TLS handshake", "from", from, "err", err)
 		return
 	}
-	h.failed.Add(1)
+	c.door.handshakesFailed.Add(1)
 	h.failures.tell(reason, from)
 }
 

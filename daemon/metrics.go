@@ -98,6 +98,7 @@ type figures struct {
 	bytes, quota, refused, noSpace, corrupt                     *prometheus.Desc
 	watchers, watchRequests, watchEvents, watchLost             *prometheus.Desc
 	requests, inFlight, connections, connectionsRefused, uptime *prometheus.Desc
+	handshakesFailed, certificateEnd                            *prometheus.Desc
 	snapshots, snapshotsFailed, snapshotTime, snapshotBytes     *prometheus.Desc
 }
 
@@ -136,6 +137,8 @@ func newFigures(d *Daemon) *figures {
 		snapshotsFailed:    desc("scheduled_snapshots_failed_total", "Scheduled snapshots that could not be written."),
 		snapshotTime:       desc("scheduled_snapshot_timestamp_seconds", "Time of the newest scheduled snapshot, in Unix time; 0 if there is none."),
 		snapshotBytes:      desc("scheduled_snapshot_bytes", "Size of the newest scheduled snapshot."),
+		handshakesFailed:   desc("tls_handshakes_failed_total", "TLS handshakes with clients that failed."),
+		certificateEnd:     desc("tls_certificate_end_timestamp_seconds", "When the certificate that clients are shown ends, in seconds since 1970; only with TLS."),
 		uptime:             desc("uptime_seconds", "Time since this member was started."),
 	}
 }
@@ -211,4 +214,8 @@ func (f *figures) collectTraffic(counter func(*prometheus.Desc, uint64, ...strin
 	inside, refused := f.daemon.door.count()
 	gauge(f.connections, float64(inside))
 	counter(f.connectionsRefused, refused)
+	counter(f.handshakesFailed, f.daemon.door.handshakesFailed.Load())
+	if secure := f.daemon.secure; secure != nil {
+		gauge(f.certificateEnd, float64(secure.Leaf().NotAfter.Unix()))
+	}
 }

@@ -87,14 +87,6 @@ func noteRequest(c net.Conn, state http.ConnState) {
 	}
 }
 
-// handshakesFailed returns how many TLS handshakes with clients have failed so far.
-func (s *server) handshakesFailed() (n uint64) {
-	for _, h := range s.secure {
-		n += h.failed.Load()
-	}
-	return n
-}
-
 // drain makes every answer from now on the last one of its connection.
 func (s *server) drain() { s.http.SetKeepAlivesEnabled(false) }
 

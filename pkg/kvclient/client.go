@@ -80,7 +80,8 @@ type Config struct {
 	Username, Password string
 	PasswordFile       string
 
-	// The files of TLS are read for each connection, so that they may be renewed.
+	// The files of TLS are looked at for each connection, so that they may be renewed. Those that
+	// cannot be used are told to Log, and the ones before them stay in use.
 	CAFile   string // PEM authorities that sign the servers' certificates; empty: the system's
 	CertFile string // PEM certificate to show to the servers; empty: none
 	KeyFile  string // its key

@@ -410,7 +410,7 @@ func TestBadConfigurationIsRefusedWithTheReason(t *testing.T) {
 		{kvclient.Config{CAFile: "/none/ca.pem"}, "/none/ca.pem"},
 		{kvclient.Config{CAFile: notPEM}, "no PEM certificate"},
 		{kvclient.Config{CertFile: notPEM}, "both"},
-		{kvclient.Config{CertFile: notPEM, KeyFile: notPEM}, "cannot use the client certificate"},
+		{kvclient.Config{CertFile: notPEM, KeyFile: notPEM}, "cannot use the certificate"},
 		{kvclient.Config{PasswordFile: "/none/password"}, "/none/password"},
 	} {
 		if _, err := kvclient.New(c.cfg); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -2,7 +2,6 @@ package kvclient
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
 // failure is what went wrong with one endpoint.
@@ -103,6 +103,11 @@ func reason(err error) string {
 		return "interrupted"
 	case isTimeout(err):
 		return "no answer in time"
+	case isPlain(err):
+		return "it speaks http, not https"
+	}
+	if why := tlsconfig.Explain(bare(err)); why != "" {
+		return why
 	}
 	return bare(err).Error()
 }
@@ -121,11 +126,10 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-func isTLS(err error) bool {
-	var certificate *tls.CertificateVerificationError
-	var header tls.RecordHeaderError
-	var operation *net.OpError
-	return errors.As(err, &certificate) || errors.As(err, &header) ||
-		errors.As(err, &operation) && (operation.Op == "remote error" || operation.Op == "local error") ||
-		err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
+func isTLS(err error) bool { return tlsconfig.Explain(bare(err)) != "" || isPlain(err) }
+
+// isPlain reports whether the server has answered a handshake in plain HTTP, which net/http tells
+// by its text alone.
+func isPlain(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
 }

@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"sync"
 	"time"
+
+	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
 // A link that has died without a word is found by keepalive probes when nothing is in flight, and
@@ -54,63 +52,20 @@ func newTransport(cfg Config) (*http.Transport, error) {
 	}, nil
 }
 
-// security is whom to trust and what to show. Both files are read for each new connection, so that
-// they may be renewed under a client that goes on.
-type security struct {
-	caFile            string
-	certFile, keyFile string
-
-	mu    sync.Mutex     // guards roots
-	roots *x509.CertPool // as last read; nil: the system's
-}
+// security is whom to trust and what to show.
+type security struct{ files *tlsconfig.Client }
 
 func newSecurity(cfg Config) (*security, error) {
-	s := &security{caFile: cfg.CAFile, certFile: cfg.CertFile, keyFile: cfg.KeyFile}
-	if (s.certFile == "") != (s.keyFile == "") {
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
 		return nil, errors.New("a client certificate needs both its certificate file and its key file")
 	}
-	if err := s.readRoots(); err != nil {
+	files, err := tlsconfig.NewClient(tlsconfig.Config{
+		Files: tlsconfig.Files{Cert: cfg.CertFile, Key: cfg.KeyFile, CA: cfg.CAFile}, Log: cfg.Log,
+	})
+	if err != nil {
 		return nil, err
 	}
-	if s.certFile != "" {
-		if _, err := tls.LoadX509KeyPair(s.certFile, s.keyFile); err != nil {
-			return nil, fmt.Errorf("cannot use the client certificate %s with the key %s: %w", s.certFile, s.keyFile, err)
-		}
-	}
-	return s, nil
-}
-
-func (s *security) readRoots() error {
-	if s.caFile == "" {
-		return nil
-	}
-	pem, err := os.ReadFile(s.caFile)
-	if err != nil {
-		return fmt.Errorf("cannot read the CA file: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("CA file %s holds no PEM certificate", s.caFile)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.roots = roots
-	return nil
-}
-
-// config returns how to speak to host.
-func (s *security) config(host string) *tls.Config {
-	_ = s.readRoots() // a file that is just being replaced: those read before still hold
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, RootCAs: s.roots}
-	if s.certFile != "" {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
-			return &pair, err
-		}
-	}
-	return config
+	return &security{files}, nil
 }
 
 // dial returns a connection whose handshake, which may take as long as timeout, is done.
@@ -123,7 +78,7 @@ func (s *security) dial(ctx context.Context, dialer *net.Dialer, timeout time.Du
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, s.config(host))
+	conn := tls.Client(raw, s.files.Config(host))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
