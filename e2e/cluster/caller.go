@@ -165,9 +165,10 @@ func (c *Caller) Answers(ctx context.Context, target string) error {
 }
 
 // Stream watches with form as its query and gives each event, or the error that the member answers
-// with, to each, until the stream ends. A stream that ends in order is no error.
+// with, to each, until the stream ends. A stream that ends in order is no error; one that never began is.
 func (c *Caller) Stream(ctx context.Context, member, key string, form url.Values, each func(Reply)) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, member+"/v2/keys"+key+"?"+form.Encode(), nil)
+	target := member + "/v2/keys" + key + "?" + form.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return err
 	}
@@ -180,6 +181,8 @@ func (c *Caller) Stream(ctx context.Context, member, key string, form url.Values
 	for {
 		reply := Reply{Status: response.StatusCode}
 		switch err := decoder.Decode(&reply); {
+		case errors.Is(err, io.EOF) && response.StatusCode != http.StatusOK:
+			return fmt.Errorf("watch %s: %s", target, response.Status)
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:

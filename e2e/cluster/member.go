@@ -103,13 +103,15 @@ func (m *Member) Kill() {
 	}
 }
 
-// Stop asks the process to end and waits for that. One that takes too long is killed, and an error.
+// Stop asks the process to end and waits for that; one that is paused goes on for it. One that takes
+// too long is killed, and an error.
 func (m *Member) Stop() error {
 	p := m.take()
 	if p == nil {
 		return nil
 	}
 	p.cmd.Process.Signal(syscall.SIGTERM)
+	p.cmd.Process.Signal(syscall.SIGCONT)
 	select {
 	case <-p.ended:
 		return nil

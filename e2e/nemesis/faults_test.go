@@ -3,6 +3,12 @@ package nemesis
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/e2e/cluster"
@@ -41,6 +47,13 @@ var faults = []fault{
 	{"hand over the leadership", true, transfer},
 	{"roll all members", true, roll},
 	{"replace a member", true, replace},
+	{"fall behind a snapshot", true, fallBehind},
+}
+
+// notFor are classes that a program has no way for. etcd takes a snapshot after 100,000 writes only.
+var notFor = map[string][]string{
+	"kvd":  {"hand over the leadership", "replace a member"},
+	"etcd": {"fall behind a snapshot"},
 }
 
 // choice picks the members that something happens to.
@@ -214,6 +227,36 @@ func roll(ctx context.Context, n *nemesis) (func() error, error) {
 		}
 	}
 	return func() error { return nil }, nil
+}
+
+// fallBehind kills a follower and has the others write so much that they keep a snapshot in place of
+// the log that it lacks. The writes go to a hidden key, of which the watchers are not told.
+func fallBehind(ctx context.Context, n *nemesis) (func() error, error) {
+	const size, most = 1 << 20, 1000
+	m := follower(ctx, n)[0]
+	m.Kill()
+	others := n.cluster.Others(m)
+	before := newestSnapshot(others[0])
+	form := url.Values{"value": {strings.Repeat("v", size)}}
+	for i := 0; newestSnapshot(others[0]) == before; i++ {
+		if i == most {
+			return nil, fmt.Errorf("%s has no new snapshot after %d writes of %d bytes", others[0].Name, most, size)
+		}
+		once, cancel := context.WithTimeout(ctx, settleMax)
+		reply, err := n.caller.Keys(once, http.MethodPut, others[0].ClientURL, "/_large", form)
+		cancel()
+		if err != nil || reply.Status >= http.StatusMultipleChoices {
+			return nil, fmt.Errorf("write %d bytes: %d %s, %w", size, reply.Status, reply.Message, err)
+		}
+	}
+	return m.Launch, nil
+}
+
+// newestSnapshot returns the newest of a kvd's own snapshots.
+func newestSnapshot(m *cluster.Member) string {
+	all, _ := filepath.Glob(filepath.Join(m.Data(), "raft", "snapshots", "*"))
+	all = slices.DeleteFunc(all, func(name string) bool { return strings.HasSuffix(name, ".tmp") })
+	return slices.Max(append(all, ""))
 }
 
 func replace(ctx context.Context, n *nemesis) (func() error, error) {
