@@ -163,7 +163,12 @@ func (s *scanner) item(section byte, data []byte) error {
 		return nil
 	case End:
 		return s.end(item)
+	case Members, Origins, Removed:
+		return nil
 	default:
+		if section&Critical != 0 {
+			return Newer("it has section %d, which this version does not know but must", section&^Critical)
+		}
 		return nil
 	}
 	if !item.Done() {

@@ -105,6 +105,14 @@ func TestALaterFormatIsToldFromDamage(t *testing.T) {
 	if _, err := Scan(bytes.NewReader(file), Visitor{}); !errors.Is(err, ErrNewer) || !errors.Is(err, ErrDamaged) {
 		t.Errorf("a later format: %v", err)
 	}
+	file, _ = sample(func(w *Writer) { w.Item(Critical|0x20, func(b []byte) []byte { return append(b, 1) }) })
+	if _, err := Scan(bytes.NewReader(file), Visitor{}); !errors.Is(err, ErrNewer) {
+		t.Errorf("a section of a later version: %v", err)
+	}
+	file, _ = sample(func(w *Writer) { w.Item(0x20, func(b []byte) []byte { return append(b, 1) }) })
+	if _, err := Scan(bytes.NewReader(file), Visitor{}); err != nil {
+		t.Errorf("an optional section of a later version: %v", err)
+	}
 	if _, err := Scan(strings.NewReader("SQLite format 3\x00"), Visitor{}); errors.Is(err, ErrNewer) || !errors.Is(err, ErrDamaged) {
 		t.Errorf("another file: %v", err)
 	}
