@@ -128,6 +128,9 @@ type fsmSnapshot struct{ Snapshot }
 
 // Persist writes the state and makes it durable with the sink's Close.
 func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if sink, ok := sink.(*snapshotSink); ok {
+		sink.leisurely()
+	}
 	if _, err := s.WriteTo(sink); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}

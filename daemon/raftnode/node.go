@@ -439,6 +439,7 @@ func (n *Node) Close() error {
 		t := n.leading()
 		close(n.stopped)
 		n.cancel()
+		close(n.snapshots.hurry)
 		n.loops.Wait()
 		if t != nil {
 			if _, _, err := n.commit(t, []command.Command{{Body: command.Tick{}}}); err != nil {

@@ -104,6 +104,8 @@ type snapshotStore struct {
 	*raft.FileSnapshotStore
 	dir    string
 	meters *meters
+	size   atomic.Int64  // of the snapshot finished last, 0 for none
+	hurry  chan struct{} // closed when snapshots are to be written as fast as the disk can
 }
 
 func newSnapshotStore(dir string, log hclog.Logger, m *meters) (*snapshotStore, error) {
@@ -119,7 +121,11 @@ func newSnapshotStore(dir string, log hclog.Logger, m *meters) (*snapshotStore, 
 	if err != nil {
 		return nil, err
 	}
-	return &snapshotStore{FileSnapshotStore: files, dir: path, meters: m}, nil
+	s := &snapshotStore{FileSnapshotStore: files, dir: path, meters: m, hurry: make(chan struct{})}
+	if newest, err := files.List(); err == nil && len(newest) > 0 {
+		s.size.Store(newest[0].Size)
+	}
+	return s, nil
 }
 
 // unfinished ends the name of a snapshot that is being written or removed.
@@ -172,7 +178,12 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	if err != nil {
 		return nil, err
 	}
-	return &snapshotSink{SnapshotSink: sink, store: s}, nil
+	// The sink does not show its file, and what is written to it is to reach the disk bit by bit.
+	file, err := os.OpenFile(filepath.Join(s.dir, sink.ID()+unfinished, snapshotStateFile), os.O_WRONLY, 0)
+	if err != nil {
+		return nil, errors.Join(err, sink.Cancel())
+	}
+	return &snapshotSink{SnapshotSink: sink, store: s, file: file}, nil
 }
 
 // List returns the snapshots, newest first, and an error if one of them says something else than its
@@ -195,12 +206,75 @@ func checkSnapshotName(dir string, meta *raft.SnapshotMeta) error {
 	return nil
 }
 
+const (
+	// snapshotChunk is after how many bytes a snapshot is synced. The disk has little to do at a time, and
+	// the log, which is synced beside it, does not have to wait for all of it.
+	snapshotChunk = 1 << 20
+	// snapshotRate is how many bytes of a state are written in a second at least, while others use the disk.
+	snapshotRate = 32 << 20
+	// snapshotTime is how long the writing takes at most at its leisure, if the state has not grown since
+	// the last snapshot and the disk is fast enough.
+	snapshotTime = time.Minute
+)
+
+// rateOf returns the bytes a second at which a state of about size bytes is written.
+func rateOf(size int64) float64 {
+	return max(snapshotRate, float64(size)/snapshotTime.Seconds())
+}
+
+// snapshotSink is a snapshot that is being written. What raft receives from the leader is written as
+// fast as it comes, for the member can do nothing else meanwhile; what it writes itself, at leisure.
 type snapshotSink struct {
 	raft.SnapshotSink
-	store  *snapshotStore
-	closed bool
-	err    error
+	store    *snapshotStore
+	file     *os.File // of the sink
+	written  int64
+	unsynced int
+	begun    time.Time // when the writing at leisure began, zero for none
+	closed   bool
+	err      error
 }
+
+// leisurely lets the sink take its time, so that writes to the log go on as ever.
+func (s *snapshotSink) leisurely() { s.begun = time.Now() }
+
+// Write implements io.Writer.
+func (s *snapshotSink) Write(b []byte) (total int, err error) {
+	for len(b) > 0 {
+		part := b[:min(len(b), snapshotChunk-s.unsynced)]
+		n, err := s.SnapshotSink.Write(part)
+		total, b = total+n, b[n:]
+		s.written, s.unsynced = s.written+int64(n), s.unsynced+n
+		if err != nil {
+			return total, err
+		}
+		if s.unsynced == snapshotChunk {
+			if err := s.file.Sync(); err != nil {
+				return total, err
+			}
+			s.unsynced = 0
+			s.rest()
+		}
+	}
+	return total, nil
+}
+
+// rest waits until what was written may have been.
+func (s *snapshotSink) rest() {
+	if s.begun.IsZero() {
+		return
+	}
+	due := s.begun.Add(time.Duration(float64(s.written) / rateOf(s.store.size.Load()) * float64(time.Second)))
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.store.hurry:
+	}
+}
+
+// Cancel gives the snapshot up.
+func (s *snapshotSink) Cancel() error { return errors.Join(s.file.Close(), s.SnapshotSink.Cancel()) }
 
 // Close finishes the snapshot and removes those that are too old. Raft truncates the log after it. It
 // may be called twice.
@@ -214,9 +288,10 @@ func (s *snapshotSink) Close() error {
 
 func (s *snapshotSink) finish() error {
 	start := time.Now()
-	if err := s.SnapshotSink.Close(); err != nil {
+	if err := errors.Join(s.file.Close(), s.SnapshotSink.Close()); err != nil {
 		return err
 	}
+	s.store.size.Store(s.written)
 	if err := syncDir(filepath.Join(s.store.dir, s.ID())); err != nil {
 		return err
 	}

@@ -1,12 +1,16 @@
 package raftnode
 
 import (
+	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -109,4 +113,95 @@ func TestASnapshotThatSaysSomethingElseThanItsNameIsRefused(t *testing.T) {
 	if _, err := s.List(); err == nil || !strings.Contains(err.Error(), "stands for entry 8") {
 		t.Errorf("a snapshot of entry 7 that says 8: %v", err)
 	}
+}
+
+func createSnapshot(t *testing.T, s *snapshotStore) *snapshotSink {
+	t.Helper()
+	_, transport := raft.NewInmemTransport("")
+	sink, err := s.Create(raft.SnapshotVersionMax, 9, 3, raft.Configuration{}, 1, transport)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sink.(*snapshotSink)
+}
+
+func TestASnapshotOfManyPartsIsReadAsItWasWritten(t *testing.T) {
+	s := openSnapshots(t, t.TempDir())
+	sink := createSnapshot(t, s)
+	var want []byte
+	for i := range 40 {
+		part := bytes.Repeat([]byte{byte(i)}, 100_000*i%(2*snapshotChunk)+1)
+		want = append(want, part...)
+		if n, err := sink.Write(part); n != len(part) || err != nil {
+			t.Fatalf("wrote %d of %d bytes: %v", n, len(part), err)
+		}
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Errorf("closed again: %v", err)
+	}
+	meta, r, err := s.Open(sink.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	got, err := io.ReadAll(r)
+	if err != nil || !bytes.Equal(got, want) || meta.Size != int64(len(want)) || s.size.Load() != meta.Size {
+		t.Errorf("%d of %d bytes, %v", len(got), len(want), err)
+	}
+	if again := openSnapshots(t, filepath.Dir(s.dir)); again.size.Load() != meta.Size {
+		t.Errorf("opened again, the size is %d", again.size.Load())
+	}
+}
+
+func TestASnapshotThatIsGivenUpLeavesNothing(t *testing.T) {
+	s := openSnapshots(t, t.TempDir())
+	sink := createSnapshot(t, s)
+	if _, err := sink.Write(make([]byte, 3*snapshotChunk/2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Cancel(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(s.dir); err != nil || len(left) != 0 {
+		t.Errorf("%v are left, %v", left, err)
+	}
+	if _, err := sink.file.Write(nil); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the file is still open: %v", err)
+	}
+}
+
+func TestASnapshotIsWrittenAtLeisureUnlessThereIsHurry(t *testing.T) {
+	const chunks = 8
+	write := func(s *snapshotStore, leisurely bool) time.Duration {
+		sink := createSnapshot(t, s)
+		defer sink.Cancel()
+		if leisurely {
+			sink.leisurely()
+		}
+		begun := time.Now()
+		if _, err := sink.Write(make([]byte, chunks*snapshotChunk)); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(begun)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := openSnapshots(t, t.TempDir())
+		if took, want := write(s, true), chunks*snapshotChunk*time.Second/snapshotRate; took != want {
+			t.Errorf("at leisure it took %v, want %v", took, want)
+		}
+		if took := write(s, false); took != 0 {
+			t.Errorf("what comes from a leader took %v", took)
+		}
+		s.size.Store(int64(snapshotTime.Seconds()) * 4 * snapshotRate)
+		if took, want := write(s, true), chunks*snapshotChunk*time.Second/(4*snapshotRate); took != want {
+			t.Errorf("a large one took %v, want %v", took, want)
+		}
+		close(s.hurry)
+		if took := write(s, true); took != 0 {
+			t.Errorf("in a hurry it took %v", took)
+		}
+	})
 }
