@@ -160,3 +160,112 @@ func TestReadersAreNotDisturbedByARestore(t *testing.T) {
 	close(done)
 	group.Wait()
 }
+
+// A follower that was away for long gets a snapshot in place of entries, while it answers clients.
+func TestEverythingGoesOnWhileSnapshotsAreRestored(t *testing.T) {
+	const rounds = 40
+	leader := furnished(t)
+	for i := range 2 * shortListing {
+		leader.apply(lasting(time.Hour, set(fmt.Sprintf("/d/%d", i), "1")))
+	}
+	m := New(0)
+	if err := m.Restore(bytes.NewReader(leader.snapshot())); err != nil {
+		t.Fatal(err)
+	}
+	all := (&Auth{}).Rights("")
+	done := make(chan struct{})
+	var group sync.WaitGroup
+	for name, do := range map[string]func() error{
+		"reads": func() error {
+			for _, r := range []kv.Read{{Key: "/d"}, {Key: "/d", Recursive: true}, {Key: "/a/b"}, {Recursive: true}} {
+				if _, err := m.Read(r, 1); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"figures": func() error {
+			m.Growth(set("/d/new", "1"))
+			m.Bytes()
+			m.Extent()
+			m.Counts()
+			m.Mark()
+			m.Applied()
+			m.LeaseClock()
+			m.History()
+			m.Auth()
+			return nil
+		},
+		"leases": func() error {
+			m.Due(1<<62, 100)
+			m.Resume(1, time.Second)
+			m.SharedLeases(0, 1, 10)
+			m.MayEnd(all, 77)
+			m.Forget()
+			_, _, err := m.Renew(77, 1)
+			if err == nil {
+				_, err = m.Lease(77, 1, 10)
+			}
+			return err
+		},
+		"members": func() error {
+			m.Members()
+			m.Removed(12)
+			m.Executed(9, 1)
+			m.Disputed()
+			_, corrupt := m.Corrupt(1)
+			if corrupt {
+				return fmt.Errorf("corrupt")
+			}
+			return m.Scrub(func() error { return nil })
+		},
+		"snapshots": func() error {
+			var written bytes.Buffer
+			taken := m.Snapshot()
+			defer taken.Release()
+			if _, err := taken.WriteTo(&written); err != nil {
+				return err
+			}
+			again := New(0)
+			if err := again.Restore(&written); err != nil {
+				return err
+			}
+			return audit(again)
+		},
+	} {
+		group.Go(func() {
+			for finished := false; !finished; {
+				select {
+				case <-done:
+					finished = true
+				default:
+				}
+				if err := do(); err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+			}
+		})
+	}
+	follower := &replica{t: t, Machine: m, now: leader.now}
+	for i := range rounds {
+		leader.applyAll(command.Command{Origin: 5, Sequence: uint64(i), Body: set(fmt.Sprintf("/d/%d", i), "2")})
+		if i%3 == 0 {
+			if err := m.Restore(bytes.NewReader(leader.snapshot())); err != nil {
+				t.Error(err)
+			}
+		} else {
+			follower.index = leader.index - 1
+			follower.applyAll(command.Command{Origin: 5, Sequence: uint64(i), Body: set(fmt.Sprintf("/d/%d", i), "2")})
+		}
+		m.TakeEvents()
+		if m.Sum() != leader.Sum() {
+			t.Fatalf("round %d: the follower differs", i)
+		}
+	}
+	close(done)
+	group.Wait()
+	if err := audit(m); err != nil {
+		t.Error(err)
+	}
+}
