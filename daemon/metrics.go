@@ -138,7 +138,7 @@ func newFigures(d *Daemon) *figures {
 		snapshotTime:       desc("scheduled_snapshot_timestamp_seconds", "Time of the newest scheduled snapshot, in Unix time; 0 if there is none."),
 		snapshotBytes:      desc("scheduled_snapshot_bytes", "Size of the newest scheduled snapshot."),
 		handshakesFailed:   desc("tls_handshakes_failed_total", "TLS handshakes with clients that failed."),
-		certificateEnd:     desc("tls_certificate_end_timestamp_seconds", "When the certificate that clients are shown ends, in seconds since 1970; only with TLS."),
+		certificateEnd:     desc("tls_certificate_end_timestamp_seconds", "When the certificate that clients are shown ends, in seconds since 1970; 0 without TLS."),
 		uptime:             desc("uptime_seconds", "Time since this member was started."),
 	}
 }
@@ -215,7 +215,9 @@ func (f *figures) collectTraffic(counter func(*prometheus.Desc, uint64, ...strin
 	gauge(f.connections, float64(inside))
 	counter(f.connectionsRefused, refused)
 	counter(f.handshakesFailed, f.daemon.door.handshakesFailed.Load())
+	end := 0.0
 	if secure := f.daemon.secure; secure != nil {
-		gauge(f.certificateEnd, float64(secure.Leaf().NotAfter.Unix()))
+		end = float64(secure.Leaf().NotAfter.Unix())
 	}
+	gauge(f.certificateEnd, end)
 }
