@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 )
 
@@ -42,8 +43,11 @@ func (k *keeper) run() {
 		select {
 		case r := <-k.requests:
 			k.takeBack()
-			s, err := k.factory.produce(r.seq, r.size)
-			k.made <- made{s, err}
+			var m made
+			if m.err = k.fault(); m.err == nil {
+				m.segment, m.err = k.factory.produce(r.seq, r.size)
+			}
+			k.made <- m
 		case <-k.retired:
 			k.takeBack()
 		case <-k.quit:
@@ -87,19 +91,21 @@ func (k *keeper) retire(old []*segment, reusable int64) {
 	}
 }
 
-// takeBack takes the retired segments out of the directory, oldest first: a crash leaves no gap.
+// takeBack takes the retired segments out of the directory, oldest first and none after a fault: a
+// crash leaves no gap.
 func (k *keeper) takeBack() {
 	k.mu.Lock()
 	old, reusable := k.old, k.reusable
 	k.old = nil
 	k.mu.Unlock()
-	for i, s := range old {
+	for _, s := range old {
+		if k.fault() != nil {
+			s.file.Close()
+			continue
+		}
 		if err := k.factory.retire(s, reusable); err != nil {
-			k.fail(err)
-			for _, s := range old[i+1:] {
-				s.file.Close()
-			}
-			return
+			k.fail(fmt.Errorf("take %s out of the log: %w", segmentName(s.seq), err))
+			s.file.Close() // unless it is
 		}
 	}
 }
