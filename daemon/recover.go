@@ -32,6 +32,9 @@ type Recovered struct {
 // cluster. It keeps what was there beside it and writes a note that says how to go back. With unless
 // alone it does nothing to a member that is the only one already, and returns nil.
 func Recover(dir string, indexStep uint64, unlessAlone bool, now time.Time) (*Recovered, error) {
+	if _, err := raftnode.FinishReplacement(dir); err != nil {
+		return nil, err
+	}
 	machine := store.New(0)
 	found, err := raftnode.Inspect(dir, 0, unwatched{machine})
 	if err != nil {

@@ -244,6 +244,41 @@ func TestASurvivorIsRecoveredOnceAndTheWayBackIsThere(t *testing.T) {
 	}
 }
 
+func TestARecoveryThatACrashHasCutShortIsDoneByTheNext(t *testing.T) {
+	t.Parallel()
+	origin := filepath.Join(t.TempDir(), "origin")
+	fill(t, origin)
+	withOthers(t, origin)
+	for step, crash := range []func(dir string){
+		func(dir string) { // before anything is moved
+			os.Rename(filepath.Join(dir, "raft"), filepath.Join(dir, "raft.new"))
+			os.RemoveAll(filepath.Join(dir, "raft"))
+			os.CopyFS(filepath.Join(dir, "raft"), os.DirFS(filepath.Join(origin, "raft")))
+		},
+		func(dir string) { // between the two moves
+			os.Rename(filepath.Join(dir, "raft"), filepath.Join(dir, "raft.new"))
+		},
+	} {
+		dir := filepath.Join(t.TempDir(), "data")
+		if err := os.CopyFS(dir, os.DirFS(origin)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Recover(dir, 0, false, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		crash(dir)
+		r, err := Recover(dir, 0, false, time.Now().Add(time.Hour))
+		if err != nil || r.Keys != 21 {
+			t.Fatalf("step %d: %+v, %v", step, r, err)
+		}
+		d := startIn(t, dir, "default")
+		if len(d.service.Members()) != 1 {
+			t.Errorf("step %d: members %+v", step, d.service.Members())
+		}
+		d.Close()
+	}
+}
+
 func TestForceNewClusterRecoversAMemberWithOthersAndLeavesOneThatIsAlone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")

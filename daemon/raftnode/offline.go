@@ -128,8 +128,8 @@ const (
 
 // ReplaceOffline makes the member whose data is in dir one that begins with state, as InstallOffline does,
 // and keeps what was there. It returns the suffix under which: dir holds raft.SUFFIX and
-// member.json.SUFFIX then. A crash leaves the one or the other, or a directory that kvd does not start from
-// and that says so. No process may use dir. It does not release state.
+// member.json.SUFFIX then. A crash leaves the one or the other, or a directory that kvd does not start from until
+// FinishReplacement. No process may use dir. It does not release state.
 func ReplaceOffline(dir string, f Founding, state Snapshot, now time.Time) (kept string, err error) {
 	held, err := openDataDir(dir, f.Name)
 	if err != nil {
@@ -165,6 +165,22 @@ func ReplaceOffline(dir string, f Founding, state Snapshot, now time.Time) (kept
 		return "", err
 	}
 	return kept, syncDir(held.path)
+}
+
+// FinishReplacement does the last step of a ReplaceOffline in dir that a crash has cut short right before
+// it, and reports whether there was one. No process may use dir.
+func FinishReplacement(dir string) (bool, error) {
+	from, to := filepath.Join(dir, replacementDir), filepath.Join(dir, raftDir)
+	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if _, err := os.Stat(from); err != nil {
+		return false, nil
+	}
+	if err := os.Rename(from, to); err != nil {
+		return false, err
+	}
+	return true, syncDir(dir)
 }
 
 func writeDurably(path string, data []byte) error {
