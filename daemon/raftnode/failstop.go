@@ -1,9 +1,12 @@
 package raftnode
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/kvd-io/kvd/daemon/command"
 )
 
 // failStop ends the node at the first fault of its disk and never lets it go on.
@@ -62,4 +65,12 @@ func (f *failStop) Guard(what string, write func() error) error {
 		f.Trip(fmt.Errorf("%s: %w", what, err))
 	}
 	return f.Err()
+}
+
+// remedy says what to do about a fault.
+func remedy(fault error) string {
+	if format := (*command.FormatError)(nil); errors.As(fault, &format) {
+		return "start the version of kvd that the other members run: what this one acknowledged is in its log"
+	}
+	return "check the disk and its free space, then start kvd again: what it acknowledged is in its log"
 }

@@ -114,8 +114,7 @@ func (d Deps) withDefaults() Deps {
 	if d.Fatal == nil {
 		log := d.Log
 		d.Fatal = func(err error) {
-			log.Error("stopping: this member cannot trust its disk or its log", "err", err,
-				"try", "check the disk and its free space, then start kvd again: what it acknowledged is in its log")
+			log.Error("stopping: this member cannot trust its disk or its log", "err", err, "try", remedy(err))
 			os.Exit(ExitFault)
 		}
 	}
