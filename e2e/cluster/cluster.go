@@ -246,6 +246,9 @@ func (c *Cluster) handOver(ctx context.Context, from, to *Member) error {
 	if err != nil {
 		return err
 	}
+	if c.config.Program.Name == "kvd" {
+		return c.caller.JSON(ctx, "POST", from.ClientURL+"/v2/cluster/leader", map[string]string{"member": id}, nil)
+	}
 	cmd := exec.CommandContext(ctx, "etcdctl", "--endpoints", from.ClientURL, "--command-timeout", "3s", "move-leader", id)
 	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
 	output, err := cmd.CombinedOutput()

@@ -34,6 +34,7 @@ var faults = []fault{
 	{"cut off a follower", false, cutting(around(follower))},
 	{"cut all links", false, cutting(around(everybody))},
 	{"cut one link", false, cutting(oneLink)},
+	{"cut in two", false, cutting(halves)},
 	{"nobody hears the leader", false, cutting(outward(leader))},
 	{"the leader hears nobody", false, cutting(inward(leader))},
 	{"nobody hears a follower", false, cutting(outward(follower))},
@@ -175,6 +176,20 @@ func inward(who choice) links {
 func oneLink(ctx context.Context, n *nemesis) []cluster.Link {
 	both := two(ctx, n)
 	return cluster.Between(both[0].Name, both[1].Name)
+}
+
+// halves cuts the members in two parts, of which one has a majority.
+func halves(_ context.Context, n *nemesis) []cluster.Link {
+	members := n.cluster.Members()
+	order := n.random.Perm(len(members))
+	size := 1 + n.random.IntN(len(members)/2)
+	var all []cluster.Link
+	for _, a := range order[:size] {
+		for _, b := range order[size:] {
+			all = append(all, cluster.Between(members[a].Name, members[b].Name)...)
+		}
+	}
+	return all
 }
 
 func fromClients(who choice) links {

@@ -133,10 +133,20 @@ func (c *client) value() string {
 
 func (c *client) anyone() *cluster.Member { return c.members[c.random.IntN(len(c.members))] }
 
-// write writes a key of its own.
+// write writes a key of its own, and looks whether the member that has acknowledged it shows it to a
+// plain read, unless that is another process by then.
 func (c *client) write(ctx context.Context, m *cluster.Member) {
-	value := c.value()
-	c.ask(ctx, m, history.Op{Client: c.number, Kind: history.Put, Key: "/acked/" + strconv.Itoa(c.number) + "/" + value, Value: value})
+	value, pid := c.value(), m.PID()
+	op := c.ask(ctx, m, history.Op{Client: c.number, Kind: history.Put, Key: "/acked/" + strconv.Itoa(c.number) + "/" + value, Value: value})
+	if op.Outcome != history.Done || c.random.IntN(4) != 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	reply, err := c.caller.Keys(ctx, http.MethodGet, m.ClientURL, op.Key, nil)
+	if err == nil && pid == m.PID() && (reply.Code == keyNotFound || reply.Node != nil && reply.Node.Value != value) {
+		c.t.Errorf("%v is not shown by the member that acknowledged it, but %+v", op, reply)
+	}
 }
 
 // register does something to one of the keys that all share.
