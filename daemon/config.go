@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,6 +41,8 @@ type Config struct {
 	CORS            []string // origins whose web pages may use the API, anyOrigin for all
 	HostWhitelist   []string // further names that clients reach this member by, anyHost for all
 	MaxRequestBytes int64
+
+	ReadMode string // readLocal or readQuorum
 
 	MaxConnections      uint // 0 means as many as the limit of open files leaves
 	MaxConnectionsPerIP uint // 0 means any number
@@ -78,6 +81,12 @@ const (
 	stateExisting = "existing"
 )
 
+// How a read without quorum=true is answered.
+const (
+	readLocal  = "local"  // from what this member holds, at once
+	readQuorum = "quorum" // as with quorum=true
+)
+
 // DefaultConfig returns the configuration of a single member on this machine.
 func DefaultConfig() Config {
 	return Config{
@@ -88,6 +97,7 @@ func DefaultConfig() Config {
 		InitialClusterToken: "kvd-cluster",
 		HeartbeatInterval:   100,
 		ElectionTimeout:     1000,
+		ReadMode:            readLocal,
 		MaxRequestBytes:     3 << 19,
 		QuotaBackendBytes:   service.DefaultQuota,
 		LogStore:            raftnode.LogStoreWAL,
@@ -107,14 +117,15 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	dir.Value = derived{Value: dir.Value, otherwise: c.dataDir}
 	flags.StringSliceVar(&c.ListenClientURLs, "listen-client-urls", c.ListenClientURLs, "`urls` to serve clients on")
 	flags.StringSliceVar(&c.AdvertiseClientURLs, "advertise-client-urls", c.AdvertiseClientURLs, "client `urls` to tell others (default: those it listens on)")
-	flags.StringSliceVar(&c.ListenPeerURLs, "listen-peer-urls", c.ListenPeerURLs, "`url` to hold for other members")
+	flags.StringSliceVar(&c.ListenPeerURLs, "listen-peer-urls", c.ListenPeerURLs, "`urls` to serve other members on")
 	flags.StringSliceVar(&c.InitialAdvertisePeerURLs, "initial-advertise-peer-urls", c.InitialAdvertisePeerURLs, "peer `urls` to tell others (default: those it listens on)")
-	flags.StringVar(&c.InitialCluster, "initial-cluster", c.InitialCluster, "the members of a new cluster, `name=url`; this version runs clusters of one member (default NAME=its peer url)")
-	flags.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new: the only state that a cluster of one member can begin in")
-	flags.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "tells this cluster from others; it is kept in the data directory")
+	flags.StringVar(&c.InitialCluster, "initial-cluster", c.InitialCluster, "the `members` of a new cluster, or some of one to join, as name=url,name=url with this member among them; it counts for a new data directory only (default NAME=its peer url)")
+	flags.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new: --initial-cluster begins together; existing: this member was added to a cluster that runs, and joins it")
+	flags.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "tells this cluster from others, the same for all members; it is kept in the data directory")
 	flags.BoolVar(&c.ForceNewCluster, "force-new-cluster", c.ForceNewCluster, "make a member that has lost its quorum the only one of a new cluster before it starts, as kvd recover does; once")
-	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, of no effect in a cluster of one member")
-	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader before a member stands for election; a sole member stands at once")
+	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, from which the real interval follows: 3 to 6 hundredths of that")
+	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader until a member stands for election at the latest; a sole member stands at once")
+	flags.StringVar(&c.ReadMode, "read-mode", c.ReadMode, "`how` reads are answered that do not say quorum=true: local, at once from what this member holds, or quorum, as if they did")
 	flags.StringSliceVar(&c.CORS, "cors", c.CORS, "`origins` whose web pages may use this store, as scheme://host:port, or * for all (default none)")
 	flags.StringSliceVar(&c.HostWhitelist, "host-whitelist", c.HostWhitelist, "`names` that clients reach this member by, beside addresses, localhost, the machine's name and those of --advertise-client-urls; * for all")
 	flags.Int64Var(&c.MaxRequestBytes, "max-request-bytes", c.MaxRequestBytes, "largest body of a request, in `bytes`")
@@ -185,10 +196,10 @@ func (c *Config) Validate() error {
 	}
 	refuse(c.Name == "" || strings.ContainsAny(c.Name, "=,/\x00\n"), "name", "%q cannot be a name: it must not be empty nor contain any of = , /", c.Name)
 	refuse(c.InitialClusterToken == "", "initial-cluster-token", "it must not be empty")
-	refuse(len(c.ListenPeerURLs) > 1, "listen-peer-urls", "one address is enough for a cluster of one member; got %d", len(c.ListenPeerURLs))
 	refuse(c.HeartbeatInterval == 0, "heartbeat-interval", "it must be at least 1 ms")
 	refuse(c.ElectionTimeout < 5*c.HeartbeatInterval, "election-timeout", "%d ms is less than five times the heartbeat interval of %d ms", c.ElectionTimeout, c.HeartbeatInterval)
 	refuse(c.ElectionTimeout > 50_000, "election-timeout", "%d ms is more than 50000 ms: the cluster would be without a leader for that long", c.ElectionTimeout)
+	refuse(c.ReadMode != readLocal && c.ReadMode != readQuorum, "read-mode", "%q is unknown: use %s or %s", c.ReadMode, readLocal, readQuorum)
 	_, err := newCORS(c.CORS)
 	refuse(err != nil, "cors", "%v; an origin is scheme://host or scheme://host:port, or * for all of them", err)
 	for _, name := range c.HostWhitelist {
@@ -207,34 +218,69 @@ func (c *Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// checkCluster refuses what needs more than one member.
+// checkCluster refuses what no cluster can begin with.
 func (c *Config) checkCluster() error {
-	const alone = "clusters of several members are not available in this version of kvd"
+	const none = "there is no discovery service; name the members with --initial-cluster"
 	switch {
 	case c.Discovery != "":
-		return configErrorf("discovery", "%s, so there is nothing to discover; leave it out", alone)
+		return configErrorf("discovery", none)
 	case c.DiscoverySRV != "":
-		return configErrorf("discovery-srv", "%s, so there is nothing to discover; leave it out", alone)
-	case c.InitialClusterState == stateExisting:
-		return configErrorf("initial-cluster-state", "%s, so there is no existing cluster to join; use %s, which also restarts a member from its data directory", alone, stateNew)
-	case c.InitialClusterState != stateNew:
-		return configErrorf("initial-cluster-state", "%q is unknown: use %s", c.InitialClusterState, stateNew)
-	case c.InitialCluster == "":
+		return configErrorf("discovery-srv", none)
+	case c.InitialClusterState != stateNew && c.InitialClusterState != stateExisting:
+		return configErrorf("initial-cluster-state", "%q is unknown: use %s or %s", c.InitialClusterState, stateNew, stateExisting)
+	}
+	founders, err := raftnode.ParseFounders(c.InitialCluster)
+	if err != nil {
+		return configErrorf("initial-cluster", "%v", err)
+	}
+	if c.InitialClusterState == stateExisting && len(founders) < 2 {
+		return configErrorf("initial-cluster", "to join an existing cluster, name some of its members beside this one, as %s=url,other=url", c.Name)
+	}
+	if len(founders) == 0 {
 		return nil
 	}
-	members := strings.Split(c.InitialCluster, ",")
-	for _, member := range members {
-		name, address, ok := strings.Cut(member, "=")
-		switch {
-		case !ok:
-			return configErrorf("initial-cluster", "%q is not of the form name=url", member)
-		case name != c.Name && len(members) == 1:
-			return configErrorf("initial-cluster", "it names %q, but this member is %q; add --name %s", name, c.Name, name)
-		case name != c.Name:
-			return configErrorf("initial-cluster", "it names %q beside %q: %s", name, c.Name, alone)
+	var problems []error
+	var own []string
+	for _, f := range founders {
+		problems = append(problems, checkURLs("initial-cluster", f.PeerURLs, false))
+		if f.Name == c.Name {
+			own = f.PeerURLs
 		}
-		if err := checkURLs("initial-cluster", []string{address}, false); err != nil {
-			return err
+	}
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	switch {
+	case own == nil && len(founders) == 1:
+		return configErrorf("initial-cluster", "it names %q, but this member is %q; add --name %s", founders[0].Name, c.Name, founders[0].Name)
+	case own == nil:
+		var names []string
+		for _, f := range founders {
+			names = append(names, f.Name)
+		}
+		return configErrorf("initial-cluster", "it names %s, but not this member, %q: add it, or start with the --name that is meant", strings.Join(names, ", "), c.Name)
+	case c.InitialAdvertisePeerURLs != nil && !slices.Equal(own, slices.Sorted(slices.Values(c.InitialAdvertisePeerURLs))):
+		return configErrorf("initial-advertise-peer-urls", "%s is not what --initial-cluster says of %s, which is %s: give both the same, or leave this one out",
+			strings.Join(c.InitialAdvertisePeerURLs, ","), c.Name, strings.Join(own, ","))
+	}
+	return nil
+}
+
+// founders returns the members of InitialCluster, of a configuration that was validated.
+func (c *Config) founders() []raftnode.Founder {
+	founders, _ := raftnode.ParseFounders(c.InitialCluster)
+	return founders
+}
+
+// peerURLs returns what the other members are to reach this one under; nil if that follows from where
+// it listens.
+func (c *Config) peerURLs() []string {
+	if c.InitialAdvertisePeerURLs != nil {
+		return c.InitialAdvertisePeerURLs
+	}
+	for _, f := range c.founders() {
+		if f.Name == c.Name {
+			return f.PeerURLs
 		}
 	}
 	return nil

@@ -51,17 +51,18 @@ func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 		{"listen-client-urls", "http://user@127.0.0.1:2379", "only a host and a port"},
 		{"listen-client-urls", "http://127.0.0.1:2379,http://b", `cannot use "http://b"`},
 		{"advertise-client-urls", "http://b", `cannot use "http://b"`},
-		{"listen-peer-urls", "http://127.0.0.1:1,http://127.0.0.1:2", "one address is enough"},
 		{"initial-advertise-peer-urls", "x", `cannot use "x"`},
 		{"initial-cluster", "n1=http://10.0.0.1:2380", "add --name n1"},
-		{"initial-cluster", "default=http://10.0.0.1:2380,n2=http://10.0.0.2:2380", "clusters of several members are not available"},
+		{"initial-cluster", "n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380", `it names n1, n2, but not this member, "default"`},
+		{"initial-cluster", "default=http://10.0.0.1:2380,n2=http://10.0.0.1:2380", `"default" and "n2" have the same url http://10.0.0.1:2380`},
+		{"initial-cluster", "default=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n2=http://10.0.0.2:2380", "is there twice"},
+		{"initial-cluster", "default=http://10.0.0.1:2380,n2=h2:2380", "as in http://h2:2380"},
 		{"initial-cluster", "default", "not of the form name=url"},
 		{"initial-cluster", "default=x", `cannot use "x"`},
-		{"initial-cluster-state", "existing", "no existing cluster to join"},
 		{"initial-cluster-state", "old", "unknown"},
 		{"initial-cluster-token", "", "must not be empty"},
-		{"discovery", "http://d/x", "nothing to discover"},
-		{"discovery-srv", "example.org", "nothing to discover"},
+		{"discovery", "http://d/x", "no discovery service"},
+		{"discovery-srv", "example.org", "no discovery service"},
 		{"name", "", "cannot be a name"},
 		{"name", "a=b", "cannot be a name"},
 		{"heartbeat-interval", "0", "at least 1 ms"},
@@ -89,6 +90,30 @@ func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 				t.Errorf("error %v, want one about --%s with %q", err, c.flag, c.want)
 			}
 		})
+	}
+}
+
+func TestAClusterMustAgreeWithTheAddressOfThisMember(t *testing.T) {
+	for _, c := range []struct {
+		advertise []string
+		want      string // "" means that it agrees
+	}{
+		{nil, ""},
+		{[]string{"http://10.0.0.1:7001", "http://10.0.0.1:2380"}, ""},
+		{[]string{"http://10.0.0.1:2380"}, "http://10.0.0.1:2380 is not what --initial-cluster says of m1"},
+	} {
+		cfg := DefaultConfig()
+		cfg.Name, cfg.InitialAdvertisePeerURLs = "m1", c.advertise
+		cfg.InitialCluster = "m1=http://10.0.0.1:2380,m2=http://10.0.0.2:2380,m1=http://10.0.0.1:7001"
+		err := cfg.Validate()
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%v: %v, want %q", c.advertise, err, c.want)
+		}
+	}
+	cfg := DefaultConfig()
+	cfg.InitialClusterState = stateExisting
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "name some of its members beside this one") {
+		t.Errorf("an existing cluster that is not named: %v", err)
 	}
 }
 

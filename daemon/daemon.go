@@ -73,6 +73,9 @@ type Daemon struct {
 	clientURLs []string // advertised
 	listening  []string // where it listens
 	close      sync.Once
+
+	cancel context.CancelFunc // of loops
+	loops  sync.WaitGroup     // what the member does beside serving
 }
 
 // Open starts the member described by cfg, new or from its data directory, and serves clients when
@@ -117,11 +120,11 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if d.clientURLs == nil {
 		d.clientURLs = d.listening
 	}
-	peerURLs := cfg.InitialAdvertisePeerURLs
+	peerURLs := cfg.peerURLs()
 	if peerURLs == nil {
 		peerURLs = reachable(peers)
 	}
-	if err := d.openMember(ctx, deps, peers[0], peerURLs, limits.watchers); err != nil {
+	if err := d.openMember(ctx, deps, peers, peerURLs, limits.watchers); err != nil {
 		closeAll(clients)
 		return nil, err
 	}
@@ -156,12 +159,13 @@ func enableRemedy(url string) string {
 }
 
 // openMember starts the replicated state and the service over it.
-func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, peerURLs []string, watchers int) error {
+func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener, peerURLs []string, watchers int) error {
 	state := service.NewState()
 	state.LimitWatchers(watchers)
 	node, err := raftnode.Open(ctx, raftnode.Config{
 		Name: d.config.Name, DataDir: d.config.dataDir(), ClusterToken: d.config.InitialClusterToken,
 		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(),
+		PeerURLs: peerURLs, Founders: d.config.founders(), Join: d.config.InitialClusterState == stateExisting,
 	}, raftnode.Deps{Peers: peers, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal}, state)
 	if err != nil {
 		return err
@@ -169,17 +173,66 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers net.Listener, 
 	d.node = node
 	d.service = service.New(state, node, service.Config{
 		QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now, HashCost: deps.HashCost, CertUsers: d.config.CertUsers,
-		Timeout: requestTimeout(d.config.electionTimeout()),
+		Timeout: requestTimeout(d.config.electionTimeout()), ReadQuorum: d.config.ReadMode == readQuorum,
 	})
 	node.LeadWhile(d.service.Lead)
+	node.Answer(raftnode.MethodRenew, d.service.AnswerRenew)
+	node.Answer(raftnode.MethodLease, d.service.AnswerLease)
 	status := node.Status()
 	d.service.StartChecks(uint64(status.MemberID))
 	self := command.Member{ID: uint64(status.MemberID), Name: status.Name, PeerURLs: peerURLs, ClientURLs: d.clientURLs, Voter: true}
-	if err := d.service.Publish(ctx, self); err != nil {
-		d.service.Close()
-		return errors.Join(fmt.Errorf("tell the cluster about member %s: %w", d.config.Name, err), node.Close())
+	if node.Alone() {
+		if err := d.service.Publish(ctx, self); err != nil {
+			d.service.Close()
+			return errors.Join(fmt.Errorf("tell the cluster about member %s: %w", d.config.Name, err), node.Close())
+		}
 	}
+	running, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	d.loops.Go(func() { d.publish(running, self) })
+	d.loops.Go(func() { d.watchLeader(running) })
 	return nil
+}
+
+const (
+	publishRetry  = 500 * time.Millisecond
+	leaderChecked = 50 * time.Millisecond
+)
+
+// publish tells the cluster about this member as soon as that is possible.
+func (d *Daemon) publish(ctx context.Context, self command.Member) {
+	for ctx.Err() == nil {
+		attempt, cancel := context.WithTimeout(ctx, requestTimeout(d.config.electionTimeout()))
+		err := d.service.Announce(attempt, self)
+		cancel()
+		if err == nil {
+			d.node.Published()
+			return
+		}
+		select {
+		case <-time.After(publishRetry):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watchLeader ends watches while this member is cut off from the leader: they would wait for events
+// that others have seen.
+func (d *Daemon) watchLeader(ctx context.Context) {
+	ticker := time.NewTicker(leaderChecked)
+	defer ticker.Stop()
+	lost := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if now := d.node.CutOff(); now != lost {
+			lost = now
+			d.service.CutOff(lost)
+		}
+	}
 }
 
 // ClientURLs returns the URLs that clients reach this member under.
@@ -197,12 +250,33 @@ func (d *Daemon) DataDir() string {
 // Alive returns when raft's main loop has answered: a member whose disk hangs does not return.
 func (d *Daemon) Alive() error { return d.node.Alive() }
 
-// Close stops serving, ends all watches, and stops the member cleanly. It may be called twice.
+// Member is one member of the cluster as this one knows it.
+type Member = httpv2.Member
+
+// Members returns the members of the cluster by ascending id, as this one knows them.
+func (d *Daemon) Members() []Member { return memberView{d: d}.Members() }
+
+// Leads reports whether this member leads the cluster.
+func (d *Daemon) Leads() bool {
+	status := d.node.Status()
+	return status.State == "leader"
+}
+
+// Close stops serving, ends all watches, and stops the member cleanly: a leader hands over to another
+// member first. It may be called twice.
 func (d *Daemon) Close() error {
+	d.node.HandOver() // while requests are still answered, so that none waits for an election
+	return d.Abandon()
+}
+
+// Abandon is Close without handing over: the others find out by themselves that this member has gone.
+func (d *Daemon) Abandon() error {
 	var err error
 	d.close.Do(func() {
 		d.server.drain()
 		d.backups.Close()
+		d.cancel()
+		d.loops.Wait()
 		d.service.Close() // watches end, so that their requests do
 		err = errors.Join(d.server.Close(), d.node.Close())
 	})

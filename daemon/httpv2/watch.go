@@ -17,7 +17,8 @@ import (
 // When the store ends a watch, because the client reads too slowly or because the member stops, a
 // stream breaks off in the middle of its answer: its client must not take that for all there was,
 // and asks again from the index after the last event that it has seen. The answer with no event is
-// complete instead, as etcd's is, and clients of etcd repeat the request.
+// complete instead, as etcd's is, and clients of etcd repeat the request. On a member that is cut off
+// from the leader both break off: the client is to ask another one.
 func (h *handler) watch(w http.ResponseWriter, r *http.Request, store kv.Store, from kv.WatchFrom, stream bool) {
 	if err := h.skipBody(w, r); err != nil {
 		h.fail(w, r, formError(err))
@@ -48,7 +49,7 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, store kv.Store, 
 			return
 		case err != nil:
 			h.Log.Debug("watch ended", "key", from.Key, "err", err)
-			if stream {
+			if stream || kv.Is(err, kv.NoLeader) {
 				panic(http.ErrAbortHandler)
 			}
 			return

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -17,57 +18,88 @@ type collector struct {
 	bytes atomic.Int64 // of the commands in queue
 }
 
-// proposal is a command that waits for its result. Whoever changes its state from waiting
-// decides its fate: the collector takes it, or its caller gives up.
+// proposal is what waits for its outcome: a command of this member, or some that another member has
+// forwarded, which stay together.
 type proposal struct {
-	command command.Command
-	size    int64
-	state   atomic.Uint32
-	done    chan outcome // has room for one
+	commands []command.Command
+	own      [1]command.Command // room for the usual one
+	size     int64
+
+	// foreign proposals were forwarded: their commands have an origin already, which waits for what
+	// comes of them by itself. They are never passed on.
+	foreign bool
+	// bound proposals are for one term of this member, or for none; nil is for whoever leads.
+	bound *term
+
+	state atomic.Uint32
+	// doubt says that the commands may be in a log, whatever came of the last attempt.
+	doubt atomic.Bool
+	done  chan outcome // has room for one
 }
 
+// The states of a proposal. Whoever changes it from waiting decides its fate: it is sent, or its
+// caller gives up.
 const (
 	stateWaiting uint32 = iota
-	stateTaken
+	stateSent
 	stateAbandoned
 )
 
 type outcome struct {
-	result command.Result
-	err    error
+	result      command.Result
+	index, term uint64 // of the entry
+	err         error
 }
 
 func newCollector() *collector {
 	return &collector{queue: make(chan *proposal, queueCommands)}
 }
 
-// propose queues c and waits for its outcome. stopped ends the wait for ever.
-func (q *collector) propose(ctx context.Context, c command.Command, stopped <-chan struct{}) (command.Result, error) {
-	p := &proposal{command: c, size: int64(c.Size()), done: make(chan outcome, 1)}
+func newProposal(c command.Command) *proposal {
+	p := &proposal{size: int64(c.Size()), done: make(chan outcome, 1)}
+	p.own[0] = c
+	p.commands = p.own[:]
+	return p
+}
+
+// settle gives a proposal its outcome, unless it has one.
+func (p *proposal) settle(o outcome) {
+	select {
+	case p.done <- o:
+	default:
+	}
+}
+
+// abandon says that nobody waits for a proposal any more. It reports whether it may have been sent.
+func (p *proposal) abandon() (sent bool) {
+	return p.state.Swap(stateAbandoned) == stateSent || p.doubt.Load()
+}
+
+// propose queues p and waits for its outcome. stopped ends the wait for ever.
+func (q *collector) propose(ctx context.Context, p *proposal, stopped <-chan struct{}) (outcome, error) {
 	if waiting := q.bytes.Add(p.size); waiting > queueBytes {
 		q.bytes.Add(-p.size)
-		return command.Result{}, overloaded(waiting)
+		return outcome{}, overloaded(waiting)
 	}
 	select {
 	case q.queue <- p:
 	default:
-		return command.Result{}, overloaded(q.bytes.Add(-p.size))
+		return outcome{}, overloaded(q.bytes.Add(-p.size))
 	}
 	select {
 	case o := <-p.done:
-		return o.result, o.err
+		return o, o.err
 	case <-ctx.Done():
-		sent := !p.state.CompareAndSwap(stateWaiting, stateAbandoned)
-		return command.Result{}, waitError(ctx.Err(), sent)
+		return outcome{}, waitError(ctx.Err(), p.abandon())
 	case <-stopped:
-		if p.state.CompareAndSwap(stateWaiting, stateAbandoned) {
-			return command.Result{}, closed()
+		if p.abandon() {
+			return outcome{}, proposalError(raft.ErrRaftShutdown)
 		}
-		return command.Result{}, proposalError(raft.ErrRaftShutdown)
+		return outcome{}, closed()
 	}
 }
 
-// take claims the next proposal whose caller still waits. If there is none it waits for one until
+// take returns the next proposal whose caller still waits. If there is none it waits for one until
 // until is closed; nil means that it does not wait. ok is false if it got none.
 func (q *collector) take(until <-chan struct{}) (p *proposal, ok bool) {
 	for {
@@ -84,7 +116,7 @@ func (q *collector) take(until <-chan struct{}) (p *proposal, ok bool) {
 			}
 		}
 		q.bytes.Add(-p.size)
-		if p.state.CompareAndSwap(stateWaiting, stateTaken) {
+		if p.state.Load() == stateWaiting {
 			return p, true
 		}
 	}
@@ -97,66 +129,126 @@ func (q *collector) gather(until <-chan struct{}) []*proposal {
 	if !ok {
 		return nil
 	}
-	batch, size := []*proposal{first}, first.size
-	for len(batch) < batchCommands && size < batchBytes {
+	batch, size, commands := []*proposal{first}, first.size, len(first.commands)
+	for commands < batchCommands && size < batchBytes {
 		next, ok := q.take(nil)
 		if !ok {
 			break
 		}
-		batch, size = append(batch, next), size+next.size
+		batch, size, commands = append(batch, next), size+next.size, commands+len(next.commands)
 	}
 	return batch
 }
 
-// refuse answers everything that waits with err.
-func (q *collector) refuse(err error) {
+// claim marks the proposals that are to be sent now, and returns them: those whose callers still wait.
+func claim(batch []*proposal) []*proposal {
+	kept := batch[:0]
+	for _, p := range batch {
+		if p.state.CompareAndSwap(stateWaiting, stateSent) || p.doubt.Load() && p.state.Load() == stateSent {
+			kept = append(kept, p)
+		}
+	}
+	return kept
+}
+
+// unclaim takes back what claim has done for proposals that surely were not executed.
+func unclaim(batch []*proposal) {
+	for _, p := range batch {
+		if !p.doubt.Load() {
+			p.state.CompareAndSwap(stateSent, stateWaiting)
+		}
+	}
+}
+
+// registry knows the proposals of this process that have a sequence and wait for their commands to be
+// executed here. Whatever way a command takes into the log, that is where its result comes from.
+type registry struct {
+	origin uint64
+
+	mu       sync.Mutex // guards the fields below
+	sequence uint64     // the last one given
+	waiting  map[uint64]*proposal
+	flights  map[*flight]struct{}
+	landed   chan struct{} // closed and replaced when a flight ends
+}
+
+// flight is a batch with sequences, from when it gets them until nothing more is done about it.
+type flight struct {
+	first uint64
+}
+
+func newRegistry(origin uint64) *registry {
+	return &registry{origin: origin, waiting: map[uint64]*proposal{}, flights: map[*flight]struct{}{}, landed: make(chan struct{})}
+}
+
+// take off gives the commands of a batch their sequences. The state can tell repetitions apart within
+// a window of sequences only: a batch that would leave it waits until the oldest flight has landed.
+// It returns nil if until is closed first.
+func (r *registry) takeOff(batch []*proposal, until <-chan struct{}) *flight {
 	for {
-		p, ok := q.take(nil)
-		if !ok {
-			return
-		}
-		p.done <- outcome{err: err}
-	}
-}
-
-// commitLoop carries batches through the log while the term is led.
-func (n *Node) commitLoop(t *term) {
-	for t.ctx.Err() == nil {
-		batch := n.collector.gather(t.ctx.Done())
-		if batch == nil {
-			return
-		}
-		commands := make([]command.Command, len(batch))
-		for i, p := range batch {
-			commands[i] = p.command
-		}
-		n.meters.batch.Observe(float64(len(commands)))
-		results, index, err := n.commit(t, commands)
-		for i, p := range batch {
-			if err != nil {
-				p.done <- outcome{err: err}
-				continue
+		r.mu.Lock()
+		if r.fits(len(batch)) {
+			f := &flight{first: r.sequence + 1}
+			r.flights[f] = struct{}{}
+			for _, p := range batch {
+				if p.foreign || p.bound != nil {
+					continue
+				}
+				r.sequence++
+				p.commands[0].Origin, p.commands[0].Sequence = r.origin, r.sequence
+				r.waiting[r.sequence] = p
 			}
-			if results[i].RaftIndex == 0 {
-				results[i].RaftIndex, results[i].RaftTerm = index, t.number
-			}
-			p.done <- outcome{result: results[i]}
+			r.mu.Unlock()
+			return f
+		}
+		landed := r.landed
+		r.mu.Unlock()
+		select {
+		case <-landed:
+		case <-until:
+			return nil
 		}
 	}
 }
 
-// commit stamps the commands with the lease clock, carries them through the log in one entry and
-// returns their results once the local machine has applied them.
-func (n *Node) commit(t *term, commands []command.Command) ([]command.Result, uint64, error) {
-	clock, now := t.clock()
-	wallOffset := n.fsm.wallOffset.Load()
-	if drift := now.UnixNano() - clock - wallOffset; wallOffset == 0 || drift > wallDriftMax || drift < -wallDriftMax {
-		wallOffset = now.UnixNano() - clock
+// fits reports whether n more sequences stay within the window. r.mu is held.
+func (r *registry) fits(n int) bool {
+	for f := range r.flights {
+		if r.sequence+uint64(n)-f.first >= command.SequenceWindow {
+			return false
+		}
 	}
-	batch := command.Batch{Level: command.Level, Clock: clock, WallOffset: wallOffset, Commands: commands}
-	future := n.raft.ApplyLog(raft.Log{Data: batch.Append(nil)}, enqueueTimeout)
-	if err := future.Error(); err != nil {
-		return nil, 0, proposalError(err)
+	return true
+}
+
+// land ends a flight: nobody waits for its commands any more.
+func (r *registry) land(f *flight, batch []*proposal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range batch {
+		if p.commands[0].Origin == r.origin {
+			delete(r.waiting, p.commands[0].Sequence)
+		}
 	}
-	return future.Response().([]command.Result), future.Index(), nil
+	delete(r.flights, f)
+	close(r.landed)
+	r.landed = make(chan struct{})
+}
+
+// executed is a result of a command of this process.
+type executed struct {
+	sequence uint64
+	outcome  outcome
+}
+
+// deliver brings results to those who wait for them.
+func (r *registry) deliver(results []executed) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range results {
+		if p, ok := r.waiting[e.sequence]; ok {
+			delete(r.waiting, e.sequence)
+			p.settle(e.outcome)
+		}
+	}
 }

@@ -40,3 +40,8 @@ func closed() error { return &kv.Error{Kind: kv.Closed, Cause: "this member is s
 func overloaded(waiting int64) error {
 	return &kv.Error{Kind: kv.Unavailable, Cause: fmt.Sprintf("overloaded: %d bytes of writes are waiting already; try again", waiting)}
 }
+
+// outcomeLost is about a command that was executed, with a result that this member has not seen.
+func outcomeLost() error {
+	return &kv.Error{Kind: kv.Unknown, Cause: "it was executed, but what came of it is not known here: this member has caught up with a snapshot"}
+}

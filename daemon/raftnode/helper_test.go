@@ -34,7 +34,7 @@ func runHelper() {
 		os.Exit(99)
 	}
 	disk := &failingLog{fault: os.Getenv(helperFault)}
-	deps := Deps{Peers: listener, wrapLog: func(l logStore) logStore { disk.logStore = l; return disk }}
+	deps := Deps{Peers: []net.Listener{listener}, wrapLog: func(l logStore) logStore { disk.logStore = l; return disk }}
 	deps.Fatal = func(err error) {
 		fmt.Println("fatal:", err)
 		os.Exit(ExitFault)

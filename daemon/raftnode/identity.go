@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -63,44 +65,96 @@ type Identity struct {
 	Bootstrapped bool `json:"bootstrapped"`
 }
 
-// loadIdentity reads the identity in dir, or makes a new one from cfg if there is none, and
-// compares it with cfg.
-func loadIdentity(dir string, cfg Config, now time.Time) (Identity, error) {
-	id, err := readIdentity(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		id := Identity{
-			Format: identityFormat, Name: cfg.Name, MemberID: newID(), ClusterID: newID(),
-			ClusterToken: cfg.ClusterToken, LogStore: cfg.LogStore, Created: now.UTC(),
+// record is all that the identity file holds.
+type record struct {
+	Identity
+	// Founders is the list that the cluster was founded with, as founders.String writes it; "" for a
+	// cluster that one member founded, or that this one has joined.
+	Founders string `json:"founders,omitempty"`
+	// Incarnation is drawn when the file is made: a member that lost its disk comes back with another.
+	Incarnation ID `json:"incarnation,omitempty"`
+	// Starts holds the incarnations of the founders that have told this member that they start.
+	Starts map[ID]ID `json:"starts,omitempty"`
+	// Joining says that the member may not have heard from the cluster that it joins: an empty log
+	// means nothing yet.
+	Joining bool `json:"joining,omitempty"`
+	// Removed says that the cluster has removed this member.
+	Removed bool `json:"removed,omitempty"`
+}
+
+// newRecord returns the record of a member that starts for the first time, as cfg says.
+func newRecord(cfg Config, now time.Time) record {
+	r := record{Incarnation: newID(), Identity: Identity{
+		Format: identityFormat, Name: cfg.Name, MemberID: newID(), ClusterID: newID(),
+		ClusterToken: cfg.ClusterToken, LogStore: cfg.LogStore, Created: now.UTC(),
+	}}
+	if list := newFounders(cfg.Founders); len(list) > 1 && !cfg.Join {
+		self, _ := list.named(cfg.Name)
+		r.MemberID, r.ClusterID, r.Founders = self.memberID(cfg.ClusterToken), list.clusterID(cfg.ClusterToken), list.String()
+	}
+	return r
+}
+
+// loadRecord reads the record in dir, or makes one from cfg if there is none, or none of a member
+// that has started, and compares it with cfg. That of a member that joins is left to join to make:
+// fresh is true then, and nothing is written.
+func loadRecord(dir string, cfg Config, now time.Time) (r record, fresh bool, err error) {
+	r, err = readRecord(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r = newRecord(cfg, now)
+	case err != nil:
+		return record{}, false, err
+	case !r.Bootstrapped && (len(cfg.Founders) > 1 || r.Founders != ""):
+		// A first start that was cut short, perhaps because its settings were wrong.
+		incarnation := r.Incarnation
+		if err := r.check(dir, cfg); err != nil {
+			return record{}, false, err
 		}
-		return id, id.write(dir)
+		r = newRecord(cfg, now)
+		if incarnation != 0 {
+			r.Incarnation = incarnation
+		}
+	default:
+		return r, false, r.check(dir, cfg)
 	}
-	if err != nil {
-		return Identity{}, err
+	if cfg.Join {
+		return r, true, nil
 	}
-	return id, id.check(dir, cfg)
+	return r, false, r.write(dir)
 }
 
 // readIdentity reads the identity in dir. An error that is fs.ErrNotExist means that there is none.
 func readIdentity(dir string) (Identity, error) {
+	r, err := readRecord(dir)
+	return r.Identity, err
+}
+
+func readRecord(dir string) (record, error) {
 	data, err := os.ReadFile(filepath.Join(dir, identityFile))
 	if err != nil {
-		return Identity{}, dirError(dir, err)
+		return record{}, dirError(dir, err)
 	}
-	return parseIdentity(dir, data)
+	return parseRecord(dir, data)
 }
 
 // parseIdentity returns the identity that data, found in dir, stands for.
 func parseIdentity(dir string, data []byte) (Identity, error) {
+	r, err := parseRecord(dir, data)
+	return r.Identity, err
+}
+
+func parseRecord(dir string, data []byte) (record, error) {
 	path := filepath.Join(dir, identityFile)
-	var id Identity
+	var id record
 	if err := json.Unmarshal(data, &id); err != nil {
-		return Identity{}, fmt.Errorf("%s is damaged: %w; restore it from a backup: it is the only record of who this member is", path, err)
+		return record{}, fmt.Errorf("%s is damaged: %w; restore it from a backup: it is the only record of who this member is", path, err)
 	}
 	switch {
 	case id.Format > identityFormat:
-		return Identity{}, mismatch("%s was written by a newer kvd (format %d, this one reads up to %d): start that version, or choose another --data-dir", dir, id.Format, identityFormat)
+		return record{}, mismatch("%s was written by a newer kvd (format %d, this one reads up to %d): start that version, or choose another --data-dir", dir, id.Format, identityFormat)
 	case id.Format < 1 || id.MemberID == 0 || id.ClusterID == 0:
-		return Identity{}, fmt.Errorf("%s is damaged: format, member_id or cluster_id is missing; restore it from a backup", path)
+		return record{}, fmt.Errorf("%s is damaged: format, member_id or cluster_id is missing; restore it from a backup", path)
 	}
 	return id, nil
 }
@@ -130,8 +184,10 @@ func (id Identity) check(dir string, cfg Config) error {
 }
 
 // write replaces the identity in dir atomically and durably.
-func (id Identity) write(dir string) error {
-	data, err := json.MarshalIndent(id, "", "  ")
+func (id Identity) write(dir string) error { return record{Identity: id}.write(dir) }
+
+func (r record) write(dir string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the identity: %w", err)
 	}
@@ -141,4 +197,33 @@ func (id Identity) write(dir string) error {
 		return fmt.Errorf("write the identity of this member: %w", err)
 	}
 	return syncDir(dir)
+}
+
+// notebook is the record of the running member, whose notes change. It is safe for concurrent use.
+type notebook struct {
+	dir string
+
+	mu     sync.Mutex // guards record
+	record record
+}
+
+// look returns the record as it is now. Its map is shared: read only.
+func (b *notebook) look() record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.record
+}
+
+// note changes the record durably.
+func (b *notebook) note(edit func(r *record)) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := b.record
+	next.Starts = maps.Clone(next.Starts)
+	edit(&next)
+	if err := next.write(b.dir); err != nil {
+		return err
+	}
+	b.record = next
+	return nil
 }

@@ -28,6 +28,10 @@ type Machine interface {
 	Restore(r io.Reader) error
 	// LeaseClock returns the clock and wall offset of the newest batch: see command.Batch.
 	LeaseClock() (clock, wallOffset int64)
+	// Members returns the members that the log has made known, by ascending id; Removed reports
+	// whether there was one with this id, which never comes back. Safe for concurrent use.
+	Members() []command.Member
+	Removed(id uint64) bool
 }
 
 // Snapshot is a state at rest, which is written while Apply goes on.
@@ -43,6 +47,9 @@ type fsm struct {
 	stop    *failStop
 	meters  *meters
 	applied watermark // index of the last entry applied
+
+	registry *registry  // of who waits for results
+	results  []executed // of this process's commands, since registry was told
 
 	clock      atomic.Int64 // as the machine has it
 	wallOffset atomic.Int64
@@ -74,6 +81,11 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		f.meters.slowApplies.Add(1)
 	}
 	f.applied.Advance(entries[len(entries)-1].Index)
+	if len(f.results) > 0 {
+		f.registry.deliver(f.results)
+		clear(f.results)
+		f.results = f.results[:0]
+	}
 	return answers
 }
 
@@ -97,6 +109,16 @@ func (f *fsm) apply(entry *raft.Log) (results []command.Result, err error) {
 	results = f.machine.Apply(entry.Index, entry.Term, batch)
 	if len(results) != len(batch.Commands) {
 		return nil, fmt.Errorf("log entry %d: %d commands, %d results", entry.Index, len(batch.Commands), len(results))
+	}
+	at := mark{index: entry.Index, term: entry.Term}
+	for i := range batch.Commands {
+		if c := &batch.Commands[i]; c.Origin == f.registry.origin {
+			o := outcome{result: located(results[i], at), index: at.index, term: at.term}
+			if results[i].Repeated {
+				o = outcome{err: outcomeLost()}
+			}
+			f.results = append(f.results, executed{c.Sequence, o})
+		}
 	}
 	return results, nil
 }

@@ -77,6 +77,9 @@ func (l *ledger) LeaseClock() (clock, wallOffset int64) {
 	return l.state.Clock, l.state.WallOffset
 }
 
+func (l *ledger) Members() []command.Member { return nil }
+func (l *ledger) Removed(uint64) bool       { return false }
+
 func (l *ledger) keys() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -100,13 +103,13 @@ func testConfig(dir string) Config {
 	return Config{Name: "n1", DataDir: dir, ClusterToken: "test"}
 }
 
-func peers(t testing.TB) net.Listener {
+func peers(t testing.TB) []net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l
+	return []net.Listener{l}
 }
 
 // open starts a node that is closed at the end of the test, unless the test does.

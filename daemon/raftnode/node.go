@@ -2,10 +2,10 @@
 // which commands are applied, who leads, and what a reader may rely on. It is hashicorp/raft with
 // its open ends closed from outside: see failStop, guardedStable, transport and snapshotStore.
 //
-// It knows the frame of a command (command.Batch) and the Machine that executes it. It does not
-// know what commands mean, who may issue them, nor any API.
+// It knows the frame of a command (command.Batch), the Machine that executes it, and the commands that
+// make and remove members. It does not know what other commands mean, who may issue them, nor any API.
 //
-//	node, err := raftnode.Open(ctx, raftnode.Config{...}, raftnode.Deps{Peers: listener}, machine)
+//	node, err := raftnode.Open(ctx, raftnode.Config{...}, raftnode.Deps{Peers: listeners}, machine)
 //	result, err := node.Propose(ctx, command)  // durable and applied here when it returns
 //	err = node.ReadBarrier(ctx)                // what the machine shows now is linearizable
 package raftnode
@@ -28,6 +28,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/peer"
 )
 
 // What is fixed. A setting would be a question that nobody can answer better.
@@ -43,8 +44,8 @@ const (
 	// Entries are batches: sixteen of them fill a message of 4 MiB.
 	maxAppendEntries = 16
 	logCacheEntries  = 256
-	// Entries kept behind a snapshot for members that lag. One voter has none that could.
-	trailingLogs = 1024
+	// Entries kept behind a snapshot for members that lag: one that needs more gets the snapshot.
+	trailingLogs = 16 << 10
 
 	boltLockTimeout = time.Second // the data directory's lock is held by then: nobody else is there
 
@@ -57,8 +58,8 @@ const (
 	enqueueTimeout = 5 * time.Second // for raft's main loop to take an entry
 	commitTimeout  = 5 * time.Millisecond
 	peerTimeout    = 2 * time.Second
-	acceptRetry    = 100 * time.Millisecond
 	notifyBuffer   = 64
+	joinGrace      = 2 * time.Second // for a member that starts to catch up before it serves
 )
 
 // ExitFault is the exit code of a process whose disk failed it.
@@ -70,9 +71,19 @@ type Config struct {
 	DataDir          string        // of this member alone; made if absent
 	ClusterToken     string        // tells clusters apart that use the same addresses
 	LogStore         string        // LogStoreWAL (default) or LogStoreBoltDB
-	ElectionTimeout  time.Duration // without a leader before a member stands for election; default 1 s
+	ElectionTimeout  time.Duration // without a leader until a member stands for election at the latest; default 1 s
 	WriteDeadline    time.Duration // longest time one write to the disk may take; default 30 s
 	SnapshotLogBytes int64         // log that may grow before a snapshot is written; default 64 MiB
+
+	// PeerURLs are those that the other members reach this one under; by default that of the first
+	// listener.
+	PeerURLs []string
+	// Founders are all members of a new cluster, this one among them. One or none is a cluster of this
+	// member alone. They count for a new data directory only.
+	Founders []Founder
+	// Join says that a new member joins a cluster that exists, some of whose members Founders names,
+	// and that it was added there before.
+	Join bool
 }
 
 func (c Config) withDefaults() Config {
@@ -94,9 +105,10 @@ func (c Config) withDefaults() Config {
 // Deps is what the node takes from the outside world. The zero value means the real one, except
 // for Peers.
 type Deps struct {
-	Peers net.Listener // the peer address; Open takes it over, also when it fails
-	Log   *slog.Logger
-	Now   func() time.Time
+	Peers   []net.Listener // of the peer port, at least one; Open takes them over, also when it fails
+	PeerTLS *peer.TLS      // nil: peers speak plain HTTP
+	Log     *slog.Logger
+	Now     func() time.Time
 	// Fatal ends the process after a fault that must not be survived: a failed write, a damaged
 	// log entry. It must not return. By default it logs the fault and exits with ExitFault.
 	Fatal func(error)
@@ -126,57 +138,80 @@ type Node struct {
 	config    Config
 	log       *slog.Logger
 	now       func() time.Time
+	tls       *peer.TLS
 	identity  Identity
+	notes     *notebook
 	dir       *dataDir
 	stop      *failStop
 	fsm       *fsm
 	logs      logStore
 	stable    *guardedStable
 	snapshots *snapshotStore
+	network   *peer.Network
+	serve     sync.Once // of network
 	transport *transport
 	raft      *raft.Raft
 	collector *collector
+	registry  *registry
+	outlook   *outlook
+	remote    *rounds // of asking the leader for a read index
+	learning  sync.Mutex
 	meters    *meters
+	handlers  handlers
 
 	space         atomic.Pointer[Space] // as last seen
 	written       *byteTrigger          // to the log since then
 	snapshotBytes atomic.Int64          // size of the newest snapshot
 
-	term atomic.Pointer[term] // nil while this member does not lead; stored under leadMu
+	ready   atomic.Bool   // raft runs
+	removed chan struct{} // closed when the member has learned that it was removed
+	remove  sync.Once
 
 	leadMu   sync.Mutex // guards the fields below
 	leadWork []func(context.Context)
 	opened   chan struct{} // closed when the first term opens; nil afterwards
 
+	running context.Context // ends with Close
 	cancel  context.CancelFunc
-	loops   sync.WaitGroup // leadLoop, snapshotLoop, spaceLoop
-	stopped chan struct{}  // closed by Close
+	loops   sync.WaitGroup
+	stopped chan struct{} // closed by Close
 	close   sync.Once
+
+	workMu sync.Mutex // guards the fields below
+	closed bool
+	work   sync.WaitGroup // what start has started
 }
 
-// Open starts the member whose data is in cfg.DataDir, or a new member of a new cluster of one if
-// there is none. It returns when the member leads and has applied everything it had committed, or
-// with ctx's error. The machine belongs to the node until Close.
+// Open starts the member whose data is in cfg.DataDir, or a new member if there is none: of a new
+// cluster, or of one that it joins. A sole voter leads when Open returns, and has applied everything it
+// had committed. Any other member has caught up, or has tried for a moment. A founder waits until a
+// majority of the founders is there. If ctx ends first, its error is returned. The machine belongs to
+// the node until Close.
 func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node, err error) {
 	cfg, deps = cfg.withDefaults(), deps.withDefaults()
 	n := &Node{
-		config: cfg, log: deps.Log, now: deps.Now, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes),
-		stop: &failStop{deadline: cfg.WriteDeadline}, opened: make(chan struct{}), stopped: make(chan struct{}),
+		config: cfg, log: deps.Log, now: deps.Now, tls: deps.PeerTLS, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes),
+		registry: newRegistry(uint64(newID())), outlook: newOutlook(deps.Now), stop: &failStop{deadline: cfg.WriteDeadline},
+		opened: make(chan struct{}), stopped: make(chan struct{}), removed: make(chan struct{}),
 	}
+	n.running, n.cancel = context.WithCancel(context.Background())
+	n.remote = newRounds(n.start, n.fetchIndex)
 	n.space.Store(&Space{})
-	n.fsm = &fsm{machine: machine, stop: n.stop, meters: n.meters, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
+	n.fsm = &fsm{machine: machine, stop: n.stop, meters: n.meters, registry: n.registry, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
 	n.fsm.readClock()
-	n.transport = newTransport(newSoloLayer(deps.Peers), newRaftLog(n.log))
 	defer func() {
-		if err != nil && n.cancel == nil {
-			n.closeStores()
+		if err != nil && n.raft == nil {
+			n.cancel()
+			err = errors.Join(err, n.closeStores())
 		}
 	}()
-
+	if err := n.openNetwork(deps); err != nil {
+		return nil, err
+	}
 	if n.dir, err = openDataDir(cfg.DataDir, cfg.Name); err != nil {
 		return nil, err
 	}
-	if n.identity, err = loadIdentity(n.dir.path, cfg, n.now()); err != nil {
+	if err := n.becomeMember(ctx); err != nil {
 		return nil, err
 	}
 	notify := make(chan bool, notifyBuffer)
@@ -185,22 +220,81 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 		return nil, fmt.Errorf("open the log in %s: %w", n.dir.path, n.explainNoSpace(err))
 	}
 	if err := n.stop.Arm(deps.Fatal); err != nil {
-		return nil, errors.Join(err, n.raft.Shutdown().Error())
+		return nil, errors.Join(err, n.raft.Shutdown().Error(), n.closeStores())
 	}
-
-	running, cancel := context.WithCancel(context.Background())
-	n.cancel = cancel
+	n.ready.Store(true)
 	opened := n.opened
-	n.loops.Go(func() { n.leadLoop(running, notify) })
-	n.loops.Go(func() { n.snapshotLoop(running) })
-	n.loops.Go(func() { n.spaceLoop(running) })
-	n.elect()
-	select {
-	case <-opened:
-		return n, nil
-	case <-ctx.Done():
-		return nil, errors.Join(fmt.Errorf("start member %s: %w", cfg.Name, ctx.Err()), n.Close())
+	unwatch := n.outlook.watch(n.raft)
+	n.loops.Go(func() { <-n.running.Done(); unwatch() })
+	n.loops.Go(func() { n.leadLoop(n.running, notify) })
+	n.loops.Go(func() { n.dispatchLoop(n.running) })
+	n.loops.Go(func() { n.snapshotLoop(n.running) })
+	n.loops.Go(func() { n.spaceLoop(n.running) })
+	n.serve.Do(n.network.Serve)
+	if err := n.settle(ctx, opened); err != nil {
+		return nil, errors.Join(fmt.Errorf("start member %s: %w", cfg.Name, err), n.Close())
 	}
+	return n, nil
+}
+
+// becomeMember finds out who this member is. A new one that is not alone talks to the others first.
+func (n *Node) becomeMember(ctx context.Context) error {
+	r, fresh, err := loadRecord(n.dir.path, n.config, n.now())
+	if err != nil {
+		return err
+	}
+	list := newFounders(n.config.Founders)
+	if fresh {
+		if r, err = n.join(ctx, r, list, n.config.PeerURLs); err != nil {
+			return err
+		}
+		if err := r.write(n.dir.path); err != nil {
+			return err
+		}
+	}
+	n.notes = &notebook{dir: n.dir.path, record: r}
+	n.identity = r.Identity
+	switch {
+	case r.Removed:
+		return mismatch("member %s (id %s) was removed from its cluster: add it as a new member with kvctl member add, and start it with an empty --data-dir and --initial-cluster-state existing", r.Name, r.MemberID)
+	case r.Bootstrapped && r.Founders != "" && len(list) > 0 && !n.config.Join && list.String() != r.Founders:
+		n.log.Warn("--initial-cluster is left out of account: the data directory belongs to a cluster that was founded with another",
+			"given", list.String(), "founded", r.Founders, "data", n.dir.path)
+	case !r.Bootstrapped && !r.Joining && len(list) > 1:
+		n.serve.Do(n.network.Serve)
+		return n.form(ctx, list)
+	}
+	return nil
+}
+
+// settle waits until the member has something to serve.
+func (n *Node) settle(ctx context.Context, opened <-chan struct{}) error {
+	if n.Alone() {
+		n.elect()
+		select {
+		case <-opened:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	patience, cancel := context.WithTimeout(ctx, joinGrace)
+	defer cancel()
+	if err := n.ReadBarrier(patience); err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// start runs f in a goroutine that Close waits for. It returns false if Close was called.
+func (n *Node) start(f func()) bool {
+	n.workMu.Lock()
+	defer n.workMu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.work.Go(f)
+	return true
 }
 
 // openRaft opens the stores, makes the raft state of a new member, and starts raft.
@@ -211,7 +305,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
-	} else if _, err := os.Stat(dir); err != nil {
+	} else if _, err := os.Stat(dir); err != nil { // also of a member that joins: it has made it
 		return fmt.Errorf("%w; member %s (id %s) had its data there: restore it from a backup, or start a new member with an empty --data-dir",
 			err, n.identity.Name, n.identity.MemberID)
 	}
@@ -244,6 +338,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		newestIndex = newest[0].Index
 	}
 	config := n.raftConfig(log, notify)
+	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams()), log)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}
@@ -262,9 +357,11 @@ func (n *Node) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 	config.LocalID = raft.ServerID(n.identity.MemberID.String())
 	config.Logger = log
 	config.NotifyCh = notify
-	config.HeartbeatTimeout = n.config.ElectionTimeout
-	config.ElectionTimeout = n.config.ElectionTimeout
-	config.LeaderLeaseTimeout = n.config.ElectionTimeout * 8 / 10
+	// A follower looks for the leader's signs of life at random times one to two of raft's timeouts
+	// apart, and stands for election when the last one is older than a timeout: after one to three.
+	config.HeartbeatTimeout = n.raftTimeout()
+	config.ElectionTimeout = n.raftTimeout()
+	config.LeaderLeaseTimeout = n.raftTimeout() * 8 / 10
 	config.CommitTimeout = commitTimeout
 	config.MaxAppendEntries = maxAppendEntries
 	config.ShutdownOnRemove = false // a daemon decides itself what it does then
@@ -276,23 +373,53 @@ func (n *Node) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 	return config
 }
 
-// bootstrap makes the state of a cluster of one, once in the life of a data directory.
+// raftTimeout is what raft counts in: a leader that is lost is noticed after one to three of them.
+func (n *Node) raftTimeout() time.Duration { return n.config.ElectionTimeout * 3 / 10 }
+
+// roundTimeout is how long a leader waits for a majority to confirm it. By then it would have stepped
+// down without them.
+func (n *Node) roundTimeout() time.Duration { return 2 * n.raftTimeout() }
+
+// bootstrap makes the first raft state of a data directory. All founders begin with the same one.
 func (n *Node) bootstrap(config *raft.Config, logs raft.LogStore, stable raft.StableStore) error {
-	if n.identity.Bootstrapped {
+	r := n.notes.look()
+	if r.Bootstrapped {
+		if r.Joining {
+			return nil
+		}
 		return n.checkNotEmpty(logs)
 	}
-	self := raft.Server{Suffrage: raft.Voter, ID: config.LocalID, Address: n.transport.LocalAddr()}
-	err := raft.BootstrapCluster(config, logs, stable, n.snapshots, n.transport, raft.Configuration{Servers: []raft.Server{self}})
-	if err != nil {
-		return fmt.Errorf("make a new cluster: %w", err)
+	if !r.Joining {
+		configuration := raft.Configuration{Servers: n.foundingServers()}
+		if err := raft.BootstrapCluster(config, logs, stable, n.snapshots, n.transport, configuration); err != nil {
+			return fmt.Errorf("make a new cluster: %w", err)
+		}
 	}
-	n.identity.Bootstrapped = true
-	if err := n.identity.write(n.dir.path); err != nil {
+	if err := n.notes.note(func(r *record) { r.Bootstrapped = true }); err != nil {
 		return err
 	}
-	n.log.Info("new cluster", "cluster", n.identity.ClusterID, "member", n.identity.MemberID, "name", n.identity.Name)
+	n.identity.Bootstrapped = true
+	what := "new cluster"
+	if r.Joining {
+		what = "new member of a cluster"
+	}
+	n.log.Info(what, "cluster", n.identity.ClusterID, "member", n.identity.MemberID, "name", n.identity.Name)
 	return nil
 }
+
+// foundingServers returns the members that the cluster begins with.
+func (n *Node) foundingServers() []raft.Server {
+	if n.notes.look().Founders == "" {
+		return []raft.Server{{Suffrage: raft.Voter, ID: n.serverID(), Address: n.transport.LocalAddr()}}
+	}
+	var servers []raft.Server
+	for _, f := range newFounders(n.config.Founders) {
+		servers = append(servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(f.memberID(n.config.ClusterToken).String()), Address: raft.ServerAddress(hostPort(f.PeerURLs[0]))})
+	}
+	return servers
+}
+
+func (n *Node) serverID() raft.ServerID { return raft.ServerID(n.identity.MemberID.String()) }
 
 // checkNotEmpty refuses raft state that has neither log entries nor a snapshot: the first entry of
 // a member names its cluster. Raft itself takes a term for state enough, and would wait for a leader
@@ -336,47 +463,44 @@ func (n *Node) elect() {
 	}
 }
 
-// Propose carries a command through the log and returns its result after the local machine has
-// applied it: by then it is durable. Errors by Kind: NoLeader and Unavailable mean that it was
+// Propose carries a command through the log, wherever the leader is, and returns its result after the
+// local machine has applied it: by then it is durable. When the leader is lost on the way, it is
+// repeated; the state executes it once. Errors by Kind: NoLeader and Unavailable mean that it was
 // not applied, Timeout and Unknown that it may have been or may yet be, Closed that the node is
 // stopping. What the machine says about the command is in the result's Err.
 func (n *Node) Propose(ctx context.Context, c command.Command) (command.Result, error) {
-	if n.leading() == nil {
+	return n.propose(ctx, newProposal(c))
+}
+
+// ProposeLeading is Propose for what the leader does by itself: the command goes into the log in the
+// term that this member leads now, or not at all, and is not repeated.
+func (n *Node) ProposeLeading(ctx context.Context, c command.Command) (command.Result, error) {
+	p := newProposal(c)
+	if p.bound = n.leading(); p.bound == nil {
 		return command.Result{}, n.notLeading()
 	}
-	start := time.Now()
+	return n.propose(ctx, p)
+}
+
+func (n *Node) propose(ctx context.Context, p *proposal) (command.Result, error) {
+	select {
+	case <-n.stopped:
+		return command.Result{}, closed()
+	default:
+	}
+	if n.Leaderless() {
+		return command.Result{}, n.notLeading()
+	}
+	begun := time.Now()
 	n.meters.pending.Add(1)
 	defer n.meters.pending.Add(-1)
-	result, err := n.collector.propose(ctx, c, n.stopped)
+	o, err := n.collector.propose(ctx, p, n.stopped)
 	if err != nil {
 		n.meters.failed.Add(1)
 		return command.Result{}, err
 	}
-	observeSince(n.meters.proposal, start)
-	return result, nil
-}
-
-// ReadBarrier returns when the local machine holds everything that was committed before the call,
-// so that a read of it is linearizable. Errors by Kind: NoLeader, Timeout, Closed.
-func (n *Node) ReadBarrier(ctx context.Context) error {
-	t := n.leading()
-	if t == nil {
-		return n.notLeading()
-	}
-	// A leader may have been deposed without knowing it, unless a majority of the voters has
-	// confirmed since the call that the term is still this one. Here the only voter is asked.
-	index := n.raft.CommitIndex()
-	if n.raft.CurrentTerm() != t.number || n.raft.State() != raft.Leader {
-		return n.notLeading()
-	}
-	if index <= t.openIndex {
-		return nil
-	}
-	// Behind the mark that opened the term there are only entries that the fsm sees.
-	if err := n.fsm.applied.Wait(ctx, index); err != nil {
-		return waitError(err, true)
-	}
-	return nil
+	observeSince(n.meters.proposal, begun)
+	return o.result, nil
 }
 
 func (n *Node) notLeading() error {
@@ -396,7 +520,7 @@ type Status struct {
 	Term         uint64
 	CommitIndex  uint64
 	AppliedIndex uint64
-	Since        time.Time // when the member began to lead; zero if it does not
+	Since        time.Time // when the leadership began, as far as this member knows; zero if there is none
 }
 
 // Status returns how the member stands. It never blocks.
@@ -405,12 +529,12 @@ func (n *Node) Status() Status {
 		Identity: n.identity, State: strings.ToLower(n.raft.State().String()), Term: n.raft.CurrentTerm(),
 		CommitIndex: n.raft.CommitIndex(), AppliedIndex: n.fsm.applied.Load(),
 	}
-	_, leader := n.raft.LeaderWithID()
-	s.Leader.UnmarshalText([]byte(leader)) // leaves 0 when there is none
-	if t := n.leading(); t != nil {
-		s.Since = t.since
+	seen := n.outlook.look()
+	s.Leader, s.Since = seen.leader, seen.since
+	if seen.term != nil {
+		s.Leader, s.Since = s.MemberID, seen.term.since
 	} else if s.State == "leader" {
-		s.State = "starting"
+		s.State, s.Since = "starting", time.Time{}
 	}
 	return s
 }
@@ -423,7 +547,7 @@ func (n *Node) Position() (commitIndex, term uint64) {
 
 // Alive returns when raft's main loop has answered. While the loop waits for the disk it does not.
 func (n *Node) Alive() error {
-	if err := n.raft.VerifyLeader().Error(); err != nil {
+	if err := n.raft.VerifyLeader().Error(); errors.Is(err, raft.ErrRaftShutdown) {
 		return proposalError(err)
 	}
 	return nil
@@ -431,16 +555,17 @@ func (n *Node) Alive() error {
 
 // Close stops the member cleanly: the work of LeadWhile ends, leases keep exactly the time they
 // have left, and a log that has grown long is folded into a snapshot. It waits for everything that
-// Open started and may be called twice.
+// Open started and may be called twice. A leader that has followers should hand over before: see
+// TransferLeadership.
 func (n *Node) Close() error {
 	var err error
 	n.close.Do(func() {
-		t := n.leading()
+		t, alone := n.leading(), n.Alone()
 		close(n.stopped)
 		n.cancel()
 		close(n.snapshots.hurry)
 		n.loops.Wait()
-		if t != nil {
+		if t != nil && alone {
 			if _, _, err := n.commit(t, []command.Command{{Body: command.Tick{}}}); err != nil {
 				n.log.Warn("leases will have a little more time left", "err", err)
 			}
@@ -450,6 +575,10 @@ func (n *Node) Close() error {
 				n.log.Warn("cannot write a snapshot: the next start reads the log instead", "err", err)
 			}
 		}
+		n.workMu.Lock()
+		n.closed = true
+		n.workMu.Unlock()
+		n.work.Wait()
 		err = n.raft.Shutdown().Error()
 		if err == nil {
 			err = noteEnd(n.stable, n.logs)
@@ -461,7 +590,13 @@ func (n *Node) Close() error {
 
 // closeStores closes what Open has opened so far.
 func (n *Node) closeStores() error {
-	err := n.transport.Close()
+	var err error
+	if n.transport != nil {
+		err = n.transport.Close()
+	}
+	if n.network != nil {
+		err = errors.Join(err, n.network.Close())
+	}
 	if n.logs != nil {
 		err = errors.Join(err, n.logs.Close())
 	}

@@ -129,7 +129,7 @@ func TestCommandsThatArriveTogetherShareAnEntry(t *testing.T) {
 func TestABatchIsCutAtItsLimits(t *testing.T) {
 	q := newCollector()
 	enqueue := func(c command.Command) {
-		q.queue <- &proposal{command: c, size: int64(c.Size()), done: make(chan outcome, 1)}
+		q.queue <- newProposal(c)
 	}
 	for range batchCommands + 1 {
 		enqueue(write("/a"))

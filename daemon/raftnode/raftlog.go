@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -27,6 +28,9 @@ func (l *raftLog) Log(level hclog.Level, message string, args ...any) {
 	case hclog.Warn:
 		severity = slog.LevelWarn
 	}
+	if routine(message) {
+		severity = slog.LevelDebug
+	}
 	if !l.log.Enabled(context.Background(), severity) {
 		return
 	}
@@ -49,3 +53,20 @@ func (l *raftLog) With(args ...any) hclog.Logger {
 }
 func (l *raftLog) Named(string) hclog.Logger      { return l }
 func (l *raftLog) ResetNamed(string) hclog.Logger { return l }
+
+// routine reports whether a message is about a member that cannot be reached, each time it is tried, or
+// about an election: package peer tells of the first once, Node of what comes of the second.
+func routine(message string) bool {
+	for _, prefix := range []string{
+		"failed to appendEntries to", "failed to heartbeat to", "failed to decode incoming command", "failed to flush response", "failed to contact",
+		"failed to make requestVote RPC", "unable to get address for server", "failed to make requestPreVote RPC", "failed to accept connection",
+		"heartbeat timeout reached, ", "Election timeout reached, ", "election timeout reached, ", "rejecting pre-vote request", "rejecting vote request", "rejecting appendEntries request", "failed to get previous log", "no known peers, aborting election",
+		"failed to pipeline appendEntries", "failed to send snapshot to", "skipping application of old log", "unexpected error while reading",
+		"pre-vote campaign failed", "pre-vote successful",
+	} {
+		if strings.HasPrefix(message, prefix) {
+			return true
+		}
+	}
+	return false
+}

@@ -19,7 +19,8 @@ type term struct {
 
 	ctx    context.Context // ends with the leadership
 	cancel context.CancelFunc
-	work   sync.WaitGroup // commitLoop and what LeadWhile started
+	work   sync.WaitGroup // what LeadWhile started
+	rounds *rounds        // of confirming the term
 }
 
 // clock returns the lease clock of the term and the time it was read.
@@ -67,20 +68,20 @@ func (n *Node) leadLoop(ctx context.Context, notify <-chan bool) {
 // then the commit index of a new leader says nothing: it may not know yet what is committed.
 func (n *Node) openTerm(ctx context.Context) {
 	number := n.raft.CurrentTerm()
-	mark := n.raft.ApplyLog(raft.Log{}, 0)
-	if err := mark.Error(); err != nil {
+	opening := n.raft.ApplyLog(raft.Log{}, 0)
+	if err := opening.Error(); err != nil {
 		n.log.Warn("cannot open the term", "term", number, "err", err)
 		return
 	}
-	if err := n.fsm.applied.Wait(ctx, mark.Index()); err != nil || n.raft.CurrentTerm() != number {
+	if err := n.fsm.applied.Wait(ctx, opening.Index()); err != nil || n.raft.CurrentTerm() != number {
 		return
 	}
-	t := &term{number: number, openIndex: mark.Index(), base: n.fsm.clock.Load(), since: n.now(), now: n.now}
+	t := &term{number: number, openIndex: opening.Index(), base: n.fsm.clock.Load(), since: n.now(), now: n.now}
 	t.ctx, t.cancel = context.WithCancel(ctx)
+	t.rounds = newRounds(n.start, func() (mark, error) { return n.confirm(t) })
 
 	n.leadMu.Lock()
-	n.term.Store(t)
-	t.work.Go(func() { n.commitLoop(t) })
+	n.outlook.setTerm(t)
 	for _, work := range n.leadWork {
 		t.work.Go(func() { work(t.ctx) })
 	}
@@ -89,7 +90,7 @@ func (n *Node) openTerm(ctx context.Context) {
 	n.opened = nil
 	n.leadMu.Unlock()
 
-	n.log.Info("leading", "term", number, "member", n.identity.MemberID, "index", mark.Index())
+	n.log.Info("leading", "term", number, "member", n.identity.MemberID, "index", opening.Index())
 	if opened != nil {
 		close(opened)
 	}
@@ -98,19 +99,19 @@ func (n *Node) openTerm(ctx context.Context) {
 // closeTerm ends the current leadership, if any, and waits for its work.
 func (n *Node) closeTerm() {
 	n.leadMu.Lock()
-	t := n.term.Swap(nil)
+	t := n.leading()
+	n.outlook.setTerm(nil)
 	n.leadMu.Unlock()
 	if t == nil {
 		return
 	}
 	t.cancel()
 	t.work.Wait()
-	n.collector.refuse(noLeader())
 	n.log.Info("no longer leading", "term", t.number)
 }
 
 // leading returns the open term, nil while this member does not lead.
-func (n *Node) leading() *term { return n.term.Load() }
+func (n *Node) leading() *term { return n.outlook.look().term }
 
 // LeadWhile calls work each time this member begins to lead, from now on and also if it leads
 // already. The context of the call ends with the leadership, or with Close; the node waits for

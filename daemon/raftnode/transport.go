@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -8,9 +9,12 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/daemon/peer"
 )
 
-// transport is raft's network transport without two things that are broken in it.
+// transport is raft's network transport without two things that are broken in it. It is embedded so
+// that its further methods, WithPreVote among them, stay visible to raft.
 type transport struct {
 	*raft.NetworkTransport
 }
@@ -20,7 +24,7 @@ type transport struct {
 func newTransport(layer raft.StreamLayer, log hclog.Logger) *transport {
 	return &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: peerTimeout,
-		MsgpackUseNewTimeFormat: true,
+		MsgpackUseNewTimeFormat: true, ServerAddressProvider: byID{},
 	})}
 }
 
@@ -29,82 +33,112 @@ func newTransport(layer raft.StreamLayer, log hclog.Logger) *transport {
 // stamp an entry with a term that is not its own.
 func (*transport) SetHeartbeatHandler(func(raft.RPC)) {}
 
-// soloLayer connects a cluster of one member: to itself, in memory. It holds the peer address,
-// so that nothing else takes it, and hangs up on everybody who calls: the only member knows no
-// peer, and raft believes whoever speaks to it.
-type soloLayer struct {
-	listener net.Listener
-	self     chan net.Conn
-	done     chan struct{} // closed when the listener is
-	close    sync.Once
-	hangup   sync.WaitGroup
+// byID has raft dial members by their id: where they are is looked up at that moment.
+type byID struct{}
 
-	mu    sync.Mutex
-	conns []net.Conn // both ends of what Dial made
+// ServerAddr implements raft.ServerAddressProvider.
+func (byID) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	return raft.ServerAddress(id), nil
 }
 
-func newSoloLayer(listener net.Listener) *soloLayer {
-	l := &soloLayer{listener: listener, self: make(chan net.Conn), done: make(chan struct{})}
-	l.hangup.Go(l.hangUp)
+// streams are raft's connections: to the other members through the peer network, and to this member
+// itself in memory.
+type streams struct {
+	self    ID
+	address peerAddr // of this member, as the others know it
+	peers   *peer.StreamLayer
+
+	accepted chan net.Conn
+	done     chan struct{} // closed by Close
+	close    sync.Once
+	bringing sync.WaitGroup
+
+	mu    sync.Mutex
+	conns []net.Conn // both ends of those in memory
+}
+
+func newStreams(self ID, address string, peers *peer.StreamLayer) *streams {
+	l := &streams{self: self, address: peerAddr(address), peers: peers, accepted: make(chan net.Conn), done: make(chan struct{})}
+	l.bringing.Go(l.bring)
 	return l
 }
 
-func (l *soloLayer) hangUp() {
+// bring hands on what other members open.
+func (l *streams) bring() {
 	for {
-		conn, err := l.listener.Accept()
-		if err == nil {
-			conn.Close()
-			continue
+		conn, err := l.peers.Accept()
+		if err != nil { // closed: nothing else ends it
+			return
 		}
 		select {
+		case l.accepted <- conn:
 		case <-l.done:
+			conn.Close()
 			return
-		case <-time.After(acceptRetry): // out of file descriptors, most likely
 		}
 	}
 }
 
-// Accept returns the next connection that Dial made.
-func (l *soloLayer) Accept() (net.Conn, error) {
+// Accept returns the next connection that this or another member has opened.
+func (l *streams) Accept() (net.Conn, error) {
 	select {
-	case conn := <-l.self:
+	case conn := <-l.accepted:
 		return conn, nil
 	case <-l.done:
 		return nil, net.ErrClosed
 	}
 }
 
-// Dial connects the member to itself.
-func (l *soloLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+// Dial connects to the member with the id that address is: see byID.
+func (l *streams) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	var to ID
+	if err := to.UnmarshalText([]byte(address)); err != nil {
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	if to == l.self {
+		return l.loop(timeout)
+	}
+	return l.peers.Dial(uint64(to), timeout)
+}
+
+// loop connects the member to itself.
+func (l *streams) loop(timeout time.Duration) (net.Conn, error) {
 	here, there := net.Pipe()
 	l.mu.Lock()
 	l.conns = append(l.conns, here, there)
 	l.mu.Unlock()
+	patience := time.NewTimer(timeout)
+	defer patience.Stop()
 	select {
-	case l.self <- there:
+	case l.accepted <- there:
 		return here, nil
 	case <-l.done:
-		return nil, fmt.Errorf("dial %s: %w", address, net.ErrClosed)
-	case <-time.After(timeout):
-		return nil, fmt.Errorf("dial %s: no answer in %s", address, timeout)
+		return nil, net.ErrClosed
+	case <-patience.C:
+		return nil, errors.New("dial this member: nobody accepts")
 	}
 }
 
-// Addr returns the address that is held.
-func (l *soloLayer) Addr() net.Addr { return l.listener.Addr() }
+// Addr returns the address of this member as the others know it.
+func (l *streams) Addr() net.Addr { return l.address }
 
-// Close gives the address back.
-func (l *soloLayer) Close() error {
-	var err error
+// Close ends Accept and Dial. It may be called twice.
+func (l *streams) Close() error {
 	l.close.Do(func() {
 		close(l.done)
-		err = l.listener.Close()
+		l.peers.Close()
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for _, conn := range l.conns {
 			conn.Close()
 		}
 	})
-	l.hangup.Wait()
-	return err
+	l.bringing.Wait()
+	return nil
 }
+
+// peerAddr is "host:port" of a peer port.
+type peerAddr string
+
+func (peerAddr) Network() string  { return "tcp" }
+func (a peerAddr) String() string { return string(a) }

@@ -1,25 +1,49 @@
 package raftnode
 
 import (
-	"io"
 	"net"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/daemon/peer"
 )
 
-func TestASoleMemberHangsUpOnWhoeverCalls(t *testing.T) {
-	listener := peers(t)
-	layer := newSoloLayer(listener)
+func TestRaftStaysAbleToAskBeforeItVotes(t *testing.T) {
+	var transport raft.Transport = &transport{}
+	if _, ok := transport.(raft.WithPreVote); !ok {
+		t.Error("raft would leave pre-votes out")
+	}
+}
+
+func TestAMemberReachesItselfWithoutTheNetwork(t *testing.T) {
+	network, err := peer.New(peer.Config{
+		Self:    func() (cluster, member uint64) { return 1, 7 },
+		Address: func(uint64) (string, bool) { return "", false },
+		Known:   func(uint64) bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer network.Close()
+	layer := newStreams(7, "h1:2380", network.RaftStreams())
 	defer layer.Close()
-	for range 3 {
-		conn, err := net.Dial("tcp", listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
-		if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-			t.Errorf("read %d bytes, %v: want the end of the connection", n, err)
-		}
-		conn.Close()
+	accepted := make(chan net.Conn)
+	go func() {
+		conn, _ := layer.Accept()
+		accepted <- conn
+	}()
+	here, err := layer.Dial("7", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := <-accepted
+	go here.Write([]byte("x"))
+	if n, err := there.Read(make([]byte, 1)); n != 1 || err != nil {
+		t.Errorf("read %d, %v", n, err)
+	}
+	if _, err := layer.Dial("8", time.Second); err == nil {
+		t.Error("a member that nobody knows was reached")
 	}
 }

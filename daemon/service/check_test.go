@@ -59,6 +59,16 @@ func (l *commonLog) Propose(_ context.Context, c command.Command) (command.Resul
 	return result, nil
 }
 
+func (l *commonLog) ProposeLeading(ctx context.Context, c command.Command) (command.Result, error) {
+	return l.Propose(ctx, c)
+}
+
+func (l *commonLog) WhileLeading(_ context.Context, do func() error) error { return do() }
+
+func (l *commonLog) AskLeader(context.Context, raftnode.Method, []byte) ([]byte, error) {
+	return nil, &kv.Error{Kind: kv.NoLeader}
+}
+
 func (l *commonLog) ReadBarrier(context.Context) error    { return nil }
 func (l *commonLog) LeaseNow() int64                      { return int64(time.Since(l.start)) }
 func (l *commonLog) Position() (commit, term uint64)      { return 0, 1 }

@@ -72,7 +72,7 @@ func (s *Service) expireDue(ctx context.Context) (ended int, wait time.Duration)
 	clock, _ := s.state.machine.LeaseClock()
 	tick := clock + int64(tickInterval)
 	if now >= tick {
-		if _, err := s.log.Propose(ctx, command.Command{Body: command.Tick{}}); err != nil {
+		if _, err := s.log.ProposeLeading(ctx, command.Command{Body: command.Tick{}}); err != nil {
 			return 0, proposeRetry
 		}
 		return 0, tickInterval
@@ -84,12 +84,12 @@ func (s *Service) expireDue(ctx context.Context) (ended int, wait time.Duration)
 // no error: it stays.
 func (s *Service) proposeDue(ctx context.Context, due store.Due) error {
 	if len(due.Silent) > 0 {
-		if _, err := s.log.Propose(ctx, command.Command{Body: command.LeaseCheckpoint{Leases: due.Silent}}); err != nil {
+		if _, err := s.log.ProposeLeading(ctx, command.Command{Body: command.LeaseCheckpoint{Leases: due.Silent}}); err != nil {
 			return err
 		}
 	}
 	if len(due.Ended) > 0 {
-		if _, err := s.log.Propose(ctx, command.Command{Body: command.Expire{Leases: due.Ended}}); err != nil {
+		if _, err := s.log.ProposeLeading(ctx, command.Command{Body: command.Expire{Leases: due.Ended}}); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/store"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -59,40 +60,58 @@ func (s *Service) grant(ctx context.Context, ttl time.Duration, by command.Comma
 }
 
 // KeepAlive implements kv.Leaser. The log learns nothing of it, but for a lease that it believes to
-// be short of time: see command.LeaseCheckpoint.
+// be short of time: see command.LeaseCheckpoint. The leader alone knows of renewals, and only while it
+// leads.
 func (s *Service) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
 	return s.keepAlive(ctx, id, func() error { return nil })
 }
 
 // keepAlive asks permitted once this member knows what others had changed before the call.
 func (s *Service) keepAlive(ctx context.Context, id kv.LeaseID, permitted func() error) (kv.Lease, error) {
-	for {
-		// The leader alone knows of renewals, and only while it leads.
-		if err := s.log.ReadBarrier(ctx); err != nil {
-			return kv.Lease{}, err
-		}
-		if err := permitted(); err != nil {
-			return kv.Lease{}, err
-		}
-		lease, checkpointed, held, err := s.renew(id)
-		switch {
-		case err != nil:
-			return kv.Lease{}, err
-		case held != nil:
-			select {
-			case <-held:
-				continue
-			case <-ctx.Done():
-				return kv.Lease{}, lateError(ctx, "lease keep-alive")
-			}
-		case checkpointed:
-			renewed := command.LeaseCheckpoint{Leases: []command.LeaseEnd{{Lease: uint64(id)}}}
-			if _, err := s.log.Propose(ctx, command.Command{Body: renewed}); err != nil {
-				return kv.Lease{}, err
-			}
-		}
-		return lease, nil
+	if err := s.log.ReadBarrier(ctx); err != nil {
+		return kv.Lease{}, err
 	}
+	if err := permitted(); err != nil {
+		return kv.Lease{}, err
+	}
+	lease, err := s.keepAliveLeading(ctx, id)
+	if kv.Is(err, kv.NoLeader) {
+		answer, err := s.askLeader(ctx, raftnode.MethodRenew, leaseQuestion{Lease: id})
+		return answer.Lease, err
+	}
+	return lease, err
+}
+
+// keepAliveLeading renews a lease if this member leads. It is done only if the member led afterwards,
+// too: a renewal that a new leader knows nothing of is none.
+func (s *Service) keepAliveLeading(ctx context.Context, id kv.LeaseID) (lease kv.Lease, err error) {
+	err = s.log.WhileLeading(ctx, func() error {
+		for {
+			renewed, checkpointed, held, err := s.renew(id)
+			switch {
+			case err != nil:
+				return err
+			case held != nil:
+				select {
+				case <-held:
+					continue
+				case <-ctx.Done():
+					return lateError(ctx, "lease keep-alive")
+				}
+			case checkpointed:
+				whole := command.LeaseCheckpoint{Leases: []command.LeaseEnd{{Lease: uint64(id)}}}
+				if _, err := s.log.ProposeLeading(ctx, command.Command{Body: whole}); err != nil {
+					return err
+				}
+			}
+			lease = renewed
+			return nil
+		}
+	})
+	if err != nil {
+		return kv.Lease{}, err
+	}
+	return lease, nil
 }
 
 // renew renews a lease unless it is held.
@@ -114,12 +133,16 @@ func lateError(ctx context.Context, op string) error {
 	return &kv.Error{Op: op, Kind: kind, Err: ctx.Err()}
 }
 
-// Lease implements kv.Leaser.
+// Lease implements kv.Leaser. What a lease has left is known to the leader alone.
 func (s *Service) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
 	if err := s.log.ReadBarrier(ctx); err != nil {
 		return kv.Lease{}, err
 	}
-	return s.state.machine.Lease(id, s.log.LeaseNow(), kv.LeaseKeysMax)
+	answer, err := s.lookLeading(ctx, leaseQuestion{Lease: id})
+	if kv.Is(err, kv.NoLeader) {
+		answer, err = s.askLeader(ctx, raftnode.MethodLease, leaseQuestion{Lease: id})
+	}
+	return answer.Lease, err
 }
 
 // Leases implements kv.Leaser.
@@ -127,8 +150,28 @@ func (s *Service) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, kv.
 	if err := s.log.ReadBarrier(ctx); err != nil {
 		return nil, 0, err
 	}
-	list, index := s.state.machine.SharedLeases(after, s.log.LeaseNow(), kv.LeasesMax)
-	return list, index, nil
+	answer, err := s.lookLeading(ctx, leaseQuestion{All: true, After: after})
+	if kv.Is(err, kv.NoLeader) {
+		answer, err = s.askLeader(ctx, raftnode.MethodLease, leaseQuestion{All: true, After: after})
+	}
+	return answer.Leases, answer.Index, err
+}
+
+// lookLeading answers a question about leases if this member leads, from a state that holds what was
+// committed before.
+func (s *Service) lookLeading(ctx context.Context, q leaseQuestion) (answer leaseAnswer, err error) {
+	err = s.log.WhileLeading(ctx, func() (err error) {
+		if q.All {
+			answer.Leases, answer.Index = s.state.machine.SharedLeases(q.After, s.log.LeaseNow(), kv.LeasesMax)
+			return nil
+		}
+		answer.Lease, err = s.state.machine.Lease(q.Lease, s.log.LeaseNow(), kv.LeaseKeysMax)
+		return err
+	})
+	if err != nil {
+		return leaseAnswer{}, err
+	}
+	return answer, nil
 }
 
 // Revoke implements kv.Leaser.

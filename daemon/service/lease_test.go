@@ -84,6 +84,10 @@ func (l *gatedLog) Propose(ctx context.Context, c command.Command) (command.Resu
 	return l.memoryLog.Propose(ctx, c)
 }
 
+func (l *gatedLog) ProposeLeading(ctx context.Context, c command.Command) (command.Result, error) {
+	return l.Propose(ctx, c)
+}
+
 func TestAKeepAliveThatMeetsAnExpiryWaitsForItsOutcome(t *testing.T) {
 	for name, refused := range map[string]bool{"the lease ends": false, "the log refuses the expiry": true} {
 		t.Run(name, func(t *testing.T) {

@@ -21,6 +21,12 @@ import (
 type Log interface {
 	// Propose returns the command's result after it was applied here.
 	Propose(ctx context.Context, c command.Command) (command.Result, error)
+	// ProposeLeading is Propose for what this member does as the leader, and only while it leads.
+	ProposeLeading(ctx context.Context, c command.Command) (command.Result, error)
+	// WhileLeading runs do if this member leads, and returns nil if it surely still led after that.
+	WhileLeading(ctx context.Context, do func() error) error
+	// AskLeader has the leader answer a call.
+	AskLeader(ctx context.Context, method raftnode.Method, request []byte) ([]byte, error)
 	// ReadBarrier returns when the state here holds everything that was committed before the call.
 	ReadBarrier(ctx context.Context) error
 	// LeaseNow returns the lease clock now, in ns.
@@ -42,6 +48,9 @@ type Config struct {
 
 	CertUsers bool // whoever shows a certificate and no password is the user of its common name
 
+	// ReadQuorum makes every read linearizable.
+	ReadQuorum bool
+
 	// Timeout bounds how long a session waits for the cluster, or for its turn to log in; 0 means 7 s.
 	Timeout time.Duration
 }
@@ -57,6 +66,7 @@ type Service struct {
 	audit   *audit
 	anybody *Session // without name and address
 	timeout time.Duration
+	quorum  bool // every read is linearizable
 
 	certUsers bool
 
@@ -93,7 +103,7 @@ func New(state *State, log Log, cfg Config) *Service {
 	}
 	s := &Service{
 		state: state, log: log, replayed: state.machine.Counts(),
-		timeout: cfg.Timeout, certUsers: cfg.CertUsers, logins: newLogins(cfg.Now, cfg.HashCost), audit: newAudit(cfg.Log, cfg.Now),
+		timeout: cfg.Timeout, quorum: cfg.ReadQuorum, certUsers: cfg.CertUsers, logins: newLogins(cfg.Now, cfg.HashCost), audit: newAudit(cfg.Log, cfg.Now),
 		leases: leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
 		quota:  newQuota(cfg.QuotaBytes, state.machine, log.Space, cfg.Log),
 		checks: checks{machine: state.machine, log: log, told: cfg.Log},
@@ -213,6 +223,32 @@ func (s *Service) Publish(ctx context.Context, m command.Member) error {
 		return err
 	}
 	return result.Err
+}
+
+// Announce is Publish for the name and the client URLs of m alone; the rest counts only while the others
+// do not know the member: they may have changed it meanwhile.
+func (s *Service) Announce(ctx context.Context, m command.Member) error {
+	if err := s.log.ReadBarrier(ctx); err != nil {
+		return err
+	}
+	for _, known := range s.Members() {
+		if known.ID == m.ID {
+			known.Name, known.ClientURLs = m.Name, m.ClientURLs
+			m = known
+			break
+		}
+	}
+	return s.Publish(ctx, m)
+}
+
+// CutOff says whether this member has lost the leader, so that what happens is not seen here. While it
+// has, there are no watches: those there were end with NoLeader, and so do attempts at others.
+func (s *Service) CutOff(lost bool) {
+	if lost {
+		s.state.hub.Interrupt("this member is cut off from the leader: ask another one")
+	} else {
+		s.state.hub.Resume()
+	}
 }
 
 // Close ends all watches, and the checks.

@@ -60,6 +60,21 @@ func (l *memoryLog) ReadBarrier(context.Context) error {
 	return l.err
 }
 
+func (l *memoryLog) ProposeLeading(ctx context.Context, c command.Command) (command.Result, error) {
+	return l.Propose(ctx, c)
+}
+
+func (l *memoryLog) WhileLeading(_ context.Context, do func() error) error {
+	if l.err != nil {
+		return l.err
+	}
+	return do()
+}
+
+func (l *memoryLog) AskLeader(context.Context, raftnode.Method, []byte) ([]byte, error) {
+	return nil, &kv.Error{Kind: kv.NoLeader}
+}
+
 func (l *memoryLog) LeaseNow() int64 { return int64(time.Since(l.start)) }
 
 func (l *memoryLog) Position() (index, term uint64) {
@@ -351,6 +366,25 @@ func TestAMemberIsPublishedOnlyIfTheOthersKnowOtherwise(t *testing.T) {
 	log.fail(&kv.Error{Kind: kv.NoLeader})
 	if err := s.Publish(t.Context(), command.Member{ID: 6}); !kv.Is(err, kv.NoLeader) {
 		t.Errorf("got %v, want the log's error", err)
+	}
+}
+
+func TestAMemberThatIsAnnouncedKeepsWhatOthersHaveSaidOfIt(t *testing.T) {
+	s, log := open()
+	m := command.Member{ID: 4, PeerURLs: []string{"http://p"}, Voter: true}
+	if err := s.Publish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	log.take()
+	self := command.Member{ID: 4, Name: "n", PeerURLs: []string{"http://old"}, ClientURLs: []string{"http://c"}}
+	for range 2 {
+		if err := s.Announce(t.Context(), self); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.Name, m.ClientURLs = "n", []string{"http://c"}
+	if got, proposed := s.Members(), log.take(); len(proposed) != 1 || len(got) != 1 || !reflect.DeepEqual(got[0], m) {
+		t.Errorf("after %d proposals the members are %+v", len(proposed), got)
 	}
 }
 

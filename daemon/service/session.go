@@ -90,6 +90,9 @@ func (c *Session) deny(operation, key string) error {
 
 // Read implements kv.Reader. Children of a directory that may not be read are left out.
 func (c *Session) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	if c.service.quorum {
+		r.Quorum = true
+	}
 	if !c.auth().Enabled && !r.Quorum {
 		return c.service.Read(ctx, r)
 	}

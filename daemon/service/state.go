@@ -68,3 +68,9 @@ func (s *State) Restore(r io.Reader) error {
 
 // LeaseClock implements raftnode.Machine.
 func (s *State) LeaseClock() (clock, wallOffset int64) { return s.machine.LeaseClock() }
+
+// Members implements raftnode.Machine.
+func (s *State) Members() []command.Member { return s.machine.Members() }
+
+// Removed implements raftnode.Machine.
+func (s *State) Removed(id uint64) bool { return s.machine.Removed(id) }

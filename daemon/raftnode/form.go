@@ -1,0 +1,299 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/peer"
+)
+
+// ClusterPath is where a peer port tells who lives there and which cluster that is.
+const ClusterPath = "/kvd/cluster"
+
+const (
+	formAskTimeout = 2 * time.Second        // for one member to answer
+	formPause      = 200 * time.Millisecond // between two rounds of asking
+	formTold       = 10 * time.Second       // between two log lines about who is waited for
+	formBodyMax    = 64 << 10
+
+	// settledTimeout bounds the wait for the leader, who knows what this member may not know yet.
+	settledTimeout = time.Second
+)
+
+// clusterPage is the answer of ClusterPath.
+type clusterPage struct {
+	Cluster  ID           `json:"cluster"`
+	Token    string       `json:"token"`
+	Member   ID           `json:"member"` // who answers
+	Name     string       `json:"name"`
+	Founders string       `json:"founders,omitempty"`
+	Started  bool         `json:"started"` // who answers has joined in
+	Members  []pageMember `json:"members"`
+
+	// Of a member that has told that it starts:
+	Repeated bool `json:"repeated,omitempty"` // it has started before, with another disk
+	Removed  bool `json:"removed,omitempty"`  // it was removed
+}
+
+type pageMember struct {
+	ID       ID       `json:"id"`
+	Name     string   `json:"name"`
+	PeerURLs []string `json:"peerURLs"`
+	Started  bool     `json:"started"` // it has served clients
+	Voter    bool     `json:"voter"`
+}
+
+// start is what a member tells the others when it starts for the first time.
+type start struct {
+	Cluster     ID `json:"cluster"`
+	Member      ID `json:"member"`
+	Incarnation ID `json:"incarnation"`
+}
+
+// serveCluster answers ClusterPath.
+func (n *Node) serveCluster(w http.ResponseWriter, r *http.Request) {
+	var told start
+	if r.Method == http.MethodPost {
+		body, err := io.ReadAll(io.LimitReader(r.Body, formBodyMax))
+		if err == nil {
+			err = json.Unmarshal(body, &told)
+		}
+		if err != nil {
+			http.Error(w, "the body is not what a member says when it starts: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	page, err := n.clusterPage(r.Context(), told)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(page)
+}
+
+// clusterPage returns what this member knows, or knows through its leader once there has been one,
+// and notes that a founder starts.
+func (n *Node) clusterPage(ctx context.Context, told start) (clusterPage, error) {
+	own := n.notes.look()
+	page := clusterPage{
+		Cluster: own.ClusterID, Token: own.ClusterToken, Member: own.MemberID, Name: own.Name,
+		Founders: own.Founders, Started: n.ready.Load(), Members: []pageMember{},
+	}
+	if page.Started && n.raft.LastIndex() > 1 {
+		// A member that lags, or that is cut off, would not know of others that have started.
+		ctx, cancel := context.WithTimeout(ctx, settledTimeout)
+		defer cancel()
+		if err := n.ReadBarrier(ctx); err != nil {
+			return page, errors.New("this member has no leader now, so that it cannot tell who has started before")
+		}
+	}
+	if page.Started {
+		for _, m := range n.fsm.machine.Members() {
+			page.Members = append(page.Members, pageMember{ID: ID(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, Started: len(m.ClientURLs) > 0, Voter: m.Voter})
+		}
+	}
+	if told.Cluster != own.ClusterID || !own.founded(told.Member) {
+		return page, nil
+	}
+	page.Removed = page.Started && n.fsm.machine.Removed(uint64(told.Member))
+	first, noted := own.Starts[told.Member]
+	page.Repeated = noted && first != told.Incarnation ||
+		!noted && slices.ContainsFunc(page.Members, func(m pageMember) bool { return m.ID == told.Member && m.Started })
+	if noted || page.Repeated || page.Removed {
+		return page, nil
+	}
+	return page, n.notes.note(func(r *record) {
+		if r.Starts == nil {
+			r.Starts = map[ID]ID{}
+		}
+		r.Starts[told.Member] = told.Incarnation
+	})
+}
+
+// founded reports whether a member is one of the founders.
+func (r record) founded(member ID) bool {
+	list, err := ParseFounders(r.Founders)
+	return err == nil && slices.ContainsFunc(list, func(f Founder) bool { return f.memberID(r.ClusterToken) == member })
+}
+
+// form returns when this founder may start: a majority of the founders is there, this one among them,
+// and none of them knows that it has started before. One that has, and has lost its disk, could vote
+// a second time in a term in which it has voted.
+func (n *Node) form(ctx context.Context, list founders) error {
+	own := n.notes.look()
+	told, err := json.Marshal(start{Cluster: own.ClusterID, Member: own.MemberID, Incarnation: own.Incarnation})
+	if err != nil {
+		return err
+	}
+	lastTold := n.now()
+	for {
+		reached, missing := 1, []string{}
+		var mu sync.Mutex
+		var refusals []error
+		var asking sync.WaitGroup
+		for _, founder := range list {
+			if founder.Name == own.Name {
+				continue
+			}
+			asking.Go(func() {
+				page, err := n.askFounder(ctx, founder, told)
+				var refusal error
+				if err == nil {
+					refusal = judgeFounder(own, founder, page)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err != nil:
+					missing = append(missing, fmt.Sprintf("%s (%v)", founder.Name, err))
+				case refusal != nil:
+					refusals = append(refusals, refusal)
+				default:
+					reached++
+				}
+			})
+		}
+		asking.Wait()
+		switch {
+		case len(refusals) > 0:
+			return refusals[0]
+		case reached >= majority(len(list)):
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("start member %s: %w; it has waited for a majority of the cluster, but not reached %s", own.Name, ctx.Err(), strings.Join(missing, ", "))
+		case n.now().Sub(lastTold) >= formTold:
+			lastTold = n.now()
+			slices.Sort(missing)
+			n.log.Warn("waiting for a majority of the cluster", "reached", reached, "needed", majority(len(list)), "missing", strings.Join(missing, ", "))
+		}
+		select {
+		case <-time.After(formPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// askFounder tells a founder that this member starts and returns its answer. It tries all URLs.
+func (n *Node) askFounder(ctx context.Context, founder Founder, told []byte) (clusterPage, error) {
+	var problems []error
+	for _, url := range founder.PeerURLs {
+		page, err := n.askCluster(ctx, url, told)
+		if err == nil {
+			return page, nil
+		}
+		problems = append(problems, err)
+	}
+	return clusterPage{}, errors.Join(problems...)
+}
+
+func (n *Node) askCluster(ctx context.Context, url string, told []byte) (page clusterPage, err error) {
+	ctx, cancel := context.WithTimeout(ctx, formAskTimeout)
+	defer cancel()
+	var body []byte
+	url = strings.TrimSuffix(url, "/") + ClusterPath
+	if told == nil {
+		body, err = peer.Get(ctx, url, n.tls)
+	} else {
+		body, err = peer.Post(ctx, url, told, n.tls)
+	}
+	if err != nil {
+		return page, err
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return page, fmt.Errorf("%s does not answer as a member of kvd does: %w", url, err)
+	}
+	return page, nil
+}
+
+// judgeFounder returns why the member of record must not start, from what founder says; nil if it may
+// for all that founder knows.
+func judgeFounder(r record, founder Founder, page clusterPage) error {
+	where := founder.Name + " (" + strings.Join(founder.PeerURLs, ", ") + ")"
+	switch {
+	case page.Token != r.ClusterToken:
+		return mismatch("%s belongs to a cluster with the token %q, this member is started with %q: give all members the same --initial-cluster-token", where, page.Token, r.ClusterToken)
+	case page.Cluster != r.ClusterID && page.Founders != r.Founders && page.Founders != "":
+		return mismatch("%s is started with another --initial-cluster: it has %s, this member has %s; give all members the same list", where, page.Founders, r.Founders)
+	case page.Cluster != r.ClusterID:
+		return mismatch("%s belongs to another cluster (id %s, not %s): it was not founded with --initial-cluster %s; to add this member to it, use kvctl member add and --initial-cluster-state existing", where, page.Cluster, r.ClusterID, r.Founders)
+	case page.Member == r.MemberID:
+		return mismatch("at the address of %s this member itself answers: each name in --initial-cluster needs an address of its own", where)
+	case page.Removed:
+		return mismatch("member %s (id %s) was removed from the cluster, says %s; add it as a new member with kvctl member add, and start it with --initial-cluster-state existing", r.Name, r.MemberID, where)
+	case page.Repeated:
+		return mismatch("member %s (id %s) has started before, says %s, and its data is gone: without it, it must not vote again. Replace it: kvctl member remove %s, kvctl member add %s, then start it with an empty --data-dir and --initial-cluster-state existing",
+			r.Name, r.MemberID, where, r.MemberID, r.Name)
+	}
+	return nil
+}
+
+// join returns the record of a member that was added to a cluster and has not started before. It asks
+// the members that list names, all but the one that has urls: this one.
+func (n *Node) join(ctx context.Context, r record, list founders, urls []string) (record, error) {
+	lastTold := n.now()
+	for {
+		var problems []string
+		for _, other := range list {
+			if sameURLs(other.PeerURLs, urls) || other.Name == r.Name {
+				continue
+			}
+			for _, url := range other.PeerURLs {
+				page, err := n.askCluster(ctx, url, nil)
+				if err == nil && !page.Started {
+					err = errors.New("it is no member of a cluster yet")
+				}
+				if err != nil {
+					problems = append(problems, fmt.Sprintf("%s (%v)", other.Name, err))
+					continue
+				}
+				return joined(r, page, url, urls)
+			}
+		}
+		if ctx.Err() != nil {
+			return r, fmt.Errorf("join as member %s: %w; no member of the cluster has answered: %s", r.Name, ctx.Err(), strings.Join(problems, ", "))
+		}
+		if n.now().Sub(lastTold) >= formTold {
+			lastTold = n.now()
+			n.log.Warn("waiting for a member of the cluster to join", "asked", strings.Join(problems, ", "))
+		}
+		select {
+		case <-time.After(formPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// joined returns the record of the member with urls in the cluster that page, from url, tells of.
+func joined(r record, page clusterPage, url string, urls []string) (record, error) {
+	if page.Token != r.ClusterToken {
+		return r, mismatch("the cluster at %s has the token %q, this member is started with %q: give it the same --initial-cluster-token", url, page.Token, r.ClusterToken)
+	}
+	at := slices.IndexFunc(page.Members, func(m pageMember) bool { return sameURLs(m.PeerURLs, urls) })
+	if at < 0 {
+		var known []string
+		for _, m := range page.Members {
+			known = append(known, m.Name+"="+strings.Join(m.PeerURLs, "|"))
+		}
+		return r, mismatch("the cluster at %s has no member with the peer url %s, only %s: add it first with kvctl member add %s %s", url, strings.Join(urls, ","), strings.Join(known, ", "), r.Name, strings.Join(urls, ","))
+	}
+	self := page.Members[at]
+	if self.Started {
+		return r, mismatch("member %s (id %s) has started before, says %s, and its data is gone: without it, it must not vote again. Replace it: kvctl member remove %s, then kvctl member add %s, and start it with an empty --data-dir",
+			r.Name, self.ID, url, self.ID, r.Name)
+	}
+	r.ClusterID, r.MemberID, r.Joining = page.Cluster, self.ID, true
+	return r, nil
+}
+
+func sameURLs(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}

@@ -1,0 +1,128 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/daemon/peer"
+)
+
+// handlers are those of calls that rooms above answer.
+type handlers [256]atomic.Pointer[peer.Handler]
+
+// Answer has h answer the calls of a method, on every member, from now on. Until then they fail as not
+// handled.
+func (n *Node) Answer(method peer.Method, h peer.Handler) { n.handlers[method].Store(&h) }
+
+// openNetwork prepares the peer port. It answers nobody before Serve, and there are no streams before
+// raft runs.
+func (n *Node) openNetwork(deps Deps) error {
+	if len(deps.Peers) == 0 {
+		return errors.New("open a member: there is no listener for peers")
+	}
+	if len(n.config.PeerURLs) == 0 {
+		scheme := "http"
+		if deps.PeerTLS != nil {
+			scheme = "https"
+		}
+		n.config.PeerURLs = []string{scheme + "://" + deps.Peers[0].Addr().String()}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+ClusterPath, n.serveCluster)
+	mux.HandleFunc("POST "+ClusterPath, n.serveCluster)
+	var err error
+	n.network, err = peer.New(peer.Config{
+		Listeners: deps.Peers, TLS: deps.PeerTLS, Log: n.log, Now: deps.Now, Handler: mux,
+		Self: func() (cluster, member uint64) {
+			if !n.ready.Load() {
+				return 0, 0
+			}
+			return uint64(n.identity.ClusterID), uint64(n.identity.MemberID)
+		},
+		Address: n.addressOf,
+		// Who is not known yet may have been added since this member has last heard of the cluster;
+		// whom raft does not know gets no vote.
+		Known: func(member uint64) bool { return !n.fsm.machine.Removed(member) },
+	})
+	if err != nil {
+		return fmt.Errorf("open the peer port: %w", err)
+	}
+	for method, h := range map[peer.Method]peer.Handler{
+		methodPropose: n.servePropose, methodReadIndex: n.serveReadIndex, methodConfirm: n.serveConfirm,
+	} {
+		n.network.Handle(method, h)
+	}
+	for _, method := range []peer.Method{MethodRenew, MethodLease} {
+		n.network.Handle(method, n.handler(method))
+	}
+	return nil
+}
+
+// handler returns what answers the calls of a method that a room above has been given.
+func (n *Node) handler(method peer.Method) peer.Handler {
+	return func(ctx context.Context, from uint64, request []byte) ([]byte, error) {
+		h := n.handlers[method].Load()
+		if h == nil {
+			return nil, peer.ErrNotHandled
+		}
+		return (*h)(ctx, from, request)
+	}
+}
+
+// hostPort returns HOST:PORT of a peer URL that was validated.
+func hostPort(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	return u.Host
+}
+
+// address is where the other members reach this one.
+func (n *Node) address() string { return hostPort(n.config.PeerURLs[0]) }
+
+// servers returns the members as raft's latest configuration has them, committed or not. It does not
+// block.
+func (n *Node) servers() []raft.Server { return n.raft.GetConfiguration().Configuration().Servers }
+
+// addressOf returns where a member is. A leader that is not in the configuration here, because that is
+// old, is known by the address that it gives itself.
+func (n *Node) addressOf(member uint64) (string, bool) {
+	if !n.ready.Load() || n.fsm.machine.Removed(member) {
+		return "", false
+	}
+	id := raft.ServerID(ID(member).String())
+	servers := n.servers()
+	if at := slices.IndexFunc(servers, func(s raft.Server) bool { return s.ID == id }); at >= 0 {
+		return string(servers[at].Address), true
+	}
+	address, leader := n.raft.LeaderWithID()
+	return string(address), leader == id
+}
+
+// otherVoters returns the voters beside this member, by the latest configuration.
+func (n *Node) otherVoters() []ID {
+	var others []ID
+	for _, s := range n.servers() {
+		var id ID
+		if s.Suffrage == raft.Voter && s.ID != n.serverID() && id.UnmarshalText([]byte(s.ID)) == nil {
+			others = append(others, id)
+		}
+	}
+	return others
+}
+
+// Alone reports whether this member is the only voter.
+func (n *Node) Alone() bool {
+	servers := n.servers()
+	return len(n.otherVoters()) == 0 && slices.ContainsFunc(servers, func(s raft.Server) bool {
+		return s.ID == n.serverID() && s.Suffrage == raft.Voter
+	})
+}
