@@ -29,7 +29,7 @@ func BenchmarkWritesDuringASnapshot(b *testing.B) {
 		}
 		state := NewState()
 		config.SnapshotLogBytes = snapshotLogBytes
-		node, err := raftnode.Open(b.Context(), config, raftnode.Deps{Peers: peers}, state)
+		node, err := raftnode.Open(b.Context(), config, raftnode.Deps{Peers: []net.Listener{peers}}, state)
 		if err != nil {
 			b.Fatal(err)
 		}
