@@ -23,6 +23,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/backup"
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/httpv2"
+	"github.com/kvd-io/kvd/daemon/peer"
 	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/daemon/service"
@@ -67,6 +68,7 @@ type Daemon struct {
 	traffic traffic
 	door    *door
 	secure  *tlsconfig.Server // of the https ports for clients; nil without any
+	members *peer.TLS         // of the https ports for members; nil without any
 	now     func() time.Time
 	started time.Time
 
@@ -98,8 +100,9 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		return nil, err
 	}
 	deps = deps.withDefaults()
-	secure, err := cfg.clientTLS(deps)
-	if err != nil {
+	secure, secureErr := cfg.clientTLS(deps)
+	members, membersErr := cfg.peerTLS(deps)
+	if err := errors.Join(secureErr, membersErr); err != nil {
 		return nil, err
 	}
 	if cfg.ForceNewCluster {
@@ -116,7 +119,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		return nil, err
 	}
 	useTLS(clients, secure)
-	d := &Daemon{config: cfg, secure: secure, door: newDoor(limits, deps.Log), now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
+	d := &Daemon{config: cfg, secure: secure, members: members, door: newDoor(limits, deps.Log), now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
 	if d.clientURLs == nil {
 		d.clientURLs = d.listening
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/kvd-io/kvd/daemon/peer"
 	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
@@ -172,26 +173,44 @@ func (c *Config) clientTLS(deps Deps) (*tlsconfig.Server, error) {
 	return server, nil
 }
 
-// peerTLS returns what members call each other with, nils if their ports speak plain HTTP. Errors
-// are *ConfigError.
-func (c *Config) peerTLS(deps Deps) (*tlsconfig.Server, *tlsconfig.Client, error) {
+// peerTLS returns what members call each other with, nil if their ports speak plain HTTP. Errors are
+// *ConfigError.
+func (c *Config) peerTLS(deps Deps) (*peer.TLS, error) {
 	if !slices.ContainsFunc(c.ListenPeerURLs, isHTTPS) {
-		return nil, nil, nil
+		return nil, nil
 	}
 	settings := c.PeerTLS.settings(c.TLSMinVersion, deps.Log, deps.Now)
 	server, err := tlsconfig.NewServer(settings)
 	if err != nil {
-		return nil, nil, peerTLSFlags.explain(err)
+		return nil, peerTLSFlags.explain(err)
 	}
 	settings.Log = nil // the server's side tells of the files, which are the same
 	client, err := tlsconfig.NewClient(settings)
 	if err != nil {
-		return nil, nil, peerTLSFlags.explain(err)
+		return nil, peerTLSFlags.explain(err)
 	}
 	if settings.ClientCerts == tlsconfig.NoClientCerts {
 		deps.Log.Warn("whoever reaches the peer port may take part in this cluster: add --peer-trusted-ca-file")
 	}
-	return server, client, nil
+	return &peer.TLS{Server: server.Config(), ClientFor: client.Config, Round: whenFilesChange(server, client)}, nil
+}
+
+// whenFilesChange returns what a peer.Network asks once a second.
+func whenFilesChange(server *tlsconfig.Server, client *tlsconfig.Client) func() func(tls.ConnectionState, bool) error {
+	var seen [2]uint64 // changes, of both sides
+	return func() func(tls.ConnectionState, bool) error {
+		now := [2]uint64{server.Refresh(), client.Refresh()}
+		if now == seen {
+			return nil
+		}
+		seen = now
+		return func(state tls.ConnectionState, incoming bool) error {
+			if incoming {
+				return server.Verify(state)
+			}
+			return client.Verify(state)
+		}
+	}
 }
 
 // explain returns an error of tlsconfig as one of the settings.

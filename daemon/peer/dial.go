@@ -58,7 +58,7 @@ func connect(ctx context.Context, p patience, dial dialFunc, address string, t *
 	if t == nil {
 		return conn, nil
 	}
-	secure := tls.Client(conn, clientConfig(t.Client, address))
+	secure := tls.Client(conn, clientConfig(t, address))
 	_, err = bounded(ctx, p.hello, secure, func() ([]byte, error) {
 		if err := secure.Handshake(); err != nil {
 			return nil, err
@@ -86,9 +86,15 @@ func bounded(ctx context.Context, limit time.Duration, conn net.Conn, talk func(
 	return result, conn.SetDeadline(time.Time{})
 }
 
-// clientConfig returns c for one connection to address.
-func clientConfig(c *tls.Config, address string) *tls.Config {
-	c = c.Clone()
+// clientConfig returns the configuration for one connection to address.
+func clientConfig(t *TLS, address string) *tls.Config {
+	var c *tls.Config
+	if t.ClientFor != nil {
+		host, _, _ := net.SplitHostPort(address)
+		c = t.ClientFor(host)
+	} else {
+		c = t.Client.Clone()
+	}
 	c.NextProtos = []string{"http/1.1"}
 	if c.ServerName == "" {
 		c.ServerName, _, _ = net.SplitHostPort(address)

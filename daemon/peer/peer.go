@@ -108,9 +108,15 @@ type Config struct {
 type TLS struct {
 	Server *tls.Config
 	Client *tls.Config // ServerName may be empty: the host that is dialed
+	// ClientFor, unless nil, takes the place of Client: it returns the configuration of one connection
+	// to host, for authorities that are read from a file that changes.
+	ClientFor func(host string) *tls.Config
 	// VerifyPeer is asked after each handshake, on both sides, and may refuse the other side; its
 	// error should say what is not accepted and what would be. nil accepts.
 	VerifyPeer func(tls.ConnectionState) error
+	// Round, unless nil, is called once a second. What it returns, unless that is nil, is asked about
+	// every open stream, and those that it refuses are closed; incoming tells who has called whom.
+	Round func() func(state tls.ConnectionState, incoming bool) error
 }
 
 func (t *TLS) verify(state tls.ConnectionState) error {
@@ -118,6 +124,24 @@ func (t *TLS) verify(state tls.ConnectionState) error {
 		return nil
 	}
 	return t.VerifyPeer(state)
+}
+
+// recheck returns what is to be asked about every stream in this round.
+func (t *TLS) recheck() func(*stream) error {
+	nothing := func(*stream) error { return nil }
+	if t == nil || t.Round == nil {
+		return nothing
+	}
+	check := t.Round()
+	if check == nil {
+		return nothing
+	}
+	return func(s *stream) error {
+		if secure, ok := s.Conn.(*tls.Conn); ok {
+			return check(secure.ConnectionState(), s.incoming)
+		}
+		return nil
+	}
 }
 
 // Method tells calls apart. 0 is not a method.
@@ -158,7 +182,7 @@ func New(c Config) (*Network, error) {
 		closeAll(c.Listeners)
 		return nil, errors.New("peer: Self, Address and Known are needed")
 	}
-	if c.TLS != nil && (c.TLS.Server == nil || c.TLS.Client == nil) {
+	if c.TLS != nil && (c.TLS.Server == nil || c.TLS.Client == nil && c.TLS.ClientFor == nil) {
 		closeAll(c.Listeners)
 		return nil, errors.New("peer: TLS needs the configurations of both sides")
 	}
@@ -277,8 +301,12 @@ func (n *Network) round() {
 			n.forget(id)
 		}
 	}
+	recheck := n.config.TLS.recheck()
 	for _, s := range streams {
 		if !n.expects(s) {
+			s.Close()
+		} else if err := recheck(s); err != nil {
+			n.log.Warn("a connection with a member is closed: its certificate is not accepted any more", "member", fmt.Sprintf("%x", s.member), "err", err)
 			s.Close()
 		} else if f := s.round.Load(); f != nil {
 			(*f)()

@@ -7,12 +7,18 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/pkg/certs"
+	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
 // authority is a CA for one test.
@@ -166,5 +172,75 @@ func TestWhoSpeaksSomethingElseOrHasTheWrongCertificateIsToldSoOnBothSides(t *te
 			}
 			eventually(t, "the other tells it", func() bool { return there.count(c.logged) > 0 })
 		})
+	}
+}
+
+// fromFiles returns what a member works with whose certificate is peer-NAME in the directory of ca.
+func fromFiles(t *testing.T, ca *certs.CA, dir, name string) *TLS {
+	t.Helper()
+	issued, err := ca.Issue(certs.Request{Kind: certs.Peer, Name: name, Hosts: []string{"127.0.0.1"}}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := tlsconfig.Config{
+		Files:       tlsconfig.Files{Cert: issued.File, Key: issued.Key, CA: filepath.Join(dir, "ca.crt"), CRL: filepath.Join(dir, "ca.crl")},
+		ClientCerts: tlsconfig.RequiredClientCerts, AllowedNames: []string{"alice", "bob"},
+	}
+	server, err := tlsconfig.NewServer(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := tlsconfig.NewClient(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &TLS{Server: server.Config(), ClientFor: client.Config, Round: func() func(tls.ConnectionState, bool) error {
+		server.Refresh()
+		client.Refresh()
+		return func(state tls.ConnectionState, incoming bool) error {
+			if incoming {
+				return server.Verify(state)
+			}
+			return client.Verify(state)
+		}
+	}}
+}
+
+func TestAMemberWhoseCertificateIsRevokedLosesItsOpenStreamsAndGetsNoNewOnes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "certs")
+	ca, err := certs.Init(dir, "", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	town := newTown()
+	a, b := town.join(t, 1, secured(fromFiles(t, ca, dir, "alice"))), town.join(t, 2, secured(fromFiles(t, ca, dir, "bob")))
+	stranger := town.join(t, 3, secured(fromFiles(t, ca, dir, "mallory")))
+	if answer, err := a.Call(within(t), 2, methodEcho, []byte("x")); err != nil || string(answer) != "x" {
+		t.Fatalf("%q, %v", answer, err)
+	}
+	if _, err := stranger.Call(within(t), 1, methodEcho, nil); err == nil {
+		t.Error("a member whose name is not allowed was let in")
+	}
+	// Who calls and who is called is cut off alike, so one stream of each kind.
+	var streams []net.Conn
+	for from, to := range map[*Network]uint64{a: 2, b: 1} {
+		s, err := from.RaftStreams().Dial(to, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		streams = append(streams, s)
+	}
+	if _, err := ca.Revoke("peer-bob", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range streams {
+		s.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := s.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
+			t.Errorf("an open stream of who is revoked: %d bytes, %v", n, err)
+		}
+	}
+	if _, err := b.RaftStreams().Dial(1, 10*time.Second); err == nil {
+		t.Error("who is revoked has got a new stream")
 	}
 }

@@ -128,25 +128,11 @@ func (s *Server) verify(m *material, state tls.ConnectionState) error {
 	chains := state.VerifiedChains
 	if state.DidResume { // they were verified by the files of then
 		var err error
-		if chains, err = s.chains(m, state.PeerCertificates); err != nil {
+		if chains, err = m.chains(state.PeerCertificates, x509.ExtKeyUsageClientAuth, s.config); err != nil {
 			return err
 		}
 	}
 	return m.accepts(chains, s.config)
-}
-
-func (s *Server) chains(m *material, shown []*x509.Certificate) ([][]*x509.Certificate, error) {
-	between := x509.NewCertPool()
-	for _, c := range shown[1:] {
-		between.AddCert(c)
-	}
-	chains, err := shown[0].Verify(x509.VerifyOptions{
-		Roots: m.roots, Intermediates: between, CurrentTime: s.config.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-	if err != nil {
-		return nil, &tls.CertificateVerificationError{UnverifiedCertificates: shown, Err: err}
-	}
-	return chains, nil
 }
 
 // Verify returns why a connection that is open would not be let in with the files as they are now,
@@ -155,12 +141,7 @@ func (s *Server) Verify(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 || s.config.ClientCerts == NoClientCerts {
 		return nil // nothing that files could change
 	}
-	m := s.files.current()
-	chains, err := s.chains(m, state.PeerCertificates)
-	if err != nil {
-		return err
-	}
-	return m.accepts(chains, s.config)
+	return s.files.current().verify(state, x509.ExtKeyUsageClientAuth, s.config)
 }
 
 // Refresh looks at the files. It returns a number that changes whenever other files come into use.
@@ -205,3 +186,12 @@ func (c *Client) Config(host string) *tls.Config {
 	config.VerifyConnection = func(state tls.ConnectionState) error { return m.accepts(state.VerifiedChains, c.config) }
 	return config
 }
+
+// Verify returns why a connection that is open would not be made with the files as they are now, nil
+// if it would. The host that was called is not compared again.
+func (c *Client) Verify(state tls.ConnectionState) error {
+	return c.files.current().verify(state, x509.ExtKeyUsageServerAuth, c.config)
+}
+
+// Refresh looks at the files. It returns a number that changes whenever other files come into use.
+func (c *Client) Refresh() uint64 { return c.files.refresh() }

@@ -1,6 +1,7 @@
 package tlsconfig
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -15,6 +16,31 @@ type Refused struct {
 
 func (e *Refused) Error() string {
 	return fmt.Sprintf("the certificate of %s is refused: %s", Name(e.Certificate), e.Reason)
+}
+
+// verify returns why the other side of an open connection, which is used as usage says, would not be
+// let in.
+func (m *material) verify(state tls.ConnectionState, usage x509.ExtKeyUsage, c Config) error {
+	chains, err := m.chains(state.PeerCertificates, usage, c)
+	if err != nil {
+		return err
+	}
+	return m.accepts(chains, c)
+}
+
+// chains returns the valid chains from what was shown, at least one certificate, to an authority.
+func (m *material) chains(shown []*x509.Certificate, usage x509.ExtKeyUsage, c Config) ([][]*x509.Certificate, error) {
+	between := x509.NewCertPool()
+	for _, one := range shown[1:] {
+		between.AddCert(one)
+	}
+	chains, err := shown[0].Verify(x509.VerifyOptions{
+		Roots: m.roots, Intermediates: between, CurrentTime: c.Now(), KeyUsages: []x509.ExtKeyUsage{usage},
+	})
+	if err != nil {
+		return nil, &tls.CertificateVerificationError{UnverifiedCertificates: shown, Err: err}
+	}
+	return chains, nil
 }
 
 // accepts returns why the other side is not let in, whose chains of certificates are valid; nil if
