@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -55,6 +56,9 @@ func InstallOffline(dir string, f Founding, state Snapshot, now time.Time) (err 
 			}
 		}
 	}
+	if err := checkOwner(dir); err != nil {
+		return err
+	}
 	held, err := openDataDir(dir, f.Name)
 	if err != nil {
 		return err
@@ -64,6 +68,18 @@ func InstallOffline(dir string, f Founding, state Snapshot, now time.Time) (err 
 		return fmt.Errorf("%w; %s is of no use now: remove it", err, held.path)
 	}
 	return f.identity(now).write(held.path)
+}
+
+// checkOwner refuses to make files in a directory that its owner, who runs kvd, could not read then.
+func checkOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
+		return mismatch("%s belongs to uid %d, not to uid %d: do this as the user that runs kvd, such as sudo -u kvd", dir, stat.Uid, os.Geteuid())
+	}
+	return nil
 }
 
 func (f Founding) identity(now time.Time) Identity {
@@ -131,6 +147,9 @@ const (
 // member.json.SUFFIX then. A crash leaves the one or the other, or a directory that kvd does not start from until
 // FinishReplacement. No process may use dir. It does not release state.
 func ReplaceOffline(dir string, f Founding, state Snapshot, now time.Time) (kept string, err error) {
+	if err := checkOwner(dir); err != nil {
+		return "", err
+	}
 	held, err := openDataDir(dir, f.Name)
 	if err != nil {
 		return "", err
