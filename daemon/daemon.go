@@ -169,7 +169,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener
 		Name: d.config.Name, DataDir: d.config.dataDir(), ClusterToken: d.config.InitialClusterToken,
 		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(),
 		PeerURLs: peerURLs, Founders: d.config.founders(), Join: d.config.InitialClusterState == stateExisting,
-	}, raftnode.Deps{Peers: peers, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal}, state)
+	}, raftnode.Deps{Peers: peers, PeerTLS: d.members, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal}, state)
 	if err != nil {
 		return err
 	}

@@ -105,7 +105,6 @@ func TestFilesAreForTheirOwnerAloneAndNothingIsLeftBeside(t *testing.T) {
 func TestNothingIsOverwritten(t *testing.T) {
 	ca, dir := newAuthority(t)
 	request := certs.Request{Kind: certs.Client, Name: "ann"}
-	before := map[string]string{}
 	look := func() map[string]string {
 		now := map[string]string{}
 		paths, _ := filepath.Glob(filepath.Join(dir, "*"))
@@ -121,7 +120,7 @@ func TestNothingIsOverwritten(t *testing.T) {
 	if _, err := ca.Issue(request, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	before = look()
+	before := look()
 	if _, err := ca.Issue(request, time.Now()); err == nil || !strings.Contains(err.Error(), "client-ann.crt is there already") {
 		t.Errorf("a second certificate of one name: %v", err)
 	}
