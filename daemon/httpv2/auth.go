@@ -33,6 +33,11 @@ type Session interface {
 	EnableAuth(ctx context.Context, on bool) error
 	ChangeUser(ctx context.Context, change service.UserChange) (user service.User, created bool, err error)
 	ChangeRole(ctx context.Context, change service.RoleChange) (service.Role, error)
+	AddMember(ctx context.Context, m service.NewMember) (service.MemberView, error)
+	UpdateMember(ctx context.Context, id uint64, peerURLs []string) error
+	RemoveMember(ctx context.Context, id uint64, acceptRisk bool) error
+	PromoteMember(ctx context.Context, id uint64) error
+	TransferLeadership(ctx context.Context, to uint64) error
 }
 
 // credentials returns what r shows of who sends it.

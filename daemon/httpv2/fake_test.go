@@ -76,6 +76,22 @@ func (fakeSession) ChangeRole(context.Context, service.RoleChange) (service.Role
 	return service.Role{}, &kv.Error{Kind: kv.NoLeader}
 }
 
+func (fakeSession) AddMember(context.Context, service.NewMember) (service.MemberView, error) {
+	return service.MemberView{}, &kv.Error{Kind: kv.NoLeader}
+}
+func (fakeSession) UpdateMember(context.Context, uint64, []string) error {
+	return &kv.Error{Kind: kv.NoLeader}
+}
+func (fakeSession) RemoveMember(context.Context, uint64, bool) error {
+	return &kv.Error{Kind: kv.NoLeader}
+}
+func (fakeSession) PromoteMember(context.Context, uint64) error {
+	return &kv.Error{Kind: kv.NoLeader}
+}
+func (fakeSession) TransferLeadership(context.Context, uint64) error {
+	return &kv.Error{Kind: kv.NoLeader}
+}
+
 // scriptedWatch delivers what is sent to events; closing the channel is the store closing it.
 type scriptedWatch struct {
 	events chan kv.Event
@@ -111,6 +127,10 @@ func (c fakeCluster) ClusterID() uint64          { return 0x00ab54a98ceb1f0a }
 func (c fakeCluster) Members() []Member          { return append([]Member(nil), c.members...) }
 func (c fakeCluster) LeaderID() (uint64, bool)   { return c.leader, c.leader != 0 }
 func (c fakeCluster) Position() (uint64, uint64) { return 77, 3 }
+
+func (c fakeCluster) Overview(context.Context) (service.ClusterView, error) {
+	return service.ClusterView{}, &kv.Error{Kind: kv.NoLeader}
+}
 
 type fakeStatistics struct {
 	self  Self

@@ -7,6 +7,7 @@
 package httpv2
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -16,16 +17,19 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/route"
+	"github.com/kvd-io/kvd/daemon/service"
 	"github.com/kvd-io/kvd/pkg/etcdv2"
 )
 
-// Cluster is what the API tells of the cluster, as this member knows it. Safe for concurrent use;
-// no method blocks.
+// Cluster is what the API tells of the cluster, as this member knows it. Safe for concurrent use.
+// Overview asks the other members, for a second at most; no other method blocks.
 type Cluster interface {
 	ClusterID() uint64              // always the same
 	Members() []Member              // in any order; the caller may keep and sort the slice
 	LeaderID() (uint64, bool)       // false during an election
 	Position() (index, term uint64) // last log index known to be committed, and the term
+
+	Overview(ctx context.Context) (service.ClusterView, error)
 }
 
 // Member is one member of the cluster. Name and ClientURLs are empty until it has started once.
@@ -78,6 +82,10 @@ func Routes(cfg Config) []route.Route {
 		{Path: etcdv2.KeysPath, Below: true, Handler: h.serveKeys, Methods: route.For(route.Rights, head, get, put, post, del)},
 		{Path: membersPath, Below: true, Handler: h.serveMembers,
 			Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, post, del, put))},
+		{Path: clusterPath, Handler: h.serveCluster, Methods: route.For(route.Nothing, get)},
+		{Path: clusterPath + "/check", Handler: h.serveClusterCheck, Methods: route.For(route.Nothing, post)},
+		{Path: clusterPath + "/leader", Handler: h.serveClusterLeader, Methods: route.For(route.Root, post)},
+		{Path: clusterPath + "/promote", Handler: h.serveClusterPromote, Methods: route.For(route.Root, post)},
 		{Path: etcdv2.LeasesPath, Handler: h.serveLeases, Methods: slices.Concat(route.For(route.Root, get), route.For(route.Rights, post))},
 		{Path: etcdv2.LeasesPath, Below: true, Handler: h.serveLease, Methods: route.For(route.Rights, get, put, del)},
 		{Path: enablePath, Handler: h.serveEnable, Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, put, del))},
@@ -107,5 +115,6 @@ type handler struct {
 const (
 	machinesPath = "/v2/machines"
 	membersPath  = "/v2/members"
+	clusterPath  = "/v2/cluster"
 	statsPath    = "/v2/stats"
 )

@@ -26,19 +26,21 @@ func encodeMember(m Member) memberJSON {
 	}
 }
 
-// serveMembers answers reads. Members cannot be changed through this API yet, and it says so.
+// serveMembers answers reads from what this member knows, and has members changed.
 func (h *handler) serveMembers(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet {
-		h.readMembers(w, strings.TrimPrefix(r.URL.Path[len(membersPath):], "/"))
-		return
-	}
 	h.setClusterID(w)
-	w.Header().Set("Allow", "GET")
-	h.replyMessage(w, http.StatusMethodNotAllowed, "members cannot be added, changed or removed through this API")
+	name := strings.TrimPrefix(r.URL.Path[len(membersPath):], "/")
+	switch r.Method {
+	case http.MethodGet:
+		h.readMembers(w, name)
+	case http.MethodPost:
+		h.addMember(w, r)
+	default:
+		h.changeMember(w, r, name)
+	}
 }
 
 func (h *handler) readMembers(w http.ResponseWriter, name string) {
-	h.setClusterID(w)
 	members := h.Cluster.Members()
 	switch name {
 	case "":
