@@ -86,13 +86,14 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 
 	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"},
 		&cobra.Group{ID: groupLeases, Title: "Leases:"},
-		&cobra.Group{ID: groupAccess, Title: "Access control:"}, &cobra.Group{ID: groupCerts, Title: "Certificates:"},
+		&cobra.Group{ID: groupCluster, Title: "Cluster:"}, &cobra.Group{ID: groupAccess, Title: "Access control:"}, &cobra.Group{ID: groupCerts, Title: "Certificates:"},
 		&cobra.Group{ID: groupBackup, Title: "Backups:"})
 	root.AddCommand(
 		getCommand(s), setCommand(s), mkCommand(s), updateCommand(s), rmCommand(s),
 		lsCommand(s), mkdirCommand(s), setdirCommand(s), updatedirCommand(s), rmdirCommand(s),
 		watchCommand(s), execWatch,
 		leaseCommand(s),
+		memberCommand(s), endpointCommand(s),
 		userCommand(s), roleCommand(s), authCommand(s),
 		certCommand(s),
 		snapshotCommand(s),
@@ -104,13 +105,14 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 
 // The groups of commands in the help.
 const (
-	groupKeys   = "keys"
-	groupDirs   = "dirs"
-	groupWatch  = "watch"
-	groupAccess = "access"
-	groupLeases = "leases"
-	groupCerts  = "certs"
-	groupBackup = "backup"
+	groupKeys    = "keys"
+	groupDirs    = "dirs"
+	groupWatch   = "watch"
+	groupAccess  = "access"
+	groupLeases  = "leases"
+	groupCluster = "cluster"
+	groupCerts   = "certs"
+	groupBackup  = "backup"
 )
 
 // acceptOldNames lets flags of etcdctl, of v2 and v3, stand for ours.
@@ -136,6 +138,7 @@ type session struct {
 	*printer
 	env    *program.Env
 	client *kvclient.Client
+	config kvclient.Config // of client
 }
 
 // action is what a command does once there is a client.
@@ -197,7 +200,7 @@ func (s *settings) open(ctx context.Context, env *program.Env, act func(*session
 		return &usageError{text: err.Error()}
 	}
 	defer client.Close()
-	c := &session{settings: s, printer: newPrinter(env.Stdout, s.output), env: env, client: client}
+	c := &session{settings: s, printer: newPrinter(env.Stdout, s.output), env: env, client: client, config: cfg}
 	return errors.Join(act(c), c.flush())
 }
 

@@ -81,6 +81,8 @@ func (e *isDirectory) Error() string { return e.key + ": is a directory" }
 // diagnose says what err means to the user.
 func diagnose(err error) trouble {
 	var usage *usageError
+	var quorum *quorumError
+	var told *toldError
 	var directory *isDirectory
 	var file *fileError
 	var wire *etcdv2.Error
@@ -90,8 +92,12 @@ func diagnose(err error) trouble {
 		return trouble{Exit: exitUsage, Message: err.Error(), Hint: "kvctl ls shows what is in it", text: err.Error()}
 	case errors.Is(err, errDiffer): // all is said
 		return trouble{Exit: exitDiffer}
+	case errors.As(err, &told):
+		return trouble{Exit: told.code}
 	case errors.As(err, &file):
 		return trouble{Exit: exitFile, Message: file.text, Hint: file.hint, text: prefix + file.text}
+	case errors.As(err, &quorum):
+		return trouble{Exit: exitRefused, Message: err.Error(), Hint: quorum.hint(), text: prefix + err.Error()}
 	case errors.As(err, &usage):
 		return trouble{Exit: exitUsage, Message: usage.text, Hint: usage.hint, text: prefix + usage.text}
 	case errors.Is(err, context.Canceled):

@@ -59,7 +59,7 @@ func (c *Client) get(ctx context.Context, op, path string, v any) error {
 
 // decode reads the JSON of a success into v.
 func (a *answer) decode(v any) error {
-	if a.status != http.StatusOK {
+	if a.status != http.StatusOK && a.status != http.StatusCreated {
 		return a.err()
 	}
 	if err := json.Unmarshal(a.body, v); err != nil {

@@ -271,6 +271,7 @@ var kinds = map[int]kv.Kind{
 	http.StatusUnauthorized:          kv.Denied,
 	http.StatusForbidden:             kv.Denied,
 	http.StatusConflict:              kv.Invalid,
+	http.StatusGone:                  kv.NotFound,
 	http.StatusRequestEntityTooLarge: kv.TooLarge,
 }
 
