@@ -181,6 +181,10 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener
 	node.LeadWhile(d.service.Lead)
 	node.Answer(raftnode.MethodRenew, d.service.AnswerRenew)
 	node.Answer(raftnode.MethodLease, d.service.AnswerLease)
+	d.service.Govern(node)
+	node.Answer(raftnode.MethodMembers, d.service.AnswerMembers)
+	node.Answer(raftnode.MethodStatus, d.service.AnswerStatus)
+	node.LeadWhile(d.service.LeadMembers)
 	status := node.Status()
 	d.service.StartChecks(uint64(status.MemberID))
 	self := command.Member{ID: uint64(status.MemberID), Name: status.Name, PeerURLs: peerURLs, ClientURLs: d.clientURLs, Voter: true}

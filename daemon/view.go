@@ -59,6 +59,10 @@ func (v memberView) Members() []httpv2.Member {
 	return members
 }
 
+func (v memberView) Overview(ctx context.Context) (service.ClusterView, error) {
+	return v.d.service.Overview(ctx)
+}
+
 // gate shows the service to the v2 API as what lets clients in.
 type gate struct{ *service.Service }
 

@@ -37,6 +37,7 @@ const (
 	TypeAuthRole        Type = 10
 	TypeMemberRemove    Type = 11
 	TypeCheck           Type = 12
+	TypeInvitation      Type = 13
 )
 
 // Body is the payload of a command: kv.Write or one of this package's types.
@@ -102,11 +103,32 @@ type Member struct {
 	ClientURLs []string
 	Voter      bool
 	Learner    bool // does not vote and is not to, until somebody promotes it
+
+	// Part says which of the fields a change of a member is about. The others count only for a member
+	// that is not known yet, so that changes by different members do not undo each other.
+	Part MemberPart
 }
+
+// MemberPart is a part of what is known of a member.
+type MemberPart uint8
+
+// The parts.
+const (
+	MemberWhole    MemberPart = iota
+	MemberSelf                // what it says of itself: Name and ClientURLs
+	MemberStanding            // what others decide: PeerURLs, Voter and Learner
+)
 
 // MemberRemove takes a member out of the cluster. Its ID never comes back.
 type MemberRemove struct {
 	ID uint64
+}
+
+// Invitation makes known, or uses up, what entitles somebody to add one member. Only the hash of the
+// secret is told: whoever reads the log or a snapshot cannot use it.
+type Invitation struct {
+	Hash [32]byte      // SHA-256 of the secret
+	TTL  time.Duration // from now on, on the lease clock; 0 uses it up
 }
 
 // Check tells all members what the state of one of them amounts to at a place in the log, for each to

@@ -54,9 +54,12 @@ func batches() *rapid.Generator[Batch] {
 		rapid.Map(rapid.Uint64(), func(n uint64) Body { return LeaseRevoke{ID: n} }),
 		rapid.Just(Body(Tick{})),
 		rapid.Map(rapid.SliceOfN(text, 1, 3), func(urls []string) Body {
-			return Member{ID: 7, Name: "n", PeerURLs: urls, ClientURLs: urls, Voter: len(urls) > 1, Learner: len(urls) > 2}
+			return Member{ID: 7, Name: "n", PeerURLs: urls, ClientURLs: urls, Voter: len(urls) > 1, Learner: len(urls) > 2, Part: MemberPart(len(urls) - 1)}
 		}),
 		rapid.Map(rapid.Uint64(), func(n uint64) Body { return MemberRemove{ID: n} }),
+		rapid.Map(rapid.Uint64(), func(n uint64) Body {
+			return Invitation{Hash: [32]byte{31: byte(n)}, TTL: time.Duration(n)}
+		}),
 		rapid.Map(rapid.Custom(func(t *rapid.T) Check {
 			c := Check{Member: rapid.Uint64().Draw(t, "member"), Index: rapid.Uint64().Draw(t, "index")}
 			copy(c.Sum[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "sum"))
@@ -134,7 +137,7 @@ func FuzzDecode(f *testing.F) {
 	ends := []LeaseEnd{{Lease: 7, Deadline: 1e9}, {Lease: 1 << 63}}
 	for _, body := range []Body{
 		kv.Write{Op: kv.OpSet, Key: "/k", Value: "v", Lease: 7}, Expire{ends}, LeaseGrant{7, time.Minute}, LeaseRevoke{7}, LeaseCheckpoint{ends},
-		Member{ID: 1, Name: "m", PeerURLs: []string{"http://p"}, Learner: true}, MemberRemove{7}, Check{Member: 1, Index: 9, Sum: [16]byte{1, 2, 15: 3}},
+		Member{ID: 1, Name: "m", PeerURLs: []string{"http://p"}, Learner: true, Part: MemberSelf}, MemberRemove{7}, Invitation{Hash: [32]byte{7}, TTL: time.Minute}, Check{Member: 1, Index: 9, Sum: [16]byte{1, 2, 15: 3}},
 	} {
 		f.Add((&Batch{Level: Level, Clock: 5, Commands: []Command{{Body: body}}}).Append(nil))
 	}

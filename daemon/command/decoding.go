@@ -95,6 +95,8 @@ func decodeBody(kind Type, data []byte) (Body, error) {
 		return MemberRemove{id}, err
 	case TypeCheck:
 		return decodeCheck(data)
+	case TypeInvitation:
+		return decodeInvitation(data)
 	case TypeAuthEnable:
 		return decodeAuthEnable(data)
 	case TypeAuthUser:
@@ -209,12 +211,41 @@ func decodeMember(data []byte) (Body, error) {
 			m.Voter = v.number != 0
 		case 6:
 			m.Learner = v.number != 0
+		case 7:
+			if v.number > uint64(MemberStanding) {
+				return formatErrorf("unknown part %d of a member", v.number)
+			}
+			m.Part = MemberPart(v.number)
 		default:
 			return formatErrorf("unknown field %d of a member", number)
 		}
 		return nil
 	})
 	return m, err
+}
+
+func decodeInvitation(data []byte) (Body, error) {
+	var i Invitation
+	hashed := false
+	err := fields(data, func(number protowire.Number, v value) error {
+		switch number {
+		case 1:
+			if len(v.bytes) != len(i.Hash) {
+				return formatErrorf("a hash of %d bytes", len(v.bytes))
+			}
+			copy(i.Hash[:], v.bytes)
+			hashed = true
+		case 2:
+			i.TTL = time.Duration(protowire.DecodeZigZag(v.number))
+		default:
+			return formatErrorf("unknown field %d of an invitation", number)
+		}
+		return nil
+	})
+	if err == nil && !hashed {
+		err = formatErrorf("an invitation without a hash")
+	}
+	return i, err
 }
 
 func decodeCheck(data []byte) (Body, error) {

@@ -68,6 +68,8 @@ func (c *Command) append(dst []byte) []byte {
 		kind, body = TypeMemberRemove, appendUint(nil, 1, v.ID)
 	case Check:
 		kind, body = TypeCheck, appendBytes(appendUint(appendUint(nil, 1, v.Member), 2, v.Index), 3, v.Sum[:])
+	case Invitation:
+		kind, body = TypeInvitation, appendInt(appendBytes(nil, 1, v.Hash[:]), 2, int64(v.TTL))
 	case LeaseGrant:
 		kind, body = TypeLeaseGrant, appendInt(appendUint(nil, 1, v.ID), 2, int64(v.TTL))
 	case LeaseRevoke:
@@ -145,7 +147,7 @@ func appendMember(dst []byte, m Member) []byte {
 	if m.Learner {
 		dst = appendUint(dst, 6, 1)
 	}
-	return dst
+	return appendUint(dst, 7, uint64(m.Part))
 }
 
 // The proto3 rule: a zero value is not written.

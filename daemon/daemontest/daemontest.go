@@ -46,6 +46,7 @@ type Member struct {
 func Start(t testing.TB, n int, flags ...string) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, flags: flags}
+	t.TempDir() // the first one decides when all are removed: after Stop
 	t.Cleanup(c.Stop)
 	var list []string
 	for i := range n {

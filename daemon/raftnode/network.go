@@ -59,7 +59,7 @@ func (n *Node) openNetwork(deps Deps) error {
 	} {
 		n.network.Handle(method, h)
 	}
-	for _, method := range []peer.Method{MethodRenew, MethodLease} {
+	for _, method := range []peer.Method{MethodRenew, MethodLease, MethodMembers, MethodStatus} {
 		n.network.Handle(method, n.handler(method))
 	}
 	return nil

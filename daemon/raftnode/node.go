@@ -165,7 +165,6 @@ type Node struct {
 
 	ready   atomic.Bool   // raft runs
 	removed chan struct{} // closed when the member has learned that it was removed
-	remove  sync.Once
 
 	leadMu   sync.Mutex // guards the fields below
 	leadWork []func(context.Context)
@@ -230,6 +229,7 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 	n.loops.Go(func() { n.dispatchLoop(n.running) })
 	n.loops.Go(func() { n.snapshotLoop(n.running) })
 	n.loops.Go(func() { n.spaceLoop(n.running) })
+	n.loops.Go(func() { n.removalLoop(n.running) })
 	n.serve.Do(n.network.Serve)
 	if err := n.settle(ctx, opened); err != nil {
 		return nil, errors.Join(fmt.Errorf("start member %s: %w", cfg.Name, err), n.Close())

@@ -17,9 +17,8 @@ const (
 	methodConfirm   peer.Method = 3 // nothing; the answer: the term
 	MethodRenew     peer.Method = 4 // of the service: keep a lease alive
 	MethodLease     peer.Method = 5 // of the service: what a lease has left
-	methodMembers   peer.Method = 6 // a memberRequest in JSON; the answer: a memberAnswer
-	methodStatus    peer.Method = 7 // nothing; the answer: applied index, term
-	methodTransfer  peer.Method = 8 // id of who is to lead, 0 for any; the answer: 1
+	MethodMembers   peer.Method = 6 // of the service: change the members, or who leads
+	MethodStatus    peer.Method = 7 // of the service: how a member is
 )
 
 // appendNumbers appends numbers in the form that parseNumbers reads.

@@ -10,7 +10,7 @@ import (
 // denialsLogged bounds the lines that somebody without rights can cause.
 var denialsLogged = rate{burst: 20, every: time.Second}
 
-// audit tells who has changed access control, and who was denied what. It shows names and keys, never
+// audit tells who has changed access control or the members, and who was denied what. It shows names and keys, never
 // values or passwords. It is safe for concurrent use.
 type audit struct {
 	log *slog.Logger
@@ -47,14 +47,24 @@ func short(text string) string {
 	return text
 }
 
-func (a *audit) changed(what string, user, source string, err error, details ...any) {
+// changed tells of a change of access control.
+func (a *audit) changed(what, user, source string, err error, details ...any) {
+	a.tell("access control", what, user, source, err, details)
+}
+
+// membersChanged tells of a change of the members.
+func (a *audit) membersChanged(what, user, source string, err error, details ...any) {
+	a.tell("members", what, user, source, err, details)
+}
+
+func (a *audit) tell(subject, what, user, source string, err error, details []any) {
 	line := []any{"what", what, "user", user, "source", source}
 	for _, detail := range details {
 		line = append(line, short(fmt.Sprint(detail)))
 	}
 	if err != nil {
-		a.log.Info("access control not changed", append(line, "err", err)...)
+		a.log.Info(subject+" not changed", append(line, "err", err)...)
 		return
 	}
-	a.log.Info("access control changed", line...)
+	a.log.Info(subject+" changed", line...)
 }

@@ -76,7 +76,8 @@ type Service struct {
 	replayed            store.Counts // what the state had executed when the service began
 	gets, recursiveGets tally
 
-	leases leases
+	leases  leases
+	members members
 }
 
 var (
@@ -104,9 +105,10 @@ func New(state *State, log Log, cfg Config) *Service {
 	s := &Service{
 		state: state, log: log, replayed: state.machine.Counts(),
 		timeout: cfg.Timeout, quorum: cfg.ReadQuorum, certUsers: cfg.CertUsers, logins: newLogins(cfg.Now, cfg.HashCost), audit: newAudit(cfg.Log, cfg.Now),
-		leases: leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
-		quota:  newQuota(cfg.QuotaBytes, state.machine, log.Space, cfg.Log),
-		checks: checks{machine: state.machine, log: log, told: cfg.Log},
+		leases:  leases{held: map[uint64]chan struct{}{}, draw: func() uint64 { return rand.Uint64() >> 1 }},
+		quota:   newQuota(cfg.QuotaBytes, state.machine, log.Space, cfg.Log),
+		members: newMembers(),
+		checks:  checks{machine: state.machine, log: log, told: cfg.Log},
 	}
 	s.anybody = &Session{service: s}
 	return s
@@ -238,6 +240,7 @@ func (s *Service) Announce(ctx context.Context, m command.Member) error {
 			break
 		}
 	}
+	m.Part = command.MemberSelf
 	return s.Publish(ctx, m)
 }
 

@@ -19,6 +19,17 @@ func (s *state) putMember(m command.Member) error {
 		return &kv.Error{Op: "member", Kind: kv.Invalid, Index: s.revision,
 			Cause: fmt.Sprintf("member %x was removed from this cluster, and its id never comes back: add it as a new member, with an empty data directory", m.ID)}
 	}
+	if known, ok := s.members[m.ID]; ok {
+		switch m.Part {
+		case command.MemberSelf:
+			known.Name, known.ClientURLs = m.Name, m.ClientURLs
+			m = known
+		case command.MemberStanding:
+			known.PeerURLs, known.Voter, known.Learner = m.PeerURLs, m.Voter, m.Learner
+			m = known
+		}
+	}
+	m.Part = command.MemberWhole
 	s.members[m.ID] = m
 	return nil
 }

@@ -11,7 +11,7 @@ func (m *Machine) Refound(members []command.Member, bump uint64) {
 	defer m.mu.Unlock()
 	s := m.state
 	clear(s.members)
-	s.removed = nil
+	s.removed, s.invited = nil, nil
 	for _, member := range members {
 		s.members[member.ID] = member
 	}

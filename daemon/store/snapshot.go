@@ -92,6 +92,9 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	for _, id := range s.removed {
 		out.Item(snapfile.Removed, func(b []byte) []byte { return binary.AppendUvarint(b, id) })
 	}
+	for _, i := range s.invited {
+		out.Item(snapfile.Invited, i.appendTo)
+	}
 	out.Item(snapfile.End, func(b []byte) []byte {
 		for _, n := range [...]int{s.records.Len(), s.dirs.Len(), s.leases.Len(), len(s.members), len(s.history.events), len(s.auth.users), len(s.auth.roles), len(sn.origins), len(s.removed)} {
 			b = binary.AppendUvarint(b, uint64(n))
@@ -225,6 +228,11 @@ func (l *loader) load(section byte, item *snapfile.Item) error {
 			return snapfile.Damaged("a member %x cannot have been removed", id)
 		}
 		s.removed = append(s.removed, id)
+	case snapfile.Invited:
+		s.invited = append(s.invited, readInvitation(item))
+		if len(s.invited) > invitedMax {
+			return snapfile.Damaged("it has more than %d invitations", invitedMax)
+		}
 	case snapfile.End:
 		return l.check(item)
 	default:

@@ -55,7 +55,8 @@ type state struct {
 
 	members map[uint64]command.Member
 	removed []uint64 // ids of members, the newest last
-	auth    *Auth    // replaced as a whole
+	invited []invitation
+	auth    *Auth // replaced as a whole
 	history history
 	origins origins
 	items   Sum   // of records, directories, leases, users and roles
@@ -153,6 +154,8 @@ func (s *state) execute(c *command.Command) (ChangeSet, command.Result) {
 		result.Err = s.putMember(c)
 	case command.MemberRemove:
 		result.Err = s.removeMember(c)
+	case command.Invitation:
+		result.Err = s.invite(c)
 	case command.AuthEnable:
 		result.Err = s.enableAuth(c)
 	case command.AuthUser:

@@ -59,6 +59,7 @@ const (
 	Auth    = Critical | 7
 	Origins = Critical | 8 // since LevelOrigins
 	Removed = Critical | 9 // since LevelOrigins
+	Invited = Critical | 10
 	End     = Critical | 0x7f
 )
 

@@ -1,0 +1,184 @@
+package daemontest_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/daemontest"
+)
+
+// overview is what GET /v2/cluster says.
+type overview struct {
+	Leader, Quorum string
+	Members        []struct {
+		ID, Name, Role string
+		Leader, Alive  bool
+		PeerURLs       []string
+		ClientURLs     []string
+	}
+}
+
+// tell sends JSON and returns the status and the body.
+func tell(t *testing.T, method, url, body string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	answer, err := newClient(t).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(text)
+}
+
+func look(t *testing.T, url string) (v overview) {
+	t.Helper()
+	status, body := tell(t, http.MethodGet, url+"/v2/cluster", "")
+	if status != http.StatusOK {
+		t.Fatalf("GET /v2/cluster: %d %s", status, body)
+	}
+	if err := json.Unmarshal([]byte(body), &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// await looks until holds.
+func await(t *testing.T, url, what string, holds func(overview) bool) overview {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		v := look(t, url)
+		if holds(v) {
+			return v
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not %s: %+v", what, v)
+		}
+	}
+}
+
+func (v overview) id(name string) string {
+	for _, m := range v.Members {
+		if m.Name == name {
+			return m.ID
+		}
+	}
+	return "none"
+}
+
+func (v overview) role(name string) string {
+	for _, m := range v.Members {
+		if m.Name == name {
+			return m.Role
+		}
+	}
+	return "none"
+}
+
+func TestAMemberIsAddedCatchesUpGetsAVoteAndIsReplaced(t *testing.T) {
+	cluster := daemontest.Start(t, 3)
+	leader, follower := cluster.Leader(), cluster.Followers()[0]
+	if status, body := tell(t, http.MethodPut, leader.URL()+"/v2/keys/before", ""); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, body)
+	}
+	// A follower is asked: it has the leader do it.
+	added := ""
+	fourth := cluster.Add("m4", func(peerURL string) {
+		status, body := tell(t, http.MethodPost, follower.URL()+"/v2/members", `{"peerURLs":["`+peerURL+`"]}`)
+		var m struct{ ID string }
+		if err := json.Unmarshal([]byte(body), &m); err != nil || status != http.StatusCreated {
+			t.Fatalf("%d %s", status, body)
+		}
+		added = m.ID
+		if want := fmt.Sprintf(`{"id":"%s","name":"","peerURLs":["%s"],"clientURLs":[]}`+"\n", m.ID, peerURL); body != want {
+			t.Errorf("%s, want %s", body, want)
+		}
+		if status, body := tell(t, http.MethodPost, follower.URL()+"/v2/members", `{"peerURLs":["`+peerURL+`"]}`); status != http.StatusConflict || body != `{"message":"membership: peerURL exists"}` {
+			t.Errorf("a second time: %d %s", status, body)
+		}
+	})
+	v := await(t, fourth.URL(), "m4 votes", func(v overview) bool { return v.role("m4") == "voter" })
+	if v.id("m4") != added || v.Quorum != "4 voters, 4 alive, 3 are needed: writes go on, also when one more fails" {
+		t.Errorf("%+v", v)
+	}
+	if _, body := tell(t, http.MethodGet, fourth.URL()+"/v2/keys/before", ""); !strings.Contains(body, `"/before"`) {
+		t.Errorf("m4 has not what was written before: %s", body)
+	}
+	// The leader is asked to go: another one takes over and removes it.
+	gone := v.Leader
+	name := leader.Name
+	if status, body := tell(t, http.MethodDelete, fourth.URL()+"/v2/members/"+gone, ""); status != http.StatusNoContent {
+		t.Fatalf("remove the leader: %d %s", status, body)
+	}
+	v = await(t, fourth.URL(), name+" is gone", func(v overview) bool { return v.id(name) == "none" && v.Leader != "" })
+	if len(v.Members) != 3 || v.Leader == gone {
+		t.Errorf("%+v", v)
+	}
+	if status, body := tell(t, http.MethodDelete, fourth.URL()+"/v2/members/"+gone, ""); status != http.StatusGone || body != `{"message":"Member permanently removed: `+gone+`"}` {
+		t.Errorf("a second time: %d %s", status, body)
+	}
+	if status, body := tell(t, http.MethodPut, fourth.URL()+"/v2/keys/after", ""); status != http.StatusCreated {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+func TestAChangeThatWouldLoseTheQuorumIsRefused(t *testing.T) {
+	cluster := daemontest.Start(t, 3)
+	leader := cluster.Leader()
+	dead, alive := cluster.Followers()[0], cluster.Followers()[1]
+	v := look(t, leader.URL())
+	dead.Kill()
+	await(t, leader.URL(), dead.Name+" is seen to be down", func(v overview) bool { return strings.HasPrefix(v.Quorum, "3 voters, 2 alive") })
+	want := `{"message":"3 voters, 2 alive: removing ` + alive.Name + ` leaves 2 voters, of which 1 is alive: writes would stop"}`
+	if status, body := tell(t, http.MethodDelete, leader.URL()+"/v2/members/"+v.id(alive.Name), ""); status != http.StatusConflict || body != want {
+		t.Errorf("%d %s, want %s", status, body, want)
+	}
+	if status, body := tell(t, http.MethodDelete, leader.URL()+"/v2/members/"+v.id(dead.Name), ""); status != http.StatusNoContent {
+		t.Errorf("remove the dead one: %d %s", status, body)
+	}
+	if status, body := tell(t, http.MethodPut, alive.URL()+"/v2/keys/after", ""); status != http.StatusCreated {
+		t.Errorf("%d %s", status, body)
+	}
+	if err := dead.Open(); err == nil {
+		await(t, leader.URL(), "still two", func(v overview) bool { return len(v.Members) == 2 })
+	}
+}
+
+func TestTheLeadershipIsTransferred(t *testing.T) {
+	cluster := daemontest.Start(t, 3)
+	for _, to := range cluster.Followers() {
+		id := look(t, cluster.URL()).id(to.Name)
+		if status, body := tell(t, http.MethodPost, cluster.URL()+"/v2/cluster/leader", `{"member":"`+id+`"}`); status != http.StatusNoContent {
+			t.Fatalf("%d %s", status, body)
+		}
+		await(t, cluster.URL(), to.Name+" leads", func(v overview) bool { return v.Leader == id })
+	}
+}
+
+func TestALearnerGetsAVoteWhenItIsPromoted(t *testing.T) {
+	cluster := daemontest.Start(t, 1)
+	learner := cluster.Add("m2", func(peerURL string) {
+		if status, body := tell(t, http.MethodPost, cluster.URL()+"/v2/members", `{"peerURLs":["`+peerURL+`"],"name":"m2","learner":true}`); status != http.StatusCreated {
+			t.Fatalf("%d %s", status, body)
+		}
+	})
+	v := await(t, learner.URL(), "m2 answers", func(v overview) bool { return v.role("m2") == "learner" })
+	if status, body := tell(t, http.MethodPost, learner.URL()+"/v2/cluster/promote", `{"member":"`+v.id("m2")+`"}`); status != http.StatusNoContent {
+		t.Fatalf("%d %s", status, body)
+	}
+	if v := look(t, learner.URL()); v.role("m2") != "voter" {
+		t.Errorf("%+v", v)
+	}
+}

@@ -1,0 +1,159 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/daemon/peer"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// removalChecked is the time between two looks at whether this member was removed.
+const removalChecked = time.Second
+
+// Server is a member as raft has it.
+type Server struct {
+	ID      ID
+	Address string // host:port of its peer port
+	Voter   bool
+}
+
+// Servers returns the members as raft's latest configuration has them, committed or not. It does not
+// block.
+func (n *Node) Servers() []Server {
+	configured := n.servers()
+	list := make([]Server, 0, len(configured))
+	for _, s := range configured {
+		one := Server{Address: string(s.Address), Voter: s.Suffrage == raft.Voter}
+		if one.ID.UnmarshalText([]byte(s.ID)) == nil {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// AddServer makes a member without a vote, or moves one that is there to another address. This member
+// must lead; it returns when the change is committed. Errors by Kind: NoLeader, Unknown, Invalid.
+func (n *Node) AddServer(id ID, address string) error {
+	return n.changed(n.raft.AddNonvoter(raft.ServerID(id.String()), raft.ServerAddress(address), 0, enqueueTimeout))
+}
+
+// PromoteServer gives a member a vote, under the conditions of AddServer.
+func (n *Node) PromoteServer(id ID, address string) error {
+	return n.changed(n.raft.AddVoter(raft.ServerID(id.String()), raft.ServerAddress(address), 0, enqueueTimeout))
+}
+
+// RemoveServer takes a member out, under the conditions of AddServer.
+func (n *Node) RemoveServer(id ID) error {
+	return n.changed(n.raft.RemoveServer(raft.ServerID(id.String()), 0, enqueueTimeout))
+}
+
+// changed waits for a change of raft's configuration.
+func (n *Node) changed(future raft.IndexFuture) error {
+	switch err := future.Error(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown),
+		errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return proposalError(err)
+	default: // raft has looked at the new configuration and found it wrong
+		return &kv.Error{Kind: kv.Invalid, Cause: err.Error()}
+	}
+}
+
+// Transfer hands the leadership to a voter, 0 for the one that is most up to date, and returns when this
+// member has given it up. This member must lead. Errors by Kind: NoLeader, Timeout, Invalid.
+func (n *Node) Transfer(ctx context.Context, to ID) error {
+	if n.leading() == nil {
+		return n.notLeading()
+	}
+	return n.transferTo(ctx, to)
+}
+
+// Ask has a member answer a call of method, be it this one. It fails at once if the member cannot be
+// reached.
+func (n *Node) Ask(ctx context.Context, member ID, method Method, request []byte) ([]byte, error) {
+	if member == n.identity.MemberID {
+		return n.handler(method)(ctx, uint64(member), request)
+	}
+	return n.network.Call(ctx, uint64(member), method, request)
+}
+
+// Connection is what is known of the connection with another member.
+type Connection struct {
+	RoundTrip time.Duration // median of the last pings; 0 if it is not known
+	Problem   error         // why there is none; nil if there is one
+}
+
+// Connections returns the connections with the other members that were ever called, or have called.
+func (n *Node) Connections() map[ID]Connection {
+	list := map[ID]Connection{}
+	for _, s := range n.network.Stats() {
+		list[ID(s.Member)] = Connection{RoundTrip: s.RoundTrip, Problem: s.LastError}
+	}
+	return list
+}
+
+// LastContact returns how long ago this member has heard from the leader; 0 if it leads, and a negative
+// time if it has not heard from any.
+func (n *Node) LastContact() time.Duration {
+	if n.raft.State() == raft.Leader {
+		return 0
+	}
+	at := n.raft.LastContact()
+	if at.IsZero() {
+		return -1
+	}
+	return max(n.now().Sub(at), 0)
+}
+
+// Removed returns a channel that is closed when this member has learned that the cluster has removed it.
+// It can do nothing from then on, and its data directory cannot be started with again.
+func (n *Node) Removed() <-chan struct{} { return n.removed }
+
+// removalLoop looks out for the removal of this member until ctx ends. Nobody sends a removed member the
+// log any more: it learns of its removal from the configuration that takes it out, if that has still
+// reached it, or from the others, who refuse its connections.
+func (n *Node) removalLoop(ctx context.Context) {
+	ticker := time.NewTicker(removalChecked)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		for _, other := range n.Servers() { // to know how it is, and whether it still knows this one
+			if other.ID != n.identity.MemberID {
+				_ = n.network.Connect(uint64(other.ID)) // fails only for who was removed meanwhile, or at the end
+			}
+		}
+		if !n.wasRemoved() {
+			continue
+		}
+		if err := n.notes.note(func(r *record) { r.Removed = true }); err != nil {
+			n.stop.Trip(err)
+			return
+		}
+		n.log.Error("this member was removed from its cluster", "member", n.identity.MemberID, "name", n.identity.Name,
+			"try", "add it as a new member with kvctl member add, and start it with an empty --data-dir")
+		close(n.removed)
+		return
+	}
+}
+
+func (n *Node) wasRemoved() bool {
+	if n.fsm.machine.Removed(uint64(n.identity.MemberID)) {
+		return true
+	}
+	for _, c := range n.Connections() {
+		var refusal *peer.Refusal
+		if errors.As(c.Problem, &refusal) && refusal.Status == peer.StatusUnknownMember {
+			return true
+		}
+	}
+	return false
+}
