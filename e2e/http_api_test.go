@@ -144,7 +144,10 @@ var (
 		put     string
 	}{
 		{regexp.MustCompile(`"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"`), `"expiration":"TIME"`},
-		{regexp.MustCompile(`"(id|lease)":"[0-9a-f]{1,16}"`), `"$1":"ID"`},
+		{regexp.MustCompile(`"(id|lease|cluster|member|leader)":"[0-9a-f]{1,16}"`), `"$1":"ID"`},
+		{regexp.MustCompile(`"term":\d+`), `"term":N`},
+		{regexp.MustCompile(`"appliedIndex":\d+`), `"appliedIndex":N`},
+		{regexp.MustCompile(`"version":"[^"]+"`), `"version":"VERSION"`},
 		{regexp.MustCompile(`"raftIndex":\d+,"sum":"[0-9a-f]{32}"`), `"raftIndex":N,"sum":"SUM"`},
 		{regexp.MustCompile(`(?m)^(Date|X-Etcd-Cluster-Id|X-Raft-Index|X-Raft-Term): .*$`), `$1: VOLATILE`},
 		{regexp.MustCompile(`http://127\.0\.0\.1:\d+`), `URL`},
