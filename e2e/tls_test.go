@@ -45,3 +45,57 @@ func TestTheGuideToTLSWorksAsPrinted(t *testing.T) {
 		t.Errorf("only %d answers in the guide: is it still read as it is written?", compared)
 	}
 }
+
+// eventually runs a block until it prints what is wanted.
+func (s *shell) eventually(text, want string) {
+	s.t.Helper()
+	got := strings.TrimRight(s.run(text), "\n")
+	for deadline := time.Now().Add(30 * time.Second); got != want; got = strings.TrimRight(s.run(text), "\n") {
+		if time.Now().After(deadline) {
+			log, _ := os.ReadFile(s.log)
+			s.t.Fatalf("%s\nprinted\n%s\nand not\n%s\n%s", text, got, want, log)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func TestLongRunningProgramsGoOnOverTLSWhenTheirCertificateIsExchanged(t *testing.T) {
+	parts.Need(t, "busybox")
+	ports := freePorts(t, 3)
+	url := "https://127.0.0.1:" + ports[0]
+	environment := append(os.Environ(), "PATH="+filepath.Clean(parts.Build(t))+":"+os.Getenv("PATH"),
+		"KVD_LISTEN_PEER_URLS=http://127.0.0.1:"+ports[1], "KVD_INITIAL_ADVERTISE_PEER_URLS=http://127.0.0.1:"+ports[1])
+	for _, program := range []string{"KVCTL", "KVSIDEKICK", "KVCONFD"} {
+		name := strings.ToLower(strings.TrimPrefix(program, "KV"))
+		environment = append(environment, program+"_ENDPOINTS="+url, program+"_CA_FILE=certs/ca.crt",
+			program+"_CERT_FILE=certs/client-"+name+".crt", program+"_KEY_FILE=certs/client-"+name+".key")
+	}
+	sh := startShell(t, t.TempDir(), environment)
+	sh.run(`
+kvctl cert init
+kvctl cert issue server n1 --host 127.0.0.1
+for name in ctl sidekick confd; do kvctl cert issue client $name; done
+mkdir -p conf/conf.d conf/templates
+cat > conf/conf.d/web.toml <<'END'
+[template]
+src = "web.tmpl"
+dest = "web.conf"
+keys = ["/"]
+END
+echo '{{range gets "/services/*/*"}}{{base .Key}} {{end}}{{if exists "/mark"}}{{getv "/mark"}}{{end}}' > conf/templates/web.tmpl
+kvd --data-dir kvd --listen-client-urls ` + url + ` --cert-file certs/server-n1.crt --key-file certs/server-n1.key \
+  --trusted-ca-file certs/ca.crt --client-crl-file certs/ca.crl &
+kvsidekick --service web --instance web-1 --address 127.0.0.1 --port ` + ports[2] + ` --ttl 5s -- busybox httpd -f -p ` + ports[2] + ` &
+kvconfd --confdir conf --watch --interval 1h &
+`)
+	sh.eventually("kvctl set /mark one", "one")
+	sh.eventually("cat web.conf", "web-1 one")
+	// Who has the old certificates is cut off, and comes back with the new ones.
+	sh.run("for name in ctl sidekick confd; do kvctl cert revoke client-$name; done")
+	sh.eventually("kvctl get /mark 2>&1 | grep -c 'the other side refuses the certificate'", "1")
+	sh.run("for name in ctl sidekick confd; do kvctl cert renew client-$name; done")
+	sh.eventually("kvctl set /mark two", "two")
+	sh.eventually("cat web.conf", "web-1 two")
+	sh.eventually("kvctl ls --recursive /services | grep web-1", "/services/web/web-1")
+	sh.eventually("kvctl -o extended get /services/web/web-1 | grep -c 'TTL: [45]'", "1") // kept alive
+}
