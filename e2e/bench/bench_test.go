@@ -25,8 +25,8 @@ func TestEveryScenarioRuns(t *testing.T) {
 	kvd := filepath.Join(parts.Build(t), "kvd")
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
-			if strings.Contains(s.about, "member") {
-				t.Skip("kvd runs clusters of one member")
+			if s.name == "failover" || s.name == "join" {
+				t.Skip("kvd's members cannot be changed yet")
 			}
 			jsonFile := filepath.Join(t.TempDir(), "report.json")
 			args := []string{"-short", "-run", s.name, "-kvd", kvd, "-etcd", etcd, "-json", jsonFile}

@@ -55,7 +55,7 @@ func runExpiry(ctx context.Context, b *bench) ([]table, error) {
 // expire returns how long each write took before the keys were due and from then on, and how many
 // of the keys are left at the end.
 func (b *bench) expire(ctx context.Context, s *server) (idle, during []time.Duration, left int, err error) {
-	lasting := time.Duration(b.expiring)*time.Second/expiryRate + b.duration + 2*time.Second
+	lasting := time.Duration(b.expiring)*time.Second/expiryRate + b.duration + 4*time.Second
 	due := time.Now().Add(lasting).Truncate(time.Second)
 	form := func() string {
 		seconds := max(1, int(time.Until(due).Seconds()))

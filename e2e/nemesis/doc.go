@@ -18,6 +18,7 @@
 //	KVD_CLUSTER_FAULTS    how many faults there are; make soak SOAK=cluster has 200
 //	KVD_CLUSTER_SEED      repeats the choices of a run that printed it
 //	KVD_CLUSTER_MEMBERS   3, or 5
+//	KVD_CLUSTER_CLASS     only faults with this in their name, such as "leader"
 //	KVD_CLUSTER_ARGS      more flags for every member
 //	KVD_STALE_ROUNDS      how often a leader is paused past its lease
 package nemesis
