@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// littleSpace is what a member needs beside the room for a snapshot: its log grows by files of
-	// walSegmentBytes, and what removes keys grows it too.
+	// littleSpace is what a member needs beside the room for a snapshot: its log grows by files of 16 MiB,
+	// one of them ahead, and what removes keys grows it too.
 	littleSpace = 64 << 20
 	// spaceInterval and spaceBytes are how often the disk is looked at: by time, and by what was
 	// written to the log.

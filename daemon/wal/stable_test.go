@@ -1,8 +1,10 @@
 package wal
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -200,8 +202,10 @@ func FuzzStable(f *testing.F) {
 		if mend && len(content) >= stableBytes {
 			for slot := range uint64(2) {
 				block := content[slotOffset(slot):][:blockBytes]
-				values := map[string][]byte{string(block[20 : 20+block[18]]): block[300 : 300+int(block[19]/2)]}
-				putRecord(block[:slotBytes:slotBytes], slot+2, values)
+				copy(block[4:], stableMagic)
+				binary.LittleEndian.PutUint64(block[8:], slot+2)
+				block[17] &= 1 // a length that may fit
+				binary.LittleEndian.PutUint32(block, crc32.Checksum(block[4:], crc32.MakeTable(crc32.Castagnoli)))
 			}
 		}
 		d := newDisk()
