@@ -53,7 +53,8 @@ soak: $(addprefix soak-,$(SOAK)) ## run the long suites, 15 to 60 minutes each; 
 
 soak-model:
 	KVD_MODEL_OPERATIONS=1000000 $(GO) test ./daemon/store -run TestMachineBehavesLikeThePlainModelOnAnyLog -rapid.checks=1000 -count=1 -v -timeout 2h
-	$(GO) test ./daemon/watch -run 'TestHubDelivers|TestWhoReads|TestALiveWatch' -rapid.checks=20000 -count=1 -timeout 1h
+	$(GO) test ./daemon/store -run TestHoweverALogIsCut -rapid.checks=20000 -count=1 -timeout 1h
+	$(GO) test ./daemon/watch -run 'TestHubDelivers|TestWhoReads|TestALiveWatch|TestAWatchOnAFollower' -rapid.checks=20000 -count=1 -timeout 1h
 
 soak-loss:
 	KVD_LOSS_ROUNDS=500 $(GO) test ./e2e/loss -run TestKillingAMemberBetweenAnyTwoWrites -count=1 -v -timeout 2h
