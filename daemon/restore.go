@@ -70,13 +70,13 @@ func Restore(r Restoration, snapshot io.Reader, now time.Time) (Founded, error) 
 	for i, m := range members {
 		id := raftnode.NewID()
 		if len(members) > 1 { // the others have to come to the same
-			id = raftnode.DerivedID(append([]string{"restored member", r.InitialClusterToken, machine.Sum().String(), fmt.Sprint(index), m.name}, m.urls...)...)
+			id = raftnode.DerivedID(append([]string{"restored member", r.InitialClusterToken, machine.Sum().String(), fmt.Sprint(index), m.Name}, m.PeerURLs...)...)
 		}
-		if m.name == r.Name {
+		if m.Name == r.Name {
 			founding.Member = id
 		}
-		table[i] = command.Member{ID: uint64(id), Name: m.name, PeerURLs: m.urls, Voter: true}
-		founding.Voters = append(founding.Voters, raftnode.Voter{ID: id, Address: address(m.urls[0])})
+		table[i] = command.Member{ID: uint64(id), Name: m.Name, PeerURLs: m.PeerURLs, Voter: true}
+		founding.Voters = append(founding.Voters, raftnode.Voter{ID: id, Address: address(m.PeerURLs[0])})
 	}
 	if len(members) > 1 {
 		ids := []string{"restored cluster", r.InitialClusterToken}
@@ -103,14 +103,8 @@ func founded(f raftnode.Founding, dir string, machine *store.Machine) Founded {
 	}
 }
 
-// founder is a member of a cluster that is to be.
-type founder struct {
-	name string
-	urls []string // of its peers, sorted
-}
-
 // members returns the members of the new cluster by name.
-func (r *Restoration) members() ([]founder, error) {
+func (r *Restoration) members() ([]raftnode.Founder, error) {
 	alone := r.Config
 	alone.InitialCluster = ""
 	if err := alone.Validate(); err != nil {
@@ -121,29 +115,26 @@ func (r *Restoration) members() ([]founder, error) {
 		if len(own) == 0 {
 			own = []string{defaultPeerURL}
 		}
-		return []founder{{r.Name, own}}, nil
+		return []raftnode.Founder{{Name: r.Name, PeerURLs: own}}, nil
 	}
-	urls := map[string][]string{}
-	for part := range strings.SplitSeq(r.InitialCluster, ",") {
-		name, url, ok := strings.Cut(part, "=")
-		if !ok || name == "" {
-			return nil, configErrorf("initial-cluster", "%q is not of the form name=url", part)
-		}
-		if err := checkURLs("initial-cluster", []string{url}, false); err != nil {
+	list, err := raftnode.ParseFounders(r.InitialCluster)
+	if err != nil {
+		return nil, configErrorf("initial-cluster", "%v", err)
+	}
+	var self *raftnode.Founder
+	for i, m := range list {
+		if err := checkURLs("initial-cluster", m.PeerURLs, false); err != nil {
 			return nil, err
 		}
-		urls[name] = append(urls[name], strings.TrimSuffix(url, "/"))
+		if m.Name == r.Name {
+			self = &list[i]
+		}
 	}
-	var list []founder
-	for name, urls := range urls {
-		list = append(list, founder{name, slices.Sorted(slices.Values(urls))})
-	}
-	slices.SortFunc(list, func(a, b founder) int { return strings.Compare(a.name, b.name) })
-	switch mine, ok := urls[r.Name]; {
-	case !ok:
+	switch {
+	case self == nil:
 		return nil, configErrorf("initial-cluster", "it does not name this member, %q: %s", r.Name, r.InitialCluster)
-	case len(own) > 0 && !slices.Equal(own, slices.Sorted(slices.Values(mine))):
-		return nil, configErrorf("initial-advertise-peer-urls", "%s is not what --initial-cluster says of %s: %s", strings.Join(own, ","), r.Name, strings.Join(mine, ","))
+	case len(own) > 0 && !slices.Equal(own, self.PeerURLs):
+		return nil, configErrorf("initial-advertise-peer-urls", "%s is not what --initial-cluster says of %s: %s", strings.Join(own, ","), r.Name, strings.Join(self.PeerURLs, ","))
 	case len(list) > 1 && r.InitialClusterToken == DefaultConfig().InitialClusterToken:
 		return nil, configErrorf("initial-cluster-token", "give the new cluster a token that no other has had, the same for all of its members, such as restored-%s: it keeps members of before out",
 			time.Now().UTC().Format("20060102-1504"))
