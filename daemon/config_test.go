@@ -224,6 +224,7 @@ func TestSettingsOfTLSThatDoNotFitTogetherAreNamed(t *testing.T) {
 		{"--cert-file=a --key-file=b --client-cert-cn-as-user", "client-cert-cn-as-user", "no client is asked for a certificate"},
 		{"--cert-file=a --key-file=b --listen-peer-urls=https://127.0.0.1:2380", "peer-cert-file", "https in --listen-peer-urls needs --peer-cert-file and --peer-key-file"},
 		{"--cert-file=a --key-file=b --listen-peer-urls=https://127.0.0.1:2380 --peer-cert-file=a --peer-key-file=b --peer-cert-allowed-cn=n1", "peer-cert-allowed-cn", "it needs --peer-trusted-ca-file"},
+		{"--cert-file=a --key-file=b --listen-peer-urls=https://127.0.0.1:2380,http://127.0.0.1:2381 --peer-cert-file=a --peer-key-file=b", "listen-peer-urls", "http and https together"},
 		{"--cert-file=a --key-file=b", "", ""},
 		{"--cert-file=a --key-file=b --trusted-ca-file=c --client-cert-auth=optional --client-cert-cn-as-user --tls-min-version=TLS1.3", "", ""},
 		{"--listen-client-urls=https://127.0.0.1:2379,http://127.0.0.1:2379 --cert-file=a --key-file=b", "", ""},

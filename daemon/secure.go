@@ -87,6 +87,9 @@ var tlsFlagsOfEtcd = []string{
 // checkTLS returns what is wrong with the settings about TLS, before any file is looked at.
 func (c *Config) checkTLS() error {
 	problems := []error{c.ClientTLS.check(clientTLSFlags, c.ListenClientURLs), c.PeerTLS.check(peerTLSFlags, c.ListenPeerURLs)}
+	if slices.ContainsFunc(c.ListenPeerURLs, isHTTPS) && slices.ContainsFunc(c.ListenPeerURLs, func(text string) bool { return !isHTTPS(text) }) {
+		problems = append(problems, configErrorf("listen-peer-urls", "http and https together: members speak one of them with each other, all the same"))
+	}
 	if c.PeerTLS.ClientCerts == certsOptional {
 		problems = append(problems, configErrorf("peer-client-cert-auth", "use true or false: a member without a certificate may not be let in"))
 	}
