@@ -19,7 +19,7 @@ GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo bench test check diff fuzz soak soak-model soak-loss soak-diff soak-cluster lint vet staticcheck fmt parts clean install uninstall
+.PHONY: help build demo bench test check diff fuzz soak soak-model soak-crash soak-loss soak-diff soak-cluster lint vet staticcheck fmt parts clean install uninstall
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,13 +48,16 @@ diff: ## send the random operations of one SEED to etcd and to kvd and compare; 
 fuzz: ## run every fuzz target for FUZZTIME (10m), one after the other; FUZZ="FuzzDecode ..." chooses
 	@GO='$(GO)' sh e2e/fuzz.sh $(FUZZ)
 
-SOAK ?= model loss diff cluster
+SOAK ?= model crash loss diff cluster
 soak: $(addprefix soak-,$(SOAK)) ## run the long suites, 15 to 60 minutes each; SOAK="model cluster" chooses
 
 soak-model:
 	KVD_MODEL_OPERATIONS=1000000 $(GO) test ./daemon/store -run TestMachineBehavesLikeThePlainModelOnAnyLog -rapid.checks=1000 -count=1 -v -timeout 2h
 	$(GO) test ./daemon/store -run TestHoweverALogIsCut -rapid.checks=20000 -count=1 -timeout 1h
 	$(GO) test ./daemon/watch -run 'TestHubDelivers|TestWhoReads|TestALiveWatch|TestAWatchOnAFollower' -rapid.checks=20000 -count=1 -timeout 1h
+
+soak-crash:
+	KVD_WAL_SEEDS=$(or $(SEEDS),0-170) $(GO) test ./daemon/wal -run TestAfterACrashAtAnyMomentTheLog -count=1 -v -timeout 2h
 
 soak-loss:
 	KVD_LOSS_ROUNDS=500 $(GO) test ./e2e/loss -run TestKillingAMemberBetweenAnyTwoWrites -count=1 -v -timeout 2h

@@ -223,3 +223,23 @@ func TestEveryStableStoreKeepsTermAndVote(t *testing.T) {
 		})
 	}
 }
+
+func TestWhoReadsAClosedLogIsRefusedAndNothingStops(t *testing.T) {
+	for _, kind := range []string{LogStoreWAL, LogStoreBoltDB} {
+		stop := &failStop{deadline: time.Minute}
+		store, err := openLogStore(kind, t.TempDir(), true, stop)
+		if err != nil {
+			t.Fatal(err)
+		}
+		guarded := &guardedLog{logStore: store, stop: stop, written: newByteTrigger(spaceBytes), meters: newMeters()}
+		if err := errors.Join(guarded.StoreLog(&raft.Log{Index: 1}), store.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := guarded.GetLog(1, new(raft.Log)); err == nil || errors.Is(err, raft.ErrLogNotFound) {
+			t.Errorf("%s: %v", kind, err)
+		}
+		if err := stop.Err(); err != nil {
+			t.Errorf("%s: the node stops: %v", kind, err)
+		}
+	}
+}

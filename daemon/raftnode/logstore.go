@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/kvd-io/kvd/daemon/wal"
 )
@@ -125,7 +126,8 @@ func (l *guardedLog) IsMonotonic() bool {
 // GetLog reads the entry at index. An entry that does not match its checksum is an error.
 func (l *guardedLog) GetLog(index uint64, entry *raft.Log) error {
 	if err := l.logStore.GetLog(index, entry); err != nil {
-		if !errors.Is(err, raft.ErrLogNotFound) {
+		// Raft measures the log now and then, and does not wait for that when it stops.
+		if !errors.Is(err, raft.ErrLogNotFound) && !errors.Is(err, wal.ErrClosed) && !errors.Is(err, bbolterrors.ErrDatabaseNotOpen) {
 			l.stop.Trip(fmt.Errorf("read log entry %d: %w", index, err))
 		}
 		return err

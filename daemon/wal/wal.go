@@ -64,10 +64,10 @@ func (e *DamageError) Error() string {
 	return fmt.Sprintf("%s is damaged at byte %d: %s", e.Path, e.Offset, e.Problem)
 }
 
-var (
-	errClosed   = errors.New("the log is closed")
-	errReadOnly = errors.New("opened only to be read")
-)
+// ErrClosed is what a Log says after Close.
+var ErrClosed = errors.New("the log is closed")
+
+var errReadOnly = errors.New("opened only to be read")
 
 // Log is a raft log on disk. It implements raft.LogStore and raft.MonotonicLogStore, and is safe for
 // concurrent use. Entries that it is given or returns are shared with it: their data must not be
@@ -190,13 +190,13 @@ func (l *Log) LastBatch() uint64 {
 }
 
 // GetLog reads an entry and compares it with its checksum, unless it is still in memory. Errors:
-// raft.ErrLogNotFound; *DamageError; others are those of the file system.
+// raft.ErrLogNotFound; ErrClosed; *DamageError; others are those of the file system.
 func (l *Log) GetLog(index uint64, entry *raft.Log) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	switch {
 	case l.closed:
-		return errClosed
+		return ErrClosed
 	case index < l.bounds.first || index > l.bounds.last:
 		return raft.ErrLogNotFound
 	case l.recent.get(index, entry):
@@ -316,7 +316,7 @@ func cut(places []place, first uint64, now bounds) []place {
 func (l *Log) writable() error {
 	switch {
 	case l.closed:
-		return errClosed
+		return ErrClosed
 	case l.config.ReadOnly:
 		return errReadOnly
 	}
