@@ -29,9 +29,9 @@ const (
 var errGone = errors.New("the member does not have its snapshot any more")
 
 // saveSnapshot writes a snapshot to a file, which is there as a whole or not at all, or to stdout.
-func (c *session) saveSnapshot(ctx context.Context, name string, force bool) error {
+func (c *session) saveSnapshot(ctx context.Context, name string, force, serializable bool) error {
 	if name == "-" {
-		facts, err := c.receive(ctx, c.env.Stdout, snapfile.Visitor{})
+		facts, err := c.receive(ctx, c.env.Stdout, serializable, snapfile.Visitor{})
 		if errors.Is(err, errGone) {
 			return &fileError{text: "stdout: the snapshot is cut short: " + err.Error(), hint: "save to a file instead, which can begin anew"}
 		}
@@ -49,7 +49,7 @@ func (c *session) saveSnapshot(ctx context.Context, name string, force bool) err
 	}
 	defer os.Remove(part.Name()) // is not there any more after a success
 	defer part.Close()
-	facts, err := c.fill(ctx, part, name)
+	facts, err := c.fill(ctx, part, name, serializable)
 	if err != nil {
 		return err
 	}
@@ -95,9 +95,9 @@ func syncDir(path string) error {
 }
 
 // fill writes a snapshot to part, from its beginning again when a member has lost its own.
-func (c *session) fill(ctx context.Context, part *os.File, name string) (snapfile.Facts, error) {
+func (c *session) fill(ctx context.Context, part *os.File, name string, serializable bool) (snapfile.Facts, error) {
 	for begun := 1; ; begun++ {
-		facts, err := c.receive(ctx, part, snapfile.Visitor{})
+		facts, err := c.receive(ctx, part, serializable, snapfile.Visitor{})
 		var path *os.PathError
 		switch {
 		case errors.As(err, &path):
@@ -118,8 +118,8 @@ func rewind(file *os.File) error {
 }
 
 // receive copies a snapshot from a member to w, and checks it as it comes.
-func (c *session) receive(ctx context.Context, w io.Writer, v snapfile.Visitor) (snapfile.Facts, error) {
-	stream, err := c.client.Snapshot(ctx)
+func (c *session) receive(ctx context.Context, w io.Writer, serializable bool, v snapfile.Visitor) (snapfile.Facts, error) {
+	stream, err := c.client.Snapshot(ctx, serializable)
 	if err != nil {
 		return snapfile.Facts{}, err
 	}
@@ -199,7 +199,7 @@ func (c *session) saved(w io.Writer, name string, f snapfile.Facts) error {
 func (c *session) liveRecords(ctx context.Context) iter.Seq2[snapfile.Record, error] {
 	return func(yield func(snapfile.Record, error) bool) {
 		stopped := errors.New("enough")
-		_, err := c.receive(ctx, io.Discard, snapfile.Visitor{Record: func(r snapfile.Record) error {
+		_, err := c.receive(ctx, io.Discard, false, snapfile.Visitor{Record: func(r snapfile.Record) error {
 			if !yield(r, nil) {
 				return stopped
 			}

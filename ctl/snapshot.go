@@ -39,15 +39,16 @@ without a store. An etcd has no snapshots of this kind.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	var force bool
+	var force, serializable bool
 	save := &cobra.Command{Use: "save FILE", Short: "save the state of a member", RunE: s.runUnbounded(func(ctx context.Context, c *session, args []string) error {
 		file, err := onlyFile(args)
 		if err != nil {
 			return err
 		}
-		return c.saveSnapshot(ctx, file, force)
+		return c.saveSnapshot(ctx, file, force, serializable)
 	})}
 	save.Flags().BoolVar(&force, "force", false, "overwrite FILE if it is there")
+	save.Flags().BoolVar(&serializable, "serializable", false, "what the member has, also if it cannot reach the others and may lack what they have")
 	cmd.AddCommand(
 		save,
 		&cobra.Command{Use: "verify FILE", Short: "check that a file is whole, and show what it says about itself", RunE: s.runOffline(verifySnapshot)},

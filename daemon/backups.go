@@ -11,7 +11,7 @@ import (
 // openBackups starts what gives snapshots of this member away.
 func (d *Daemon) openBackups(log *slog.Logger) *backup.Backups {
 	return backup.New(backup.Config{
-		Take: d.takeSnapshot, Spool: d.DataDir(), Log: log, Now: d.now,
+		Take: d.takeSnapshot, Current: d.service.ReadBarrier, Spool: d.DataDir(), Log: log, Now: d.now,
 		Schedule: backup.Schedule{Interval: d.config.SnapshotInterval, Keep: int(d.config.SnapshotKeep), Directory: d.config.SnapshotDir},
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,7 @@ func Recover(dir string, indexStep uint64, unlessAlone bool, now time.Time) (*Re
 			others = append(others, m.Name)
 		}
 	}
+	slices.Sort(others)
 	if unlessAlone && len(others) == 0 {
 		return nil, nil
 	}

@@ -188,6 +188,15 @@ func TestThreeMembersAreRestoredAndOneOfThemSurvivesTheOthers(t *testing.T) {
 	// Two of three are gone: the third goes on alone, and those that come back find themselves shut out.
 	th.stop(0, syscall.SIGKILL)
 	th.stop(1, syscall.SIGKILL)
+	rescue := filepath.Join(th.dir, "rescue.snap")
+	save := exec.Command(filepath.Join(parts.Build(t), "kvctl"), "--endpoints", th.clients[2], "snapshot", "save", rescue)
+	if out, err := save.CombinedOutput(); err == nil || save.ProcessState.ExitCode() != 5 || !strings.Contains(string(out), "serializable") {
+		th.fail("without a quorum a save ends with %v\n%s", err, out)
+	}
+	th.run("kvctl", "--endpoints", th.clients[2], "snapshot", "save", "--serializable", rescue)
+	if got := th.run("kvctl", "snapshot", "ls", rescue); got != "/after\n/before\n/lease\n" {
+		th.fail("the rescued file holds %q", got)
+	}
 	th.stop(2, syscall.SIGTERM)
 	if told := th.run("kvd", "recover", "--name", "n3", "--data-dir", th.data(2)); !strings.Contains(told, "with n1, n2") {
 		th.fail("recover tells %s", told)

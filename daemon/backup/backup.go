@@ -33,8 +33,11 @@ type Taken struct {
 
 // Config says where snapshots come from. All fields are needed, except where a default is given.
 type Config struct {
-	Take  func() Taken // the state as it is now; it does not block
-	Spool string       // directory for what is being sent; nothing stays there
+	Take func() Taken // the state as it is now; it does not block
+	// Current returns when Take returns everything that was acknowledged before the call, or why it cannot;
+	// nil: at once.
+	Current func(ctx context.Context) error
+	Spool   string // directory for what is being sent; nothing stays there
 
 	Schedule Schedule // zero: none
 
@@ -58,6 +61,9 @@ type Backups struct {
 func New(cfg Config) *Backups {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Current == nil {
+		cfg.Current = func(context.Context) error { return nil }
 	}
 	if cfg.Free == nil {
 		cfg.Free = freeSpace

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -149,6 +150,19 @@ func TestWhatMakesNoSenseIsRefused(t *testing.T) {
 		if got := get(t, server.URL+"?"+query).StatusCode; got != status {
 			t.Errorf("%s: %d, want %d", query, got, status)
 		}
+	}
+}
+
+func TestAMemberThatMayLackSomethingSendsOnlyWhatItHas(t *testing.T) {
+	b, server, _ := open(t, Schedule{}, &source{parts: []string{"x"}})
+	b.config.Current = func(context.Context) error { return errors.New("no leader") }
+	response := get(t, server.URL)
+	if text, _ := io.ReadAll(response.Body); response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(text), "no leader; with serializable=true") {
+		t.Errorf("%d %s", response.StatusCode, text)
+	}
+	response = get(t, server.URL+"?serializable=true")
+	if text, err := io.ReadAll(response.Body); err != nil || string(text) != "x" {
+		t.Errorf("%d %q, %v", response.StatusCode, text, err)
 	}
 }
 

@@ -20,12 +20,16 @@ const (
 	chunkTime  = chunkBytes * time.Second / (64 << 20)
 )
 
+// currentTimeout is how long a request waits for the member to be as far as the others.
+const currentTimeout = 3 * time.Second
+
 // Routes returns the route of a snapshot of this member.
 func (b *Backups) Routes() []route.Route {
 	return []route.Route{{Path: etcdv2.SnapshotPath, Methods: route.For(route.Root, http.MethodGet), Handler: b.serve}}
 }
 
-// serve sends a new snapshot, or, asked for snapshot=ID and from=OFFSET, the rest of one that broke off. A
+// serve sends a new snapshot, of all that was acknowledged before or, with serializable=true, of what this
+// member has, or, asked for snapshot=ID and from=OFFSET, the rest of one that broke off. A
 // stream that ends with an error is cut off, so that nobody takes it for whole.
 func (b *Backups) serve(w http.ResponseWriter, r *http.Request) {
 	s, from, ok := b.find(w, r)
@@ -55,6 +59,15 @@ func (b *Backups) find(w http.ResponseWriter, r *http.Request) (s *spool, from i
 		if offset != "" {
 			refuse(w, http.StatusBadRequest, "from is the place in a snapshot: name that one with snapshot=ID, as the header "+etcdv2.HeaderSnapshot+" did")
 			return nil, 0, false
+		}
+		if query.Get("serializable") != "true" {
+			ctx, cancel := context.WithTimeout(r.Context(), currentTimeout)
+			err := b.config.Current(ctx)
+			cancel()
+			if err != nil {
+				refuse(w, http.StatusServiceUnavailable, "this member cannot tell whether it has everything: "+err.Error()+"; with serializable=true it sends what it has")
+				return nil, 0, false
+			}
 		}
 		s, err := b.newSpool()
 		if err != nil {

@@ -24,14 +24,18 @@ type Snapshot struct {
 	end      context.CancelFunc
 }
 
-// Snapshot asks the endpoints in turn for a snapshot, until one begins to send. ctx bounds the whole of
-// it. Errors by Kind: those of Read; NotFound and Denied come from a store that has no snapshots, or
+// Snapshot asks the endpoints in turn for a snapshot, until one begins to send. It holds everything that was
+// acknowledged before, or, if serializable, what the member has. ctx bounds the whole of it. Errors by Kind: those of Read; NotFound and Denied come from a store that has no snapshots, or
 // not for this user.
-func (c *Client) Snapshot(ctx context.Context) (*Snapshot, error) {
+func (c *Client) Snapshot(ctx context.Context, serializable bool) (*Snapshot, error) {
+	query := url.Values{}
+	if serializable {
+		query.Set("serializable", "true")
+	}
 	var failed failures
 	for _, i := range c.turn() {
 		s := &Snapshot{client: c, endpoint: c.endpoints[i]}
-		err := s.open(ctx, url.Values{})
+		err := s.open(ctx, query)
 		if err == nil {
 			return s, nil
 		}
