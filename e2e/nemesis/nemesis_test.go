@@ -122,8 +122,8 @@ func TestNothingIsLostAndNoReadIsStaleWhateverBreaks(t *testing.T) {
 	seed := setting(t, seedVariable, uint64(time.Now().UnixNano()&0xffffff))
 	members := int(setting(t, membersVariable, 3))
 	program := subject(t)
-	t.Logf("replay: %s=%s %s=%d %s=%d %s=%d go test ./e2e/nemesis -count=1 -v -run %s", programVariable, program.Name,
-		faultsVariable, count, seedVariable, seed, membersVariable, members, t.Name())
+	t.Logf("replay: %s=%s %s=%d %s=%d %s=%d %s=%q %s=%q go test ./e2e/nemesis -count=1 -v -run %s", programVariable, program.Name,
+		faultsVariable, count, seedVariable, seed, membersVariable, members, classVariable, os.Getenv(classVariable), argsVariable, os.Getenv(argsVariable), t.Name())
 	n := &nemesis{t: t, program: program, cluster: begun(t, program, members), caller: cluster.NewCaller(4),
 		random: rand.New(rand.NewPCG(seed, 0)), seed: seed, tally: map[string]*tally{}}
 	defer n.caller.Close()
