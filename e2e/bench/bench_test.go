@@ -25,9 +25,6 @@ func TestEveryScenarioRuns(t *testing.T) {
 	kvd := filepath.Join(parts.Build(t), "kvd")
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
-			if s.name == "failover" || s.name == "join" {
-				t.Skip("kvd's members cannot be changed yet")
-			}
 			jsonFile := filepath.Join(t.TempDir(), "report.json")
 			args := []string{"-short", "-run", s.name, "-kvd", kvd, "-etcd", etcd, "-json", jsonFile}
 			if err := run(t.Context(), args, io.Discard, t.Output()); err != nil {

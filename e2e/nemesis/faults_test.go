@@ -52,10 +52,7 @@ var faults = []fault{
 }
 
 // notFor are classes that a program has no way for. etcd takes a snapshot after 100,000 writes only.
-var notFor = map[string][]string{
-	"kvd":  {"hand over the leadership", "replace a member"},
-	"etcd": {"fall behind a snapshot"},
-}
+var notFor = map[string][]string{"etcd": {"fall behind a snapshot"}}
 
 // choice picks the members that something happens to.
 type choice func(ctx context.Context, n *nemesis) []*cluster.Member
