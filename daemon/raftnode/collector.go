@@ -241,6 +241,18 @@ type executed struct {
 	outcome  outcome
 }
 
+// overtake answers those whose commands were executed unseen.
+func (r *registry) overtake(executed func(sequence uint64) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for sequence, p := range r.waiting {
+		if executed(sequence) {
+			delete(r.waiting, sequence)
+			p.settle(outcome{err: outcomeLost()})
+		}
+	}
+}
+
 // deliver brings results to those who wait for them.
 func (r *registry) deliver(results []executed) {
 	r.mu.Lock()

@@ -32,6 +32,10 @@ type Machine interface {
 	// whether there was one with this id, which never comes back. Safe for concurrent use.
 	Members() []command.Member
 	Removed(id uint64) bool
+	// Applied returns the index and the term of the last entry that Apply was given, by way of a
+	// snapshot too. Executed reports whether a command was executed, or counts as executed.
+	Applied() (index, term uint64)
+	Executed(origin, sequence uint64) bool
 }
 
 // Snapshot is a state at rest, which is written while Apply goes on.
@@ -143,6 +147,11 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.machine.Flush()
 	f.readClock()
 	f.logBytes.Reset()
+	// Entries that the snapshot stands for never come: who waits for one has it now, and who waits for a
+	// result will not get it.
+	index, _ := f.machine.Applied()
+	f.applied.Advance(index)
+	f.registry.overtake(func(sequence uint64) bool { return f.machine.Executed(f.registry.origin, sequence) })
 	return nil
 }
 

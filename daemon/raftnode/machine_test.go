@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +30,8 @@ type ledgerState struct {
 	Keys       []string
 	Clock      int64
 	WallOffset int64
+	Index      uint64              // of the last entry
+	Sequences  map[uint64][]uint64 // executed, by origin
 }
 
 func (l *ledger) Apply(index, term uint64, batch *command.Batch) []command.Result {
@@ -38,9 +41,14 @@ func (l *ledger) Apply(index, term uint64, batch *command.Batch) []command.Resul
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.state.Clock, l.state.WallOffset = max(l.state.Clock, batch.Clock), batch.WallOffset
+	l.state.Index = index
 	l.batches = append(l.batches, len(batch.Commands))
 	results := make([]command.Result, len(batch.Commands))
 	for i, c := range batch.Commands {
+		if l.state.Sequences == nil {
+			l.state.Sequences = map[uint64][]uint64{}
+		}
+		l.state.Sequences[c.Origin] = append(l.state.Sequences[c.Origin], c.Sequence)
 		if w, ok := c.Body.(kv.Write); ok {
 			if w.Key == "/refused" {
 				results[i].Err = &kv.Error{Kind: kv.Exists, Key: w.Key}
@@ -75,6 +83,18 @@ func (l *ledger) LeaseClock() (clock, wallOffset int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.state.Clock, l.state.WallOffset
+}
+
+func (l *ledger) Applied() (index, term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state.Index, 1
+}
+
+func (l *ledger) Executed(origin, sequence uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(l.state.Sequences[origin], sequence)
 }
 
 func (l *ledger) Members() []command.Member { return nil }

@@ -86,8 +86,8 @@ func (m *Machine) Corrupt(self uint64) (Comparison, bool) {
 	agree, differ := 1, 0
 	for _, id := range slices.Sorted(maps.Keys(m.comparisons)) {
 		c := m.comparisons[id]
-		switch _, member := m.state.members[id]; {
-		case !member || id == self:
+		switch {
+		case id == self:
 		case c.Same():
 			agree++
 		default:

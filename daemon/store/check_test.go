@@ -127,7 +127,7 @@ func TestAMemberThatWasReplacedIsNoMoreReasonForDoubt(t *testing.T) {
 		t.Fatal(c.verdicts())
 	}
 	c.apply(command.MemberRemove{ID: 2})
-	if _, corrupt := c[0].Corrupt(1); corrupt {
+	if _, corrupt := c[0].Corrupt(1); corrupt || c[0].Disputed() {
 		t.Error("still corrupt")
 	}
 }

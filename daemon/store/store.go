@@ -102,6 +102,9 @@ func (m *Machine) note(body command.Body, err error, events []kv.Event) {
 	case command.Check:
 		m.compare(body)
 	case command.Tick:
+	case command.MemberRemove:
+		delete(m.comparisons, body.ID)
+		m.counts.note(body, err, events)
 	default:
 		m.counts.note(body, err, events)
 	}
