@@ -24,7 +24,7 @@ type inode struct{ content []byte }
 
 // operation is one call, as it was done.
 type operation struct {
-	what     string // "write", "sync", "create", "rename", "remove", "syncdir", "note"
+	what     string // "write", "sync", "lost", "create", "rename", "remove", "syncdir", "note"
 	inode    *inode
 	off      int64
 	data     []byte
@@ -40,6 +40,9 @@ func (d *disk) do(op operation, effect func() error) error {
 	defer d.mu.Unlock()
 	if d.fail != nil {
 		if err := d.fail(op); err != nil {
+			if op.what == "sync" {
+				d.trace = append(d.trace, operation{what: "lost", inode: op.inode})
+			}
 			return err
 		}
 	}
@@ -212,6 +215,8 @@ func (w *wreck) follow(op operation) {
 		for _, write := range w.writes[op.inode] {
 			w.content[op.inode] = overwrite(w.content[op.inode], write.data, write.off)
 		}
+		delete(w.writes, op.inode)
+	case "lost": // a sync has failed: the kernel still shows the writes and will never carry them out
 		delete(w.writes, op.inode)
 	case "create", "rename", "remove":
 		w.changes = append(w.changes, op)

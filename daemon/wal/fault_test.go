@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,6 +71,95 @@ func TestAfterAnyFailedOperationNothingIsWrittenAndNothingIsLost(t *testing.T) {
 			t.Logf("%d operations", n)
 			return
 		}
+	}
+}
+
+// failSync has the next sync of a file of that name fail.
+func (d *disk) failSync(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fail = func(op operation) error { // under the disk's lock
+		if op.what == "sync" && op.inode == d.names[name] {
+			d.fail = nil
+			return syscall.EIO
+		}
+		return nil
+	}
+}
+
+// stopped returns what is on the disk of d after the machine has stopped.
+func stopped(d *disk) *disk {
+	w := newWreck(nil)
+	for _, op := range d.operations() {
+		w.follow(op)
+	}
+	return w.crash(loseAll, nil)
+}
+
+// After a failed sync the kernel shows data that the disk does not have. Whoever starts next must not
+// build on it before it is on the disk.
+func TestWhatTheKernelStillShowsAfterAFailedSyncIsWrittenAgain(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	d := newDisk()
+	log, err := Open(testConfig(d, random))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.StoreLog(&raft.Log{Index: 1}); err != nil {
+		t.Fatal(err)
+	}
+	d.failSync(segmentName(1))
+	if err := log.StoreLog(&raft.Log{Index: 2}); !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(testConfig(d, random))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := must(again.LastIndex())
+	if shown != 2 {
+		t.Fatalf("the kernel shows the log up to entry %d: the test has lost its case", shown)
+	}
+	onDisk, err := Open(testConfig(stopped(d), random))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := must(onDisk.LastIndex()); last != shown {
+		t.Errorf("the log showed entry %d, the disk holds %d", shown, last)
+	}
+	if err := errors.Join(again.Close(), onDisk.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	d = newDisk()
+	cfg := StableConfig{Dir: d, Name: "stable", Create: true}
+	stable, err := OpenStable(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stable.SetUint64([]byte("term"), 1); err != nil {
+		t.Fatal(err)
+	}
+	d.failSync("stable")
+	for term := range uint64(2) { // nothing is tried again
+		if err := stable.SetUint64([]byte("term"), 2+term); !errors.Is(err, syscall.EIO) {
+			t.Fatal(err)
+		}
+	}
+	if stable, err = OpenStable(cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer stable.Close()
+	term := must(stable.GetUint64([]byte("term")))
+	if term != 2 {
+		t.Fatalf("the kernel shows term %d: the test has lost its case", term)
+	}
+	safe, err := held(stopped(d), true)
+	if err != nil || safe["term"] != string(binary.BigEndian.AppendUint64(nil, term)) {
+		t.Errorf("term %d was shown, the disk holds %q, %v", term, safe["term"], err)
 	}
 }
 

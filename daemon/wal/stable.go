@@ -73,7 +73,7 @@ func OpenStable(cfg StableConfig) (*Stable, error) {
 	err = s.read()
 	if err == nil && !cfg.ReadOnly {
 		// What was read may be in the kernel's memory only, if its sync had failed.
-		err = errors.Join(s.write(s.values), cfg.Dir.SyncDir())
+		err = errors.Join(s.put(s.number, s.values), cfg.Dir.SyncDir())
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -200,17 +200,24 @@ func (s *Stable) write(values map[string][]byte) error {
 	if size > stablePairsMax {
 		return fmt.Errorf("all values would take %d bytes, at most %d can be stored", size, stablePairsMax)
 	}
+	if s.fault = s.put(s.number+1, values); s.fault != nil {
+		return s.fault
+	}
+	s.number, s.values = s.number+1, values
+	return nil
+}
+
+// put writes a record to its slot and syncs it.
+func (s *Stable) put(number uint64, values map[string][]byte) error {
 	slot := make([]byte, slotBytes)
-	putRecord(slot, s.number+1, values)
-	_, err := s.file.WriteAt(slot, slotOffset(s.number+1))
+	putRecord(slot, number, values)
+	_, err := s.file.WriteAt(slot, slotOffset(number))
 	if err == nil {
 		err = s.file.Sync()
 	}
 	if err != nil {
-		s.fault = fmt.Errorf("write to %s: %w", s.path, err)
-		return s.fault
+		return fmt.Errorf("write to %s: %w", s.path, err)
 	}
-	s.number, s.values = s.number+1, values
 	return nil
 }
 
