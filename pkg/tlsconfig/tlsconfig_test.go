@@ -3,7 +3,6 @@ package tlsconfig_test
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -534,40 +533,4 @@ func TestTimesAreToldWithTheirDistance(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
-}
-
-// FuzzFiles has every kind of file hold what it may not.
-func FuzzFiles(f *testing.F) {
-	ca, dir := authority(f)
-	good := issue(f, ca, certs.Peer, "n1", time.Now(), "localhost")
-	if _, err := ca.Revoke("peer-n1", time.Now()); err != nil {
-		f.Fatal(err)
-	}
-	good.CRL = filepath.Join(dir, "ca.crl")
-	for _, path := range []string{good.Cert, good.Key, good.CA, good.CRL} {
-		f.Add(read(f, path))
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		f.Fatal(err)
-	}
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(der)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		path := filepath.Join(t.TempDir(), "file")
-		write(t, path, data)
-		for _, files := range []tlsconfig.Files{
-			{Cert: path, Key: good.Key, CA: good.CA, CRL: good.CRL}, {Cert: good.Cert, Key: path, CA: good.CA, CRL: good.CRL},
-			{Cert: good.Cert, Key: good.Key, CA: path}, {Cert: good.Cert, Key: good.Key, CA: good.CA, CRL: path},
-		} {
-			server, err := tlsconfig.NewServer(tlsconfig.Config{Files: files})
-			if (server == nil) != (err != nil) {
-				t.Errorf("%v and %v", server, err)
-			}
-		}
-		certs.Read(path)
-	})
 }
