@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,7 @@ one that would lose the quorum is refused unless --accept-risk=lose-quorum is gi
 	cmd.AddCommand(
 		&cobra.Command{Use: "list", Short: "list the members, and how they are", RunE: s.run(listMembers)},
 		memberAdd(s),
+		memberInvite(s),
 		&cobra.Command{Use: "update MEMBER URLS", Short: "give a member other peer URLs, separated by commas", RunE: s.run(updateMember)},
 		&cobra.Command{Use: "promote MEMBER", Short: "give a learner a vote", RunE: s.run(promoteMember)},
 		memberRemove(s),
@@ -171,7 +173,7 @@ func (c *session) foresee(ctx context.Context, change kvclient.MemberChange, ris
 	if c.format != asJSON {
 		fmt.Fprintln(c.env.Stderr, f.Text)
 	}
-	if (f.LosesQuorum || f.Stuck) && risk == "" {
+	if f.Stuck || f.Voters == 0 || f.LosesQuorum && risk == "" {
 		return nil, &quorumError{f}
 	}
 	return &f, nil
@@ -185,6 +187,9 @@ func (e *quorumError) Error() string { return "not done: " + e.forecast.Text }
 func (e *quorumError) hint() string {
 	if e.forecast.Stuck {
 		return "start the members that are down; if their data is lost for good, see docs/how-to/lost-quorum.md"
+	}
+	if e.forecast.Voters == 0 {
+		return "a cluster has a member that votes: to end it, stop kvd and remove its data directory"
 	}
 	return "start the members that are down first; with --accept-risk=" + acceptQuorumLoss + " it is done all the same"
 }
@@ -225,6 +230,30 @@ func memberAdd(s *settings) *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVar(&learner, "learner", false, "without a vote until it is promoted")
+	return cmd
+}
+
+func memberInvite(s *settings) *cobra.Command {
+	var name string
+	var ttl time.Duration
+	cmd := &cobra.Command{Use: "invite", Short: "print one line that the kvd --join of a new member takes", RunE: s.run(func(ctx context.Context, c *session, args []string) error {
+		if err := noMoreWords(args, 0); err != nil {
+			return err
+		}
+		if ttl < time.Second {
+			return &usageError{text: fmt.Sprintf("--ttl %v: it must be a second at least", ttl)}
+		}
+		line, err := c.client.Invite(ctx, name, ttl)
+		if err != nil {
+			return err
+		}
+		c.said(line, struct {
+			Invitation string `json:"invitation"`
+		}{line})
+		return nil
+	})}
+	cmd.Flags().StringVar(&name, "name", "", "what the member is to be called (default: its own --name)")
+	cmd.Flags().DurationVar(&ttl, "ttl", 10*time.Minute, "how long the line is good for, once; a day at most")
 	return cmd
 }
 

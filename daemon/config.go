@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/service"
+	"github.com/kvd-io/kvd/pkg/invite"
 )
 
 // Config is every setting of the daemon. The flags bound to it by AddFlags have etcd's names and
@@ -31,6 +32,7 @@ type Config struct {
 	InitialCluster      string // "" means this member alone
 	InitialClusterState string
 	InitialClusterToken string
+	Join                string // an invitation; "" for a member that was not invited
 	ForceNewCluster     bool   // see Recover
 	Discovery           string // refused: there is no discovery service
 	DiscoverySRV        string
@@ -123,6 +125,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new: --initial-cluster begins together; existing: this member was added to a cluster that runs, and joins it")
 	flags.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "tells this cluster from others, the same for all members; it is kept in the data directory")
 	flags.BoolVar(&c.ForceNewCluster, "force-new-cluster", c.ForceNewCluster, "make a member that has lost its quorum the only one of a new cluster before it starts, as kvd recover does; once")
+	flags.StringVar(&c.Join, "join", c.Join, "the `line` that kvctl member invite has printed: join that cluster; it counts for a new data directory only")
 	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, from which the real interval follows: 3 to 6 hundredths of that")
 	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader until a member stands for election at the latest; a sole member stands at once")
 	flags.StringVar(&c.ReadMode, "read-mode", c.ReadMode, "`how` reads are answered that do not say quorum=true: local, at once from what this member holds, or quorum, as if they did")
@@ -226,6 +229,13 @@ func (c *Config) checkCluster() error {
 		return configErrorf("discovery", none)
 	case c.DiscoverySRV != "":
 		return configErrorf("discovery-srv", none)
+	case c.Join != "" && (c.InitialCluster != "" || c.InitialClusterState != stateNew):
+		return configErrorf("join", "an invitation says which cluster it is: leave out --initial-cluster and --initial-cluster-state")
+	case c.Join != "":
+		if _, err := invite.Parse(c.Join); err != nil {
+			return configErrorf("join", "this is no invitation: %v", err)
+		}
+		return nil
 	case c.InitialClusterState != stateNew && c.InitialClusterState != stateExisting:
 		return configErrorf("initial-cluster-state", "%q is unknown: use %s or %s", c.InitialClusterState, stateNew, stateExisting)
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -127,6 +128,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if peerURLs == nil {
 		peerURLs = reachable(peers)
 	}
+	if err := d.config.accept(ctx, peerURLs, members, deps.Log); err != nil {
+		closeAll(slices.Concat(clients, peers))
+		return nil, err
+	}
 	if err := d.openMember(ctx, deps, peers, peerURLs, limits.watchers); err != nil {
 		closeAll(clients)
 		return nil, err
@@ -185,6 +190,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener
 	node.Answer(raftnode.MethodMembers, d.service.AnswerMembers)
 	node.Answer(raftnode.MethodStatus, d.service.AnswerStatus)
 	node.LeadWhile(d.service.LeadMembers)
+	node.HandlePeers("POST "+joinPath, http.HandlerFunc(d.serveJoin))
 	status := node.Status()
 	d.service.StartChecks(uint64(status.MemberID))
 	self := command.Member{ID: uint64(status.MemberID), Name: status.Name, PeerURLs: peerURLs, ClientURLs: d.clientURLs, Voter: true}
@@ -253,6 +259,10 @@ func (d *Daemon) DataDir() string {
 	}
 	return path
 }
+
+// Removed returns a channel that is closed when this member has learned that it was removed from its
+// cluster. It serves nothing of use from then on, and should be closed.
+func (d *Daemon) Removed() <-chan struct{} { return d.node.Removed() }
 
 // Alive returns when raft's main loop has answered: a member whose disk hangs does not return.
 func (d *Daemon) Alive() error { return d.node.Alive() }

@@ -88,6 +88,9 @@ func run(ctx context.Context, cfg Config) error {
 	case <-ctx.Done():
 		log.Info("stopping", "reason", context.Cause(ctx))
 	case <-terminalGone:
+	case <-d.Removed():
+		manager.stop()
+		return &program.ExitError{Code: program.ExitUsage, Err: errors.Join(errRemoved, d.Close())}
 	}
 	manager.stop()
 	if err := d.Close(); err != nil {
@@ -98,6 +101,9 @@ func run(ctx context.Context, cfg Config) error {
 	}
 	return nil
 }
+
+// errRemoved ends a member that can do nothing any more; to start it again would not help.
+var errRemoved = errors.New("this member was removed from its cluster: add it as a new member with kvctl member add, and start it with an empty --data-dir")
 
 // startError gives a failed start its exit code. A start that was interrupted is none.
 func startError(ctx context.Context, err error) error {

@@ -63,6 +63,8 @@ func (v memberView) Overview(ctx context.Context) (service.ClusterView, error) {
 	return v.d.service.Overview(ctx)
 }
 
+func (v memberView) Authority() string { return v.d.config.authority() }
+
 // gate shows the service to the v2 API as what lets clients in.
 type gate struct{ *service.Service }
 

@@ -145,6 +145,7 @@ var (
 	}{
 		{regexp.MustCompile(`"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"`), `"expiration":"TIME"`},
 		{regexp.MustCompile(`"(id|lease|cluster|member|leader)":"[0-9a-f]{1,16}"`), `"$1":"ID"`},
+		{regexp.MustCompile(`token=[0-9a-f]{32}`), `token=TOKEN`},
 		{regexp.MustCompile(`"term":\d+`), `"term":N`},
 		{regexp.MustCompile(`"appliedIndex":\d+`), `"appliedIndex":N`},
 		{regexp.MustCompile(`"version":"[^"]+"`), `"version":"VERSION"`},

@@ -176,6 +176,17 @@ func (c *Cluster) Add(name string, add func(peerURL string)) *Member {
 	return m
 }
 
+// Invite starts a new member that joins by an invitation, and returns why that failed. A member that did
+// not start can be tried again with Open.
+func (c *Cluster) Invite(name, invitation string) (*Member, error) {
+	c.t.Helper()
+	m := c.newMember(name)
+	m.config.Join = invitation
+	c.parse(m)
+	c.members = append(c.members, m)
+	return m, m.open()
+}
+
 // Stop stops the cluster cleanly and keeps its data. Stopping a stopped cluster does nothing.
 func (c *Cluster) Stop() {
 	c.t.Helper()

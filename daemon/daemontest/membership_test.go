@@ -182,3 +182,48 @@ func TestALearnerGetsAVoteWhenItIsPromoted(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+func invitation(t *testing.T, url, body string) string {
+	t.Helper()
+	status, text := tell(t, http.MethodPost, url+"/v2/cluster/invite", body)
+	var made struct{ Invitation string }
+	if err := json.Unmarshal([]byte(text), &made); err != nil || status != http.StatusCreated {
+		t.Fatalf("%d %s", status, text)
+	}
+	return made.Invitation
+}
+
+func TestAnInvitedMemberJoinsAndGetsAVote(t *testing.T) {
+	cluster := daemontest.Start(t, 1, "--initial-cluster-token=ours")
+	line := invitation(t, cluster.URL(), `{"name":"m2"}`)
+	m2, err := cluster.Invite("m2", line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, m2.URL(), "m2 votes", func(v overview) bool { return v.role("m2") == "voter" })
+	m2.Stop() // its settings still hold the invitation, which was used
+	m2.Start()
+	await(t, m2.URL(), "m2 is back", func(v overview) bool { return v.role("m2") == "voter" && v.Leader != "" })
+	for what, c := range map[string]struct{ line, want string }{
+		"used":         {line[:strings.LastIndex(line, ",")], "this invitation was used before"},
+		"wrong":        {line[:strings.Index(line, "token=")] + "token=00112233445566778899aabbccddeeff", "nobody was invited with this token"},
+		"another name": {invitation(t, cluster.URL(), `{"name":"m4"}`), "for a member that is called m4"},
+	} {
+		if _, err := cluster.Invite("m3", c.line); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", what, err, c.want)
+		}
+	}
+	short := invitation(t, cluster.URL(), `{"ttlSeconds":1}`)
+	token := short[strings.Index(short, "token=")+len("token="):]
+	// An address that another member has is refused, and leaves the invitation as it is.
+	leader, status, text := cluster.Leader(), 0, ""
+	for deadline := time.Now().Add(30 * time.Second); status != http.StatusForbidden && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		status, text = tell(t, http.MethodPost, leader.PeerURL()+"/kvd/join", `{"token":"`+token+`","name":"m5","peerURLs":["`+leader.PeerURL()+`"]}`)
+	}
+	if status != http.StatusForbidden || !strings.Contains(text, "it was not used in time") {
+		t.Errorf("%d %s", status, text)
+	}
+	if v := look(t, cluster.URL()); len(v.Members) != 2 {
+		t.Errorf("%+v", v)
+	}
+}

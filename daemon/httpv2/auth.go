@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kvd-io/kvd/daemon/service"
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -37,6 +38,7 @@ type Session interface {
 	UpdateMember(ctx context.Context, id uint64, peerURLs []string) error
 	RemoveMember(ctx context.Context, id uint64, acceptRisk bool) error
 	PromoteMember(ctx context.Context, id uint64) error
+	Invite(ctx context.Context, ttl time.Duration) (token string, peers []string, err error)
 	TransferLeadership(ctx context.Context, to uint64) error
 }
 

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/daemon/service"
+	"github.com/kvd-io/kvd/pkg/etcdv2"
+	"github.com/kvd-io/kvd/pkg/invite"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -167,6 +170,39 @@ func (h *handler) serveClusterLeader(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	h.acted(w, session(r).TransferLeadership(r.Context(), to))
+}
+
+// inviteJSON says what an invitation is to be.
+type inviteJSON struct {
+	Name       string `json:"name"`       // of the new member; "" leaves it to it
+	TTLSeconds uint64 `json:"ttlSeconds"` // 0 for the default
+}
+
+// serveClusterInvite makes an invitation for a new member.
+func (h *handler) serveClusterInvite(w http.ResponseWriter, r *http.Request) {
+	h.setClusterID(w)
+	var in inviteJSON
+	if !h.readTypedJSON(w, r, &in) {
+		return
+	}
+	if strings.ContainsAny(in.Name, "=,/\x00\n") {
+		h.replyMessage(w, http.StatusBadRequest, "a name must not contain any of = , /")
+		return
+	}
+	ttl := etcdv2.TTLFromSeconds(in.TTLSeconds)
+	if in.TTLSeconds == 0 {
+		ttl = service.DefaultInviteTTL
+	}
+	token, peers, err := session(r).Invite(r.Context(), ttl)
+	if err != nil {
+		h.replyClusterError(w, err)
+		return
+	}
+	line := invite.Invitation{Peers: peers, Token: token, CA: h.Cluster.Authority(), Name: in.Name}.String()
+	h.replyJSON(w, http.StatusCreated, struct {
+		Invitation string `json:"invitation"`
+		TTLSeconds uint64 `json:"ttlSeconds"`
+	}{line, uint64(ttl / time.Second)}, "\n")
 }
 
 // serveClusterPromote gives a learner a vote.

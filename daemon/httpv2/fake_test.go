@@ -79,6 +79,9 @@ func (fakeSession) ChangeRole(context.Context, service.RoleChange) (service.Role
 func (fakeSession) AddMember(context.Context, service.NewMember) (service.MemberView, error) {
 	return service.MemberView{}, &kv.Error{Kind: kv.NoLeader}
 }
+func (fakeSession) Invite(context.Context, time.Duration) (string, []string, error) {
+	return "", nil, &kv.Error{Kind: kv.NoLeader}
+}
 func (fakeSession) UpdateMember(context.Context, uint64, []string) error {
 	return &kv.Error{Kind: kv.NoLeader}
 }
@@ -127,6 +130,8 @@ func (c fakeCluster) ClusterID() uint64          { return 0x00ab54a98ceb1f0a }
 func (c fakeCluster) Members() []Member          { return append([]Member(nil), c.members...) }
 func (c fakeCluster) LeaderID() (uint64, bool)   { return c.leader, c.leader != 0 }
 func (c fakeCluster) Position() (uint64, uint64) { return 77, 3 }
+
+func (c fakeCluster) Authority() string { return "" }
 
 func (c fakeCluster) Overview(context.Context) (service.ClusterView, error) {
 	return service.ClusterView{}, &kv.Error{Kind: kv.NoLeader}

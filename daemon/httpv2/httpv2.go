@@ -30,6 +30,10 @@ type Cluster interface {
 	Position() (index, term uint64) // last log index known to be committed, and the term
 
 	Overview(ctx context.Context) (service.ClusterView, error)
+
+	// Authority returns the SHA-256 of the certificate of the authority that signs for members, in hex;
+	// "" without TLS.
+	Authority() string
 }
 
 // Member is one member of the cluster. Name and ClientURLs are empty until it has started once.
@@ -84,6 +88,7 @@ func Routes(cfg Config) []route.Route {
 			Methods: slices.Concat(route.For(route.Nothing, get), route.For(route.Root, post, del, put))},
 		{Path: clusterPath, Handler: h.serveCluster, Methods: route.For(route.Nothing, get)},
 		{Path: clusterPath + "/check", Handler: h.serveClusterCheck, Methods: route.For(route.Nothing, post)},
+		{Path: clusterPath + "/invite", Handler: h.serveClusterInvite, Methods: route.For(route.Root, post)},
 		{Path: clusterPath + "/leader", Handler: h.serveClusterLeader, Methods: route.For(route.Root, post)},
 		{Path: clusterPath + "/promote", Handler: h.serveClusterPromote, Methods: route.For(route.Root, post)},
 		{Path: etcdv2.LeasesPath, Handler: h.serveLeases, Methods: slices.Concat(route.For(route.Root, get), route.For(route.Rights, post))},

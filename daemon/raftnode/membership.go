@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -13,6 +14,16 @@ import (
 
 // removalChecked is the time between two looks at whether this member was removed.
 const removalChecked = time.Second
+
+// HandlePeers has h answer requests to the peer port, beside what is between members. pattern is one of
+// http.ServeMux.
+func (n *Node) HandlePeers(pattern string, h http.Handler) { n.pages.Handle(pattern, h) }
+
+// Started returns the identity in a data directory if a member has started with it before.
+func Started(dir string) (Identity, bool) {
+	r, err := readRecord(dir)
+	return r.Identity, err == nil && r.Bootstrapped
+}
 
 // Server is a member as raft has it.
 type Server struct {

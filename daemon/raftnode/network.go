@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"slices"
 	"sync/atomic"
@@ -34,12 +33,11 @@ func (n *Node) openNetwork(deps Deps) error {
 		}
 		n.config.PeerURLs = []string{scheme + "://" + deps.Peers[0].Addr().String()}
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+ClusterPath, n.serveCluster)
-	mux.HandleFunc("POST "+ClusterPath, n.serveCluster)
+	n.pages.HandleFunc("GET "+ClusterPath, n.serveCluster)
+	n.pages.HandleFunc("POST "+ClusterPath, n.serveCluster)
 	var err error
 	n.network, err = peer.New(peer.Config{
-		Listeners: deps.Peers, TLS: deps.PeerTLS, Log: n.log, Now: deps.Now, Handler: mux,
+		Listeners: deps.Peers, TLS: deps.PeerTLS, Log: n.log, Now: deps.Now, Handler: &n.pages,
 		Self: func() (cluster, member uint64) {
 			if !n.ready.Load() {
 				return 0, 0

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -158,6 +159,7 @@ type Node struct {
 	learning  sync.Mutex
 	meters    *meters
 	handlers  handlers
+	pages     http.ServeMux // of the peer port
 
 	space         atomic.Pointer[Space] // as last seen
 	written       *byteTrigger          // to the log since then

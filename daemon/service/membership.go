@@ -318,7 +318,7 @@ func (s *Service) foresee(ctx context.Context, change Change, who Standing, acce
 	if err != nil {
 		return err
 	}
-	if c.Stuck || c.LosesQuorum && !acceptRisk {
+	if c.Stuck || c.Voters == 0 || c.LosesQuorum && !acceptRisk {
 		return &kv.Error{Op: "member", Kind: kv.Invalid, Cause: c.Text, Err: ErrRisk}
 	}
 	return nil

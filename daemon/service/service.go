@@ -76,8 +76,9 @@ type Service struct {
 	replayed            store.Counts // what the state had executed when the service began
 	gets, recursiveGets tally
 
-	leases  leases
-	members members
+	leases   leases
+	members  members
+	invitees inviteDoor
 }
 
 var (

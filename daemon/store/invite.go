@@ -52,17 +52,36 @@ func (s *state) invite(c command.Invitation) error {
 		s.invited = append(invited, invitation{hash: c.Hash, deadline: s.clock + int64(c.TTL)})
 		return nil
 	}
-	switch {
-	case at < 0:
-		return refuse(kv.NotFound, "nobody was invited with this token")
-	case invited[at].used:
-		return refuse(kv.CompareFailed, "this invitation was used before: each is for one member")
-	case invited[at].over(s.clock):
-		return refuse(kv.CompareFailed, "this invitation is over: it was not used in time")
+	if err := s.checkInvitation(at, s.clock); err != nil {
+		return err
 	}
 	invited[at].used = true
 	s.invited = invited
 	return nil
+}
+
+// checkInvitation returns why the one at a place cannot be used; nil if it can.
+func (s *state) checkInvitation(at int, clock int64) error {
+	refuse := func(kind kv.Kind, cause string) error {
+		return &kv.Error{Op: "invitation", Kind: kind, Cause: cause, Index: s.revision}
+	}
+	switch {
+	case at < 0:
+		return refuse(kv.NotFound, "nobody was invited with this token")
+	case s.invited[at].used:
+		return refuse(kv.CompareFailed, "this invitation was used before: each is for one member")
+	case s.invited[at].over(clock):
+		return refuse(kv.CompareFailed, "this invitation is over: it was not used in time")
+	}
+	return nil
+}
+
+// Invited returns why nobody could use the invitation with this hash at clock; nil if somebody could.
+// Errors by Kind: NotFound; CompareFailed if it was used or is over.
+func (m *Machine) Invited(hash [32]byte, clock int64) error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.checkInvitation(m.state.invitation(hash), clock)
 }
 
 // invitation returns where the one with a hash is, -1 if there is none. How long it takes says nothing of

@@ -124,6 +124,18 @@ func (c *Client) TransferLeadership(ctx context.Context, to string) error {
 	return c.changeMembers(ctx, "member transfer", http.MethodPost, clusterPath+"/leader", nil, MemberChange{Member: to}, false, nil)
 }
 
+// Invite makes an invitation for one new member, to be called name unless that is "", and returns the line
+// that its kvd --join takes. It is good for ttl, in whole seconds; 0 is ten minutes. Errors by Kind:
+// Denied, Invalid, Timeout, Unknown.
+func (c *Client) Invite(ctx context.Context, name string, ttl time.Duration) (string, error) {
+	var made struct{ Invitation string }
+	err := c.changeMembers(ctx, "member invite", http.MethodPost, clusterPath+"/invite", nil, struct {
+		Name       string `json:"name,omitempty"`
+		TTLSeconds int64  `json:"ttlSeconds,omitempty"`
+	}{name, int64(ttl / time.Second)}, false, &made)
+	return made.Invitation, err
+}
+
 // changeMembers makes one call with a JSON body, unless that is nil, and decodes the answer into v unless
 // v is nil.
 func (c *Client) changeMembers(ctx context.Context, op, method, path string, query url.Values, body any, repeatable bool, v any) error {

@@ -50,6 +50,7 @@ var plan = []layer{
 	{"pkg/certs", []string{"pkg/tlsconfig"}, "an authority signs; it connects to nobody"},
 	{"pkg/program", []string{"pkg/spelling"}, "the life of a process is the same whatever the process does"},
 	{"pkg/spelling", nil, "letters need nobody"},
+	{"pkg/invite", nil, "a line of text needs nobody"},
 	{"pkg/snapfile", nil, "the form of a file outlives those who write and read it"},
 	{"pkg/layers", nil, "it reads sources"},
 	{"templates", nil, "files and the folder that embeds them"},
