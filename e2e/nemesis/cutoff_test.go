@@ -21,7 +21,7 @@ const (
 
 func TestAWatchOnAMemberThatIsCutOffEndsWithinTwoElectionTimeouts(t *testing.T) {
 	program := subject(t)
-	c := begun(t, program, 3)
+	c := begun(t, program, 3, false)
 	for _, who := range []string{"leader", "follower"} {
 		m, err := c.Leader(t.Context())
 		if err != nil {

@@ -34,7 +34,7 @@ func TestAPausedLeaderNeverAnswersAQuorumReadWithTheOldValue(t *testing.T) {
 	rounds := int(setting(t, staleVariable, 3))
 	program := subject(t)
 	t.Logf("replay: %s=%s %s=%d %s=%d", programVariable, program.Name, staleVariable, rounds, seedVariable, seed)
-	s := &stale{t: t, cluster: begun(t, program, 3), random: rand.New(rand.NewPCG(seed, 0)), quorum: true}
+	s := &stale{t: t, cluster: begun(t, program, 3, true), random: rand.New(rand.NewPCG(seed, 0)), quorum: true}
 	for range rounds {
 		for _, v := range s.round() {
 			t.Error(v)
@@ -51,7 +51,7 @@ func TestAPausedLeaderNeverAnswersAQuorumReadWithTheOldValue(t *testing.T) {
 
 // What would be seen if quorum reads were no better than plain ones, which may be stale.
 func TestAPausedLeaderThatAnswersWithTheOldValueIsCaught(t *testing.T) {
-	s := &stale{t: t, cluster: begun(t, subject(t), 3), random: rand.New(rand.NewPCG(1, 0))}
+	s := &stale{t: t, cluster: begun(t, subject(t), 3, true), random: rand.New(rand.NewPCG(1, 0))}
 	for range 5 {
 		if found := s.round(); len(found) > 0 && found[0].Kind == history.NotLinear {
 			t.Logf("%v: %.800v", s, found[0])

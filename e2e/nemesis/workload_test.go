@@ -21,6 +21,11 @@ import (
 )
 
 const (
+	// Below the home of a chapter: keys that are written once, registers, and keys with a TTL.
+	acked  = "/acked/"
+	shared = "/reg/"
+	mortal = "/ttl/"
+
 	registerClients = 6
 	registers       = 3
 	// opsPerEpoch is after how many ops the clients go on to fresh registers: what is known of a
@@ -39,6 +44,7 @@ type workload struct {
 	members []*cluster.Member
 	caller  *cluster.Caller
 	log     *history.Log
+	home    string       // the directory of all keys
 	ops     atomic.Int64 // on registers
 	latest  sync.Map     // register to a value it has had
 	watches []*watcher
@@ -68,8 +74,8 @@ type client struct {
 
 // begin starts the clients: one writer for each member, so that one that does not answer keeps nobody
 // from writing elsewhere, and some who ask a member by chance.
-func begin(ctx context.Context, t *testing.T, members []*cluster.Member, seed uint64) *workload {
-	w := &workload{t: t, members: members, caller: cluster.NewCaller(32), log: history.NewLog()}
+func begin(ctx context.Context, t *testing.T, members []*cluster.Member, home string, seed uint64) *workload {
+	w := &workload{t: t, members: members, caller: cluster.NewCaller(32), log: history.NewLog(), home: home}
 	clients, cancel := context.WithCancel(ctx)
 	w.cancel = cancel
 	number := 0
@@ -93,10 +99,10 @@ func begin(ctx context.Context, t *testing.T, members []*cluster.Member, seed ui
 	return w
 }
 
-// watch begins to watch every member, from an index on.
-func (w *workload) watch(ctx context.Context, from uint64, stream bool) {
-	for _, m := range w.members {
-		w.watches = append(w.watches, follow(ctx, w, m, from, stream))
+// watch begins to watch every member, from an index on, with long polls or with streams.
+func (w *workload) watch(ctx context.Context, from uint64, stream func(member int) bool) {
+	for i, m := range w.members {
+		w.watches = append(w.watches, follow(ctx, w, m, from, stream(i)))
 	}
 }
 
@@ -137,7 +143,7 @@ func (c *client) anyone() *cluster.Member { return c.members[c.random.IntN(len(c
 // plain read, unless that is another process by then.
 func (c *client) write(ctx context.Context, m *cluster.Member) {
 	value, pid := c.value(), m.PID()
-	op := c.ask(ctx, m, history.Op{Client: c.number, Kind: history.Put, Key: "/acked/" + strconv.Itoa(c.number) + "/" + value, Value: value})
+	op := c.ask(ctx, m, history.Op{Client: c.number, Kind: history.Put, Key: c.home + acked + strconv.Itoa(c.number) + "/" + value, Value: value})
 	if op.Outcome != history.Done || c.random.IntN(4) != 0 {
 		return
 	}
@@ -152,7 +158,7 @@ func (c *client) write(ctx context.Context, m *cluster.Member) {
 // register does something to one of the keys that all share.
 func (c *client) register(ctx context.Context) {
 	op := history.Op{Client: c.number, Kind: history.Kind(c.random.IntN(3))}
-	op.Key = fmt.Sprintf("/reg/%d/%d", c.ops.Add(1)/opsPerEpoch, c.random.IntN(registers))
+	op.Key = fmt.Sprintf("%s%s%d/%d", c.home, shared, c.ops.Add(1)/opsPerEpoch, c.random.IntN(registers))
 	if op.Kind != history.Get {
 		op.Value = c.value()
 	}
@@ -177,7 +183,7 @@ func (c *client) mortal(ctx context.Context) {
 		c.ask(ctx, c.anyone(), history.Op{Client: c.number, Kind: history.Get, Key: c.ttls[c.random.IntN(len(c.ttls))].Key})
 	} else {
 		value := c.value()
-		op := c.ask(ctx, c.anyone(), history.Op{Client: c.number, Kind: history.Put, Key: "/ttl/" + value, Value: value,
+		op := c.ask(ctx, c.anyone(), history.Op{Client: c.number, Kind: history.Put, Key: c.home + mortal + value, Value: value,
 			TTL: time.Duration(1+c.random.IntN(3)) * time.Second})
 		if op.Outcome == history.Done {
 			c.ttls = append(c.ttls[max(0, len(c.ttls)-9):], op)
