@@ -111,9 +111,9 @@ func TestTheDemoHoldsAndLeavesNothingBehind(t *testing.T) {
 		name, proxy, docker string
 		steps               int
 	}{
-		{"haproxy and containers", "haproxy", "auto", 8},
-		{"nginx", "nginx", "off", 6},
-		{"nothing but kvd", "builtin", "off", 6},
+		{"haproxy and containers", "haproxy", "auto", 10},
+		{"nginx", "nginx", "off", 8},
+		{"nothing but kvd", "builtin", "off", 8},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.proxy != "builtin" {
@@ -171,7 +171,7 @@ func TestAnInterruptedDemoCleansUp(t *testing.T) {
 func TestNoProcessOutlivesAKilledDemo(t *testing.T) {
 	d := startDemo(t, "--proxy", "builtin")
 	eventually(t, "a backend is added", func() bool { return strings.Contains(d.progress(), "add a backend") })
-	if len(d.leftovers()) < 5 {
+	if len(d.leftovers()) < 7 {
 		t.Fatalf("only %q are running", d.leftovers())
 	}
 	if err := d.cmd.Process.Kill(); err != nil {
@@ -210,7 +210,7 @@ func TestADemoThatCannotGoOnSaysWhyAndKeepsItsLogs(t *testing.T) {
 			t.Errorf("%q is not in:\n%s", part, d.progress())
 		}
 	}
-	if _, err := os.Stat(filepath.Join(report.Kept, "kvd.log")); err != nil {
+	if _, err := os.Stat(filepath.Join(report.Kept, "kvd-1.log")); err != nil {
 		t.Error(err)
 	}
 	if left := d.leftovers(); len(left) > 0 {

@@ -1,4 +1,4 @@
-// Package demo shows the whole chain at work on one machine: a store, services that register
+// Package demo shows the whole chain at work on one machine: a store of three members, services that register
 // themselves, a template agent, a real proxy and a client that counts its answers. Then it kills
 // things, and checks that the proxy follows.
 //
@@ -43,9 +43,11 @@ func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "show the whole chain working on this machine, and check it",
-		Long: `Starts a kvd member, backends under kvsidekick, kvconfd and a proxy on free loopback ports, sends
-requests through the proxy, and then adds, kills and stops backends, with real containers where a
-Docker engine answers. Prints what was expected and what was seen, and removes everything.
+		Long: `Starts three members of kvd, backends under kvsidekick, kvconfd and a proxy on free loopback ports,
+sends requests through the proxy, and then adds, kills and stops backends, with real containers
+where a Docker engine answers. In the middle of writes it kills the leader of the three, starts it
+again, and restarts all of them in turn. Prints what was expected and what was seen, and removes
+everything.
 
 Exits with 0 only if everything held, with 7 if something did not.`,
 		Example: "  kvctl demo\n  kvctl demo --hold\n  kvctl demo --json | jq .pass",

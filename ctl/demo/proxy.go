@@ -144,7 +144,7 @@ func (s *stage) startProxy(ctx context.Context) error {
 	if err := s.writeResource(); err != nil {
 		return err
 	}
-	confd := []string{s.programs.kvconfd, "--confdir", s.file("confd"), "--config-file", s.file("confd", "confd.toml"), "--endpoints", s.store}
+	confd := []string{s.programs.kvconfd, "--confdir", s.file("confd"), "--config-file", s.file("confd", "confd.toml"), "--endpoints", s.endpoints()}
 	// There is nobody to reload yet.
 	first, err := start(s.folder, "kvconfd-first", s.proxy.settings, append(confd, "--onetime", "--sync-only")...)
 	if err != nil {

@@ -23,17 +23,20 @@ type Step struct {
 
 // Report is what --json prints.
 type Report struct {
-	Pass     bool           `json:"pass"`
-	Proxy    string         `json:"proxy"`  // which proxy served, and why that one
-	Docker   string         `json:"docker"` // which engine took part, or why none
-	Store    string         `json:"store"`  // URL of the kvd member
-	Steps    []Step         `json:"steps"`
-	Requests int            `json:"requests"`
-	Failed   int            `json:"failed"`
-	Answers  map[string]int `json:"answers"` // by backend
-	Seconds  float64        `json:"seconds"`
-	Problem  string         `json:"problem,omitempty"` // why the steps could not go on
-	Kept     string         `json:"kept,omitempty"`    // folder with logs and files, after a failure
+	Pass         bool           `json:"pass"`
+	Proxy        string         `json:"proxy"`     // which proxy served, and why that one
+	Docker       string         `json:"docker"`    // which engine took part, or why none
+	Endpoints    []string       `json:"endpoints"` // of the members of kvd
+	Steps        []Step         `json:"steps"`
+	Requests     int            `json:"requests"`
+	Failed       int            `json:"failed"`
+	Answers      map[string]int `json:"answers"`                 // by backend
+	Writes       int            `json:"writes"`                  // acknowledged to the writers while members died and were restarted
+	WritesFailed int            `json:"writes_failed"`           // not acknowledged
+	WriteFailure string         `json:"write_failure,omitempty"` // the latest
+	Seconds      float64        `json:"seconds"`
+	Problem      string         `json:"problem,omitempty"` // why the steps could not go on
+	Kept         string         `json:"kept,omitempty"`    // folder with logs and files, after a failure
 }
 
 // printer shows the demo to a person while it runs. Its zero value shows nothing.
@@ -52,7 +55,7 @@ func (p printer) line(format string, args ...any) {
 	}
 }
 
-const rowFormat = "%-4s  %-34s  %-36s  %9s  %8s  %6s"
+const rowFormat = "%-4s  %-34s  %-47s  %9s  %8s  %6s"
 
 func (p printer) header() {
 	p.line("")
@@ -83,6 +86,12 @@ func (p printer) result(r Report) {
 		p.line("%d requests in %.1f s; nothing has answered", r.Requests, r.Seconds)
 	} else {
 		p.line("%d requests in %.1f s, %d failed; answered by %s", r.Requests, r.Seconds, r.Failed, perBackend(r.Answers))
+	}
+	if r.Writes > 0 {
+		p.line("%d writes acknowledged while members died and were restarted, %d not", r.Writes, r.WritesFailed)
+		if r.WritesFailed > 0 {
+			p.line("      the latest that was not: %s", r.WriteFailure)
+		}
 	}
 	if r.Pass {
 		p.line("%s", p.paint(green, "PASS"))

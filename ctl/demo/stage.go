@@ -1,10 +1,10 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
@@ -20,14 +20,12 @@ type stage struct {
 	service string
 	show    printer
 
-	kvdArguments []string
-
-	crew   crew
-	store  string // URL of the kvd member
-	kvd    *process
-	proxy  *proxy
-	load   *load // nil before there is anything to ask
-	report Report
+	crew    crew
+	members []*member
+	proxy   *proxy
+	load    *load     // nil before there is anything to ask
+	writers []*writer // also those that have ended
+	report  Report
 }
 
 // quiet is how long the load goes on after a step's expectation holds, so that failures which
@@ -78,6 +76,12 @@ func (s *stage) conclude(began time.Time, err error) {
 		r.Requests, r.Failed = total.requests, total.failed
 		r.Answers, _ = s.load.totals()
 	}
+	for _, w := range s.writers {
+		acknowledged, failed, failure := w.counts()
+		r.Writes += acknowledged
+		r.WritesFailed += failed
+		r.WriteFailure = cmp.Or(failure, r.WriteFailure)
+	}
 	if !r.Pass {
 		r.Kept = s.folder
 	}
@@ -86,7 +90,7 @@ func (s *stage) conclude(began time.Time, err error) {
 func (s *stage) holdUntil(ctx context.Context) {
 	s.show.line("")
 	s.show.line("kept running until Ctrl-C:")
-	s.show.line("  %s --endpoints %s ls --recursive /services", s.programs.kvctl, s.store)
+	s.show.line("  %s --endpoints %s ls --recursive /services", s.programs.kvctl, s.endpoints())
 	s.show.line("  curl -i %s", s.proxy.url)
 	s.show.line("  less %s", s.proxy.config)
 	<-ctx.Done()
@@ -104,6 +108,16 @@ type step struct {
 	act func(ctx context.Context) (since time.Time, err error)
 	// held reports whether the expectation holds, and since when.
 	held func() (at time.Time, ok bool)
+	// check says what else is wrong once it holds; nil for nothing to look at. It may take checkMax.
+	check func(ctx context.Context) error
+}
+
+// checkMax is how long the check of a step may take.
+const checkMax = 5 * time.Second
+
+// allowed is how long something that is to take d may take on this machine.
+func (s *stage) allowed(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * s.cfg.slack)
 }
 
 // promise puts what is expected into words.
@@ -125,7 +139,7 @@ func (s *stage) perform(ctx context.Context, st step) error {
 	if s.load != nil {
 		before = s.load.mark()
 	}
-	st.within = time.Duration(float64(st.within) * s.cfg.slack)
+	st.within = s.allowed(st.within)
 	result := Step{Name: st.name, Expected: st.promise(s.load != nil)}
 	since, actErr := time.Now(), error(nil)
 	if moment, err := st.act(ctx); err != nil {
@@ -146,6 +160,10 @@ func (s *stage) perform(ctx context.Context, st step) error {
 		result.Problem = actErr.Error()
 	case at.Sub(since) > st.within:
 		result.Problem = "too late"
+	case st.check != nil:
+		if err := s.verify(ctx, st); err != nil {
+			result.Problem = err.Error()
+		}
 	}
 	result.ObservedMS = max(0, float64(at.Sub(since).Microseconds())/1000)
 	if s.load != nil {
@@ -166,6 +184,12 @@ func (s *stage) perform(ctx context.Context, st step) error {
 	return s.crew.check()
 }
 
+func (s *stage) verify(ctx context.Context, st step) error {
+	ctx, cancel := context.WithTimeout(ctx, s.allowed(checkMax))
+	defer cancel()
+	return st.check(ctx)
+}
+
 // pause waits for d or the end of ctx.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
@@ -176,28 +200,24 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// startLoad begins to ask the proxy. Its goroutine ends with the crew.
+// startLoad begins to ask the proxy.
 func (s *stage) startLoad(ctx context.Context) {
 	s.load = newLoad(s.proxy.url)
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	running.Go(func() { s.load.run(ctx) })
-	s.crew.later(func() error {
-		cancel()
-		running.Wait()
-		return nil
-	})
+	s.background(ctx, s.load.run)
 }
 
-// healthy reports whether a GET of url answers 200.
-func healthy(url string) bool {
-	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get(url)
-	if err != nil {
-		return false
+// background runs work in a goroutine. stop ends its context and waits for it; so does the end of the
+// demo.
+func (s *stage) background(ctx context.Context, work func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { work(ctx) })
+	stop = func() {
+		cancel()
+		running.Wait()
 	}
-	response.Body.Close()
-	return response.StatusCode == http.StatusOK
+	s.crew.later(func() error { stop(); return nil })
+	return stop
 }
 
 // freePorts returns n loopback ports that nobody listens on now.

@@ -3,14 +3,9 @@ package demo
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/kvd-io/kvd/pkg/kv"
-	"github.com/kvd-io/kvd/pkg/kvclient"
-	"github.com/kvd-io/kvd/pkg/registry"
 )
 
 // backend is one service instance and the sidekick that started it.
@@ -22,13 +17,13 @@ type backend struct {
 
 // steps plays everything, in order. It returns an error if the demo cannot go on.
 func (s *stage) steps(ctx context.Context) error {
-	ports, err := freePorts(7)
+	ports, err := freePorts(11)
 	if err != nil {
 		return err
 	}
-	client, peer, front, backendPorts := ports[0], ports[1], ports[2], ports[3:]
-	s.store = "http://" + loopback(client)
-	s.report.Store = s.store
+	front, backendPorts := ports[6], ports[7:]
+	s.planMembers(ports[:3], ports[3:6])
+	s.report.Endpoints = urls(s.members)
 	if s.proxy, err = s.chooseProxy(front); err != nil {
 		return err
 	}
@@ -38,7 +33,7 @@ func (s *stage) steps(ctx context.Context) error {
 	s.show.line("kvd demo: loopback only; every process and file is removed at the end")
 	s.show.line("  proxy   %s", s.report.Proxy)
 	s.show.line("  docker  %s", s.report.Docker)
-	s.show.line("  store   %s", s.store)
+	s.show.line("  store   %s", s.endpoints())
 	s.show.line("  files   %s", s.folder)
 	s.show.header()
 
@@ -47,13 +42,14 @@ func (s *stage) steps(ctx context.Context) error {
 		backends[i] = &backend{name: fmt.Sprintf("web-%d", i+1), port: port}
 	}
 	for _, st := range []func() error{
-		func() error { return s.startStore(ctx, client, peer) },
+		func() error { return s.startMembers(ctx) },
 		func() error { return s.startService(ctx, backends[:3]) },
 		func() error { return s.addBackend(ctx, backends[3]) },
 		func() error { return s.killBackend(ctx, backends[1]) },
 		func() error { return s.stopBackend(ctx, backends[2]) },
-		func() error { return s.killStore(ctx) },
+		func() error { return s.loseLeader(ctx) },
 		func() error { return s.containers(ctx, docker) },
+		func() error { return s.rollMembers(ctx) },
 	} {
 		if err := st(); err != nil {
 			return err
@@ -71,70 +67,6 @@ func (s *stage) chooseEngine(ctx context.Context) (*engine, string) {
 		return nil, "not used: " + reason
 	}
 	return e, e.name
-}
-
-func (s *stage) startStore(ctx context.Context, client, peer int) error {
-	peerURL := "http://" + loopback(peer)
-	s.kvdArguments = []string{s.programs.kvd, "--name", "demo", "--data-dir", s.file("kvd"),
-		"--listen-client-urls", s.store, "--advertise-client-urls", s.store,
-		"--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL, "--initial-cluster", "demo=" + peerURL}
-	return s.perform(ctx, step{
-		name: "start kvd", expected: "healthy", within: 10 * time.Second,
-		act: func(context.Context) (_ time.Time, err error) {
-			if s.kvd, err = start(s.folder, "kvd", nil, s.kvdArguments...); err != nil {
-				return time.Time{}, err
-			}
-			s.crew.later(func() error { return s.kvd.stop(stopGrace) })
-			s.crew.rely(s.kvd)
-			return time.Time{}, nil
-		},
-		held: func() (time.Time, bool) { return time.Now(), healthy(s.store + "/health") },
-	})
-}
-
-// killStore takes the store away in the middle of everything and starts it again on its data.
-func (s *stage) killStore(ctx context.Context) error {
-	var before []string
-	return s.perform(ctx, step{
-		name: "kill -9 kvd, start it again", expected: "nothing lost", within: 5 * time.Second,
-		act: func(ctx context.Context) (since time.Time, err error) {
-			if before, err = s.registered(ctx); err != nil {
-				return since, err
-			}
-			since = time.Now()
-			s.crew.release(s.kvd)
-			s.kvd.kill()
-			if s.kvd, err = start(s.folder, "kvd", nil, s.kvdArguments...); err != nil {
-				return since, err
-			}
-			s.crew.rely(s.kvd)
-			return since, nil
-		},
-		held: func() (time.Time, bool) {
-			after, err := s.registered(ctx)
-			return time.Now(), err == nil && slices.Equal(before, after)
-		},
-	})
-}
-
-// registered returns the keys of all instances of the service, sorted.
-func (s *stage) registered(ctx context.Context) ([]string, error) {
-	client, err := kvclient.New(kvclient.Config{Endpoints: []string{s.store}})
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	result, err := client.Read(ctx, kv.Read{Key: registry.DefaultPrefix + "/" + s.service, Sorted: true, Quorum: true})
-	if err != nil {
-		return nil, err
-	}
-	var keys []string
-	for _, node := range result.Node.Nodes {
-		keys = append(keys, node.Key)
-	}
-	return keys, nil
 }
 
 // startService brings up the first backends, the template agent and the proxy.
@@ -276,7 +208,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 
 // startBackend starts b below a sidekick that registers it once it answers.
 func (s *stage) startBackend(b *backend) error {
-	p, err := start(s.folder, b.name, nil, s.programs.kvsidekick, "--endpoints", s.store, "--service", s.service, "--instance", b.name,
+	p, err := start(s.folder, b.name, nil, s.programs.kvsidekick, "--endpoints", s.endpoints(), "--service", s.service, "--instance", b.name,
 		"--address", "127.0.0.1", "--port", fmt.Sprint(b.port), "--ttl", s.cfg.ttl.String(), "--check", "http:/",
 		"--", s.programs.kvctl, "demo", "backend", "--name", b.name, "--listen", loopback(b.port))
 	if err != nil {
@@ -288,7 +220,7 @@ func (s *stage) startBackend(b *backend) error {
 }
 
 func (s *stage) startAgent(docker *engine) error {
-	arguments := []string{s.programs.kvagent, "--endpoints", s.store, "--ip", "127.0.0.1", "--ttl", "10s"}
+	arguments := []string{s.programs.kvagent, "--endpoints", s.endpoints(), "--ip", "127.0.0.1", "--ttl", "10s"}
 	if docker.host != "" {
 		arguments = append(arguments, "--docker-host", docker.host)
 	}
