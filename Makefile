@@ -28,7 +28,7 @@ build: ## build the five static binaries into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-X github.com/kvd-io/kvd/pkg/program.version=$(VERSION)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
-demo: build ## show the whole chain working: registration, proxy, death, expiry (about 30 s)
+demo: build ## show the whole chain working: registration, proxy, death, expiry, a lost leader (about 30 s)
 	@sh e2e/install-parts.sh haproxy
 	bin/kvctl demo
 
