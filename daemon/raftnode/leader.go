@@ -43,8 +43,11 @@ func (n *Node) askLeader(ctx context.Context, s *sight, method Method, request [
 	if s.term != nil {
 		return n.handler(method)(ctx, uint64(n.identity.MemberID), request)
 	}
-	ctx, cancel := s.while(ctx)
-	defer cancel()
+	if method != MethodMembers { // which may end the leadership itself
+		var cancel context.CancelFunc
+		ctx, cancel = s.while(ctx)
+		defer cancel()
+	}
 	answer, err := n.network.Call(ctx, uint64(s.leader), method, request)
 	var failed *peer.Error
 	if errors.As(err, &failed) && !failed.Sent {

@@ -52,8 +52,11 @@ type fsm struct {
 	meters  *meters
 	applied watermark // index of the last entry applied
 
-	registry *registry  // of who waits for results
-	results  []executed // of this process's commands, since registry was told
+	registry *registry // of who waits for results
+	// delivered is applied, a moment later: by then registry has been told.
+	delivered watermark
+	opened    atomic.Uint64 // what the snapshot stands for that was opened last
+	results   []executed    // of this process's commands, since registry was told
 
 	clock      atomic.Int64 // as the machine has it
 	wallOffset atomic.Int64
@@ -90,6 +93,7 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		clear(f.results)
 		f.results = f.results[:0]
 	}
+	f.delivered.Advance(entries[len(entries)-1].Index)
 	return answers
 }
 
@@ -149,9 +153,12 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.logBytes.Reset()
 	// Entries that the snapshot stands for never come: who waits for one has it now, and who waits for a
 	// result will not get it.
+	// The last ones may not have been for the machine.
 	index, _ := f.machine.Applied()
+	index = max(index, f.opened.Load())
 	f.applied.Advance(index)
 	f.registry.overtake(func(sequence uint64) bool { return f.machine.Executed(f.registry.origin, sequence) })
+	f.delivered.Advance(index)
 	return nil
 }
 

@@ -334,6 +334,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 	if n.snapshots, err = newSnapshotStore(dir, log, n.meters); err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
+	n.snapshots.opened = &n.fsm.opened
 	var newestIndex uint64
 	if newest, err := n.snapshots.List(); err == nil && len(newest) > 0 {
 		n.snapshotBytes.Store(newest[0].Size)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -106,6 +107,8 @@ type snapshotStore struct {
 	meters *meters
 	size   atomic.Int64  // of the snapshot finished last, 0 for none
 	hurry  chan struct{} // closed when snapshots are to be written as fast as the disk can
+
+	opened *atomic.Uint64 // gets the index of what is opened; may be nil
 }
 
 func newSnapshotStore(dir string, log hclog.Logger, m *meters) (*snapshotStore, error) {
@@ -184,6 +187,15 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 		return nil, errors.Join(err, sink.Cancel())
 	}
 	return &snapshotSink{SnapshotSink: sink, store: s, file: file}, nil
+}
+
+// Open opens a snapshot. When raft does that for itself, it gives it to the fsm next.
+func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, content, err := s.FileSnapshotStore.Open(id)
+	if err == nil && s.opened != nil {
+		s.opened.Store(meta.Index)
+	}
+	return meta, content, err
 }
 
 // List returns the snapshots, newest first, and an error if one of them says something else than its
