@@ -93,7 +93,7 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 		lsCommand(s), mkdirCommand(s), setdirCommand(s), updatedirCommand(s), rmdirCommand(s),
 		watchCommand(s), execWatch,
 		leaseCommand(s),
-		memberCommand(s), endpointCommand(s),
+		memberCommand(s), endpointCommand(s), doctorCommand(s),
 		userCommand(s), roleCommand(s), authCommand(s),
 		certCommand(s),
 		snapshotCommand(s),

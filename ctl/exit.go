@@ -21,7 +21,7 @@ const (
 	exitDenied      = 3
 	exitRefused     = 4
 	exitServer      = 5
-	exitDiffer      = 1 // of snapshot diff, as of diff
+	exitDiffer      = 1 // of snapshot diff, as of diff; of doctor
 	exitFile        = 9
 	exitInterrupted = program.ExitSignal + 2
 )
@@ -35,12 +35,13 @@ func exitCodesTopic() *cobra.Command {
   0    done; or a watch that a signal has ended
   1    bad arguments or configuration, get of a directory, a command of
        exec-watch that cannot be started, output that cannot be written;
-       snapshot diff: they differ
+       snapshot diff: they differ; doctor: there are warnings
   2    no endpoint could be reached
   3    TLS, user or permission
   4    the store refused: not found, exists, compare failed, not a directory,
        history cleared, ...
-  5    trouble in the store: no leader, timeout, outcome unknown
+  5    trouble in the store: no leader, timeout, outcome unknown; endpoint:
+       one is not well; doctor: something does not work
   7    kvctl demo: something did not happen as it should
   9    a snapshot, or its file, cannot be read or written, or is damaged
   130  interrupted`,

@@ -1,0 +1,73 @@
+package ctl_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/kvd-io/kvd/daemon/daemontest"
+)
+
+// want runs kvctl and compares the exit code, and parts of what it prints.
+func want(t *testing.T, endpoint string, code int, stdout, stderr string, words ...string) outcome {
+	t.Helper()
+	got := kvctl(t, endpoint, words...)
+	if got.code != code || !strings.Contains(got.stdout, stdout) || !strings.Contains(got.stderr, stderr) {
+		t.Errorf("kvctl %s: %d\n%s\n%s\nwant %d, %q, %q", strings.Join(words, " "), got.code, got.stdout, got.stderr, code, stdout, stderr)
+	}
+	return got
+}
+
+func TestMembersAreManagedByNameOrID(t *testing.T) {
+	cluster := daemontest.Start(t, 3)
+	url, leader := cluster.URL(), cluster.Leader()
+	followers := cluster.Followers()
+	want(t, url, 0, "3 voters, 3 alive, 2 are needed: writes go on, also when one more fails\n", "", "member", "list")
+	want(t, url, 0, "nothing is wrong", "", "doctor")
+	want(t, url, 0, "is healthy", "", "endpoint", "health", "--cluster")
+	want(t, url, 0, "leader", "", "endpoint", "status", "--cluster")
+	want(t, url, 0, " ("+followers[0].Name+") leads\n", "", "member", "transfer", followers[0].Name)
+	want(t, url, 4, "", "Couldn't find a member in the cluster with an ID of m9.", "member", "remove", "m9")
+	want(t, url, 4, "", "No such member: abc", "member", "remove", "abc")
+	want(t, url, 1, "", "member required", "member", "update")
+	want(t, url, 1, "", "name and peer URL required", "member", "add", "m4")
+	want(t, url, 1, "", "--accept-risk everything: there is no such risk", "member", "remove", "m1", "--accept-risk", "everything")
+	want(t, url, 4, "", "URL must not contain a path", "member", "update", "m2", "http://127.0.0.1:1/x")
+	want(t, url, 4, "", "peerURL exists", "member", "add", "m4", leader.PeerURL())
+	want(t, url, 4, "", "has a vote already", "member", "promote", "m1")
+
+	added := want(t, url, 0, `ETCD_INITIAL_CLUSTER_STATE="existing"`, "which makes 4 voters", "member", "add", "m4", "http://127.0.0.1:1")
+	if !strings.Contains(added.stdout, `ETCD_NAME="m4"`) || !strings.Contains(added.stdout, "m4=http://127.0.0.1:1") || !strings.Contains(added.stdout, "m1="+cluster.Members()[0].PeerURL()) {
+		t.Errorf("the settings are\n%s", added.stdout)
+	}
+	want(t, url, 0, "Updated member with ID", "", "member", "update", "m4", "http://127.0.0.1:2")
+	want(t, url, 0, `"done":"removed","forecast":{"text":"3 voters, 3 alive: removing m4, which has no vote,`, "", "-o", "json", "member", "remove", "m4")
+
+	victim := followers[1]
+	victim.Kill()
+	got := want(t, leader.URL(), 5, "trouble: "+victim.Name+": it is down", "", "doctor")
+	if strings.Count(got.stdout, "\n") != 1 {
+		t.Errorf("one member is down, and the doctor says\n%s", got.stdout)
+	}
+	var told struct {
+		Members  int
+		Findings []struct{ Severity, Subject string }
+	}
+	if err := json.Unmarshal([]byte(kvctl(t, leader.URL(), "-o", "json", "doctor").stdout), &told); err != nil || told.Members != 3 || len(told.Findings) != 1 || told.Findings[0].Subject != victim.Name {
+		t.Errorf("%+v, %v", told, err)
+	}
+	want(t, leader.URL(), 4, "", "not done: 3 voters, 2 alive: removing "+followers[0].Name+" leaves 2 voters, of which 1 is alive: writes would stop", "member", "remove", followers[0].Name)
+	want(t, leader.URL(), 5, "unhealthy", "", "endpoint", "health", "--cluster")
+	want(t, leader.URL(), 0, "Removed member", "removing "+victim.Name+" leaves 2 voters, of which 2 are alive", "member", "remove", victim.Name)
+}
+
+func TestAnInvitationIsOneLine(t *testing.T) {
+	url := daemontest.Start(t, 1).URL()
+	got := want(t, url, 0, ",token=", "", "member", "invite", "--name", "n2", "--ttl", "30s")
+	if strings.Count(got.stdout, "\n") != 1 || strings.ContainsAny(got.stdout, " '\"&?$") || !strings.HasSuffix(got.stdout, ",name=n2\n") {
+		t.Errorf("%q", got.stdout)
+	}
+	want(t, url, 4, "", "a name must not contain", "member", "invite", "--name", "a,b")
+	want(t, url, 1, "", "a second at least", "member", "invite", "--ttl", "1ms")
+	want(t, url, 4, "", "at most", "member", "invite", "--ttl", "48h")
+}
