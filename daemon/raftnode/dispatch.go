@@ -255,7 +255,9 @@ func (n *Node) commit(t *term, commands []command.Command) ([]command.Result, ma
 	}
 	batch := command.Batch{Level: command.Level, Clock: clock, WallOffset: wallOffset, Commands: commands}
 	future := n.raft.ApplyLog(raft.Log{Data: batch.Append(nil)}, enqueueTimeout)
-	if err := future.Error(); err != nil {
+	err := future.Error()
+	n.noteTransfer(err)
+	if err != nil {
 		return nil, mark{}, proposalError(err)
 	}
 	return future.Response().([]command.Result), mark{index: future.Index(), term: t.number}, nil

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -111,5 +112,25 @@ func (n *Node) Published() {
 	}
 	if err := n.notes.note(func(r *record) { r.Joining = false }); err != nil {
 		n.stop.Trip(err)
+	}
+}
+
+// transferStuckLimit is for how long, in election timeouts, a leader may refuse everything because of a
+// handover. One takes a single timeout at most. But raft can forget to end one that its own stepping down
+// has interrupted, and then leads, and refuses all writes, for ever; only a restart helps.
+const transferStuckLimit = 3
+
+// noteTransfer takes the outcome of an entry, and stops the process when a handover never ends.
+func (n *Node) noteTransfer(err error) {
+	if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		n.handingOver.Store(0)
+		return
+	}
+	now := n.now().UnixNano()
+	if n.handingOver.CompareAndSwap(0, now) {
+		return
+	}
+	if since := time.Duration(now - n.handingOver.Load()); since > transferStuckLimit*n.config.ElectionTimeout {
+		n.stop.Trip(fmt.Errorf("handing over the leadership has not ended in %s: raft is stuck, and only a restart helps", since))
 	}
 }

@@ -157,9 +157,12 @@ type Node struct {
 	outlook   *outlook
 	remote    *rounds // of asking the leader for a read index
 	learning  sync.Mutex
-	meters    *meters
-	handlers  handlers
-	pages     http.ServeMux // of the peer port
+	installs  installs
+
+	handingOver atomic.Int64 // unix ns since when a handover refuses writes; 0: none does
+	meters      *meters
+	handlers    handlers
+	pages       http.ServeMux // of the peer port
 
 	space         atomic.Pointer[Space] // as last seen
 	written       *byteTrigger          // to the log since then
@@ -335,6 +338,11 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		return fmt.Errorf("snapshots: %w", err)
 	}
 	n.snapshots.opened = &n.fsm.opened
+	n.snapshots.finished = func(index uint64) {
+		if err := n.installs.note(index, n.now()); err != nil {
+			n.stop.Trip(err)
+		}
+	}
 	var newestIndex uint64
 	if newest, err := n.snapshots.List(); err == nil && len(newest) > 0 {
 		n.snapshotBytes.Store(newest[0].Size)

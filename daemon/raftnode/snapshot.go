@@ -108,7 +108,8 @@ type snapshotStore struct {
 	size   atomic.Int64  // of the snapshot finished last, 0 for none
 	hurry  chan struct{} // closed when snapshots are to be written as fast as the disk can
 
-	opened *atomic.Uint64 // gets the index of what is opened; may be nil
+	opened   *atomic.Uint64     // gets the index of what is opened; may be nil
+	finished func(index uint64) // is told of every snapshot that has become whole; may be nil
 }
 
 func newSnapshotStore(dir string, log hclog.Logger, m *meters) (*snapshotStore, error) {
@@ -186,7 +187,7 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	if err != nil {
 		return nil, errors.Join(err, sink.Cancel())
 	}
-	return &snapshotSink{SnapshotSink: sink, store: s, file: file}, nil
+	return &snapshotSink{SnapshotSink: sink, store: s, file: file, index: index}, nil
 }
 
 // Open opens a snapshot. When raft does that for itself, it gives it to the fsm next.
@@ -239,6 +240,7 @@ func rateOf(size int64) float64 {
 type snapshotSink struct {
 	raft.SnapshotSink
 	store    *snapshotStore
+	index    uint64   // that the snapshot stands for
 	file     *os.File // of the sink
 	written  int64
 	unsynced int
@@ -308,5 +310,8 @@ func (s *snapshotSink) finish() error {
 		return err
 	}
 	observeSince(s.store.meters.snapshotSync, start)
+	if s.store.finished != nil {
+		s.store.finished(s.index)
+	}
 	return s.store.removeOld()
 }
