@@ -58,11 +58,13 @@ func urls(members []*member) []string {
 func (s *stage) endpoints() string { return strings.Join(urls(s.members), ",") }
 
 // launch starts a member. From then on its death fails the demo.
-func (s *stage) launch(m *member) (err error) {
-	if m.process, err = start(s.folder, m.name, nil, m.argv...); err != nil {
-		return err
+func (s *stage) launch(m *member) error {
+	p, err := start(s.folder, m.name, nil, m.argv...)
+	if err != nil {
+		return err // the process before, if there was one, stays what there is to stop
 	}
-	s.crew.rely(m.process)
+	m.process = p
+	s.crew.rely(p)
 	return nil
 }
 
