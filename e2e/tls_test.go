@@ -53,6 +53,14 @@ func TestTheGuideToAFirstClusterWorksAsPrinted(t *testing.T) {
 	workThrough(t, "../docs/how-to/first-cluster.md", nil, "22379", "22380", "32379", "32380", "2379", "2380")
 }
 
+func TestTheGuideToReplacingAMemberWorksAsPrinted(t *testing.T) {
+	workThrough(t, "../docs/how-to/replace-a-member.md", nil, "42379", "42380", "22379", "22380", "32379", "32380", "2379", "2380")
+}
+
+func TestTheGuideToARollingUpgradeWorksAsPrinted(t *testing.T) {
+	workThrough(t, "../docs/how-to/rolling-upgrade.md", nil, "22379", "22380", "32379", "32380", "2379", "2380")
+}
+
 // eventually runs a block until it prints what is wanted.
 func (s *shell) eventually(text, want string) {
 	s.t.Helper()
