@@ -220,7 +220,7 @@ func (n *Node) attempt(ctx context.Context, s *sight, batch []*proposal) (verdic
 func (n *Node) finish(ctx context.Context, batch []*proposal, at mark) {
 	n.learn(at)
 	lost := outcomeLost()
-	if err := n.fsm.delivered.Wait(ctx, at.index); err != nil {
+	if err := n.fsm.applied.Wait(ctx, at.index); err != nil {
 		n.give(batch, proposalError(raft.ErrRaftShutdown))
 		return
 	}

@@ -32,9 +32,7 @@ type Machine interface {
 	// whether there was one with this id, which never comes back. Safe for concurrent use.
 	Members() []command.Member
 	Removed(id uint64) bool
-	// Applied returns the index and the term of the last entry that Apply was given, by way of a
-	// snapshot too. Executed reports whether a command was executed, or counts as executed.
-	Applied() (index, term uint64)
+	// Executed reports whether a command was executed, or counts as executed.
 	Executed(origin, sequence uint64) bool
 }
 
@@ -50,13 +48,10 @@ type fsm struct {
 	machine Machine
 	stop    *failStop
 	meters  *meters
-	applied watermark // index of the last entry applied
+	applied watermark // index of the last entry applied, whose results registry has
 
-	registry *registry // of who waits for results
-	// delivered is applied, a moment later: by then registry has been told.
-	delivered watermark
-	opened    atomic.Uint64 // what the snapshot stands for that was opened last
-	results   []executed    // of this process's commands, since registry was told
+	registry *registry  // of who waits for results
+	results  []executed // of this process's commands, since registry was told
 
 	clock      atomic.Int64 // as the machine has it
 	wallOffset atomic.Int64
@@ -87,13 +82,13 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	if observeSince(f.meters.apply, start) > slowApply {
 		f.meters.slowApplies.Add(1)
 	}
-	f.applied.Advance(entries[len(entries)-1].Index)
+	// Results first: who has waited for the entry and finds none takes his for lost.
 	if len(f.results) > 0 {
 		f.registry.deliver(f.results)
 		clear(f.results)
 		f.results = f.results[:0]
 	}
-	f.delivered.Advance(entries[len(entries)-1].Index)
+	f.applied.Advance(entries[len(entries)-1].Index)
 	return answers
 }
 
@@ -145,6 +140,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 
 // Restore replaces the state with a persisted one.
 func (f *fsm) Restore(r io.ReadCloser) error {
+	end := endOfSnapshot(r)
 	if err := errors.Join(f.machine.Restore(r), r.Close()); err != nil {
 		return err
 	}
@@ -153,12 +149,8 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.logBytes.Reset()
 	// Entries that the snapshot stands for never come: who waits for one has it now, and who waits for a
 	// result will not get it.
-	// The last ones may not have been for the machine.
-	index, _ := f.machine.Applied()
-	index = max(index, f.opened.Load())
-	f.applied.Advance(index)
 	f.registry.overtake(func(sequence uint64) bool { return f.machine.Executed(f.registry.origin, sequence) })
-	f.delivered.Advance(index)
+	f.applied.Advance(end)
 	return nil
 }
 

@@ -85,12 +85,6 @@ func (l *ledger) LeaseClock() (clock, wallOffset int64) {
 	return l.state.Clock, l.state.WallOffset
 }
 
-func (l *ledger) Applied() (index, term uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.state.Index, 1
-}
-
 func (l *ledger) Executed(origin, sequence uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -337,7 +337,6 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 	if n.snapshots, err = newSnapshotStore(dir, log, n.meters); err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	n.snapshots.opened = &n.fsm.opened
 	n.snapshots.finished = func(index uint64) {
 		if err := n.installs.note(index, n.now()); err != nil {
 			n.stop.Trip(err)

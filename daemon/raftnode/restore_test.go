@@ -23,7 +23,7 @@ func TestASnapshotAnswersThoseWhoWaitForWhatItStandsFor(t *testing.T) {
 		{commands: []command.Command{write("/b")}, done: make(chan outcome, 1)},
 	}
 	f.registry.takeOff(batch, nil)
-	if err := f.Restore(io.NopCloser(&written)); err != nil {
+	if err := f.Restore(&openSnapshot{io.NopCloser(&written), 41}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.applied.Wait(t.Context(), 41); err != nil {

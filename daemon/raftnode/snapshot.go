@@ -103,12 +103,10 @@ func (n *Node) snapshot() error {
 // leaves half a snapshot under its full name. So old snapshots lose their name first here.
 type snapshotStore struct {
 	*raft.FileSnapshotStore
-	dir    string
-	meters *meters
-	size   atomic.Int64  // of the snapshot finished last, 0 for none
-	hurry  chan struct{} // closed when snapshots are to be written as fast as the disk can
-
-	opened   *atomic.Uint64     // gets the index of what is opened; may be nil
+	dir      string
+	meters   *meters
+	size     atomic.Int64       // of the snapshot finished last, 0 for none
+	hurry    chan struct{}      // closed when snapshots are to be written as fast as the disk can
 	finished func(index uint64) // is told of every snapshot that has become whole; may be nil
 }
 
@@ -190,13 +188,32 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	return &snapshotSink{SnapshotSink: sink, store: s, file: file, index: index}, nil
 }
 
-// Open opens a snapshot. When raft does that for itself, it gives it to the fsm next.
+// Open returns a snapshot to read.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	meta, content, err := s.FileSnapshotStore.Open(id)
-	if err == nil && s.opened != nil {
-		s.opened.Store(meta.Index)
+	if err != nil {
+		return nil, nil, err
 	}
-	return meta, content, err
+	return meta, &openSnapshot{content, meta.Index}, nil
+}
+
+// openSnapshot is a snapshot that is read. The state in it knows of the last entry that was for the
+// machine: there may be others behind it that the snapshot stands for as well.
+type openSnapshot struct {
+	io.ReadCloser
+	index uint64 // of the last entry that the snapshot stands for
+}
+
+// endOfSnapshot returns the index of what raft, which wraps it, has opened to restore; 0 if it is none of
+// snapshotStore's.
+func endOfSnapshot(r io.ReadCloser) uint64 {
+	if wrapper, ok := r.(raft.ReadCloserWrapper); ok {
+		r = wrapper.WrappedReadCloser()
+	}
+	if s, ok := r.(*openSnapshot); ok {
+		return s.index
+	}
+	return 0
 }
 
 // List returns the snapshots, newest first, and an error if one of them says something else than its

@@ -72,9 +72,6 @@ func (s *State) LeaseClock() (clock, wallOffset int64) { return s.machine.LeaseC
 // Members implements raftnode.Machine.
 func (s *State) Members() []command.Member { return s.machine.Members() }
 
-// Applied implements raftnode.Machine.
-func (s *State) Applied() (index, term uint64) { return s.machine.Applied() }
-
 // Executed implements raftnode.Machine.
 func (s *State) Executed(origin, sequence uint64) bool { return s.machine.Executed(origin, sequence) }
 
