@@ -32,7 +32,7 @@ demo: build ## show the whole chain working: registration, proxy, death, expiry,
 	@sh e2e/install-parts.sh haproxy
 	bin/kvctl demo
 
-bench: ## measure kvd beside etcd and a do-nothing handler (about 12 min); BENCH='-run get' for a part
+bench: ## measure kvd beside etcd and a do-nothing handler (about 30 min); BENCH='-run get' for a part
 	@sh e2e/install-parts.sh etcd wrk
 	$(GO) run ./e2e/bench $(BENCH)
 
