@@ -254,7 +254,7 @@ func fallBehind(ctx context.Context, n *nemesis) (func() error, error) {
 	var err error
 	for i := 0; newestSnapshot(others[0]) == before; i++ {
 		if i == most {
-			return nil, fmt.Errorf("%s has no new snapshot after %d writes of %d bytes, the last one: %d %s, %w", others[0].Name, most, size, reply.Status, reply.Message, err)
+			return nil, fmt.Errorf("%s has no new snapshot after %d writes of %d bytes, the last one: %d %s, %v", others[0].Name, most, size, reply.Status, reply.Message, err)
 		}
 		once, cancel := context.WithTimeout(ctx, settleMax)
 		reply, err = n.caller.Keys(once, http.MethodPut, others[i%len(others)].ClientURL, "/_large", form) // some may fail: the leader may be new
