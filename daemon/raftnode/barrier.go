@@ -168,7 +168,7 @@ func (n *Node) serveReadIndex(ctx context.Context, _ uint64, _ []byte) ([]byte, 
 // which raft checks like any other.
 func (n *Node) learn(m mark) {
 	known := func() bool {
-		return n.raft.CommitIndex() >= m.index || n.raft.LastIndex() < m.index || n.raft.CurrentTerm() != m.term || n.raft.State() != raft.Follower
+		return n.raft.CommitIndex() >= m.index || n.stored.Load() < m.index || n.raft.CurrentTerm() != m.term || n.raft.State() != raft.Follower
 	}
 	if known() {
 		return

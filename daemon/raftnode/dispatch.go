@@ -20,6 +20,8 @@ const (
 	flightsMax = 3
 	// retryPause is the time between two attempts at the same leader.
 	retryPause = 20 * time.Millisecond
+	// learnPatience bounds the wait for an entry that the leader has committed without this member.
+	learnPatience = 100 * time.Millisecond
 )
 
 // dispatchLoop carries what the collector has gathered into the log, wherever the leader is, until ctx
@@ -218,6 +220,10 @@ func (n *Node) attempt(ctx context.Context, s *sight, batch []*proposal) (verdic
 // finish gives the proposals of a committed batch the outcome that is not a matter of their
 // execution here, which brings the result to all others.
 func (n *Node) finish(ctx context.Context, batch []*proposal, at mark) {
+	// The leader may have committed it with the others before it has come here.
+	arrival, cancel := context.WithTimeout(ctx, learnPatience)
+	_ = n.stored.Wait(arrival, at.index)
+	cancel()
 	n.learn(at)
 	lost := outcomeLost()
 	if err := n.fsm.applied.Wait(ctx, at.index); err != nil {

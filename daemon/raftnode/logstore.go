@@ -100,7 +100,7 @@ func openBolt(dir, name string, create bool) (*raftboltdb.BoltStore, error) {
 
 // guardLog puts guards, and a cache if need be, before a log store.
 func (n *Node) guardLog(kind string, disk logStore) (raft.LogStore, error) {
-	guarded := &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters, verify: kind != LogStoreWAL}
+	guarded := &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters, stored: &n.stored, verify: kind != LogStoreWAL}
 	if kind == LogStoreWAL { // it has what was read lately in memory, and checks the rest itself
 		return guarded, nil
 	}
@@ -114,7 +114,8 @@ type guardedLog struct {
 	stop    *failStop
 	written *byteTrigger
 	meters  *meters
-	verify  bool // the store does not check itself on reading what it wrote
+	stored  *watermark // highest index that was ever appended since the start; may be nil
+	verify  bool       // the store does not check itself on reading what it wrote
 }
 
 // IsMonotonic tells raft whether the store refuses gaps between entries.
@@ -158,7 +159,11 @@ func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
 		l.written.Add(len(entry.Data))
 	}
 	defer observeSince(l.meters.logSync, time.Now())
-	return l.stop.Guard("append to the log", func() error { return l.logStore.StoreLogs(entries) })
+	err := l.stop.Guard("append to the log", func() error { return l.logStore.StoreLogs(entries) })
+	if err == nil && l.stored != nil && len(entries) > 0 {
+		l.stored.Advance(entries[len(entries)-1].Index)
+	}
+	return err
 }
 
 // DeleteRange removes the entries from first to last, both included.
