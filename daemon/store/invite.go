@@ -71,13 +71,13 @@ func (s *state) checkInvitation(at int, clock int64) error {
 	case s.invited[at].used:
 		return refuse(kv.CompareFailed, "this invitation was used before: each is for one member")
 	case s.invited[at].over(clock):
-		return refuse(kv.CompareFailed, "this invitation is over: it was not used in time")
+		return refuse(kv.NotFound, "this invitation is over: it was not used in time")
 	}
 	return nil
 }
 
 // Invited returns why nobody could use the invitation with this hash at clock; nil if somebody could.
-// Errors by Kind: NotFound; CompareFailed if it was used or is over.
+// Errors by Kind: NotFound, also if it is over; CompareFailed if it was used.
 func (m *Machine) Invited(hash [32]byte, clock int64) error {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

@@ -29,7 +29,7 @@ func TestAnInvitationIsUsedOnceAndInTime(t *testing.T) {
 		{0, invitationOf(3, inviteTTLMax+1), kv.Invalid, false},
 		{time.Minute - 1, invitationOf(1, 0), 0, true},
 		{time.Minute - 1, invitationOf(1, 0), kv.CompareFailed, false},
-		{time.Minute, invitationOf(2, 0), kv.CompareFailed, false},
+		{time.Minute, invitationOf(2, 0), kv.NotFound, false},
 	} {
 		r.now = c.at
 		err := r.apply(c.body)[0].Err

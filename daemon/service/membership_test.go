@@ -1,0 +1,230 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/raftnode"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// raftSide is raft's side of a cluster that member 1 leads.
+type raftSide struct {
+	mu      sync.Mutex // guards the fields below
+	servers []raftnode.Server
+	applied map[raftnode.ID]uint64 // of those that answer
+	lost    int                    // answers of the leader that get lost from now on
+	service *Service
+}
+
+func (c *raftSide) Status() raftnode.Status {
+	s := raftnode.Status{Leader: 1, State: "leader", CommitIndex: 100}
+	s.MemberID, s.ClusterID = 1, 7
+	return s
+}
+func (c *raftSide) Servers() []raftnode.Server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.servers)
+}
+func (c *raftSide) Connections() map[raftnode.ID]raftnode.Connection { return nil }
+func (c *raftSide) LastContact() time.Duration                       { return 0 }
+func (c *raftSide) Ask(_ context.Context, member raftnode.ID, _ raftnode.Method, _ []byte) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	applied, ok := c.applied[member]
+	if !ok {
+		return nil, errors.New("connection refused")
+	}
+	return json.Marshal(memberStatus{Applied: applied})
+}
+func (c *raftSide) put(s raftnode.Server) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers = append(slices.DeleteFunc(c.servers, func(o raftnode.Server) bool { return o.ID == s.ID }), s)
+	return nil
+}
+func (c *raftSide) AddServer(id raftnode.ID, address string) error {
+	return c.put(raftnode.Server{ID: id, Address: address})
+}
+func (c *raftSide) PromoteServer(id raftnode.ID, address string) error {
+	return c.put(raftnode.Server{ID: id, Address: address, Voter: true})
+}
+func (c *raftSide) RemoveServer(id raftnode.ID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers = slices.DeleteFunc(c.servers, func(o raftnode.Server) bool { return o.ID == id })
+	return nil
+}
+func (c *raftSide) Transfer(context.Context, raftnode.ID) error { return nil }
+
+// governedLog is a memoryLog whose leader is the service itself.
+type governedLog struct {
+	*memoryLog
+	side *raftSide
+}
+
+func (l governedLog) AskLeader(ctx context.Context, _ raftnode.Method, request []byte) ([]byte, error) {
+	answer, err := l.side.service.AnswerMembers(ctx, 0, request)
+	l.side.mu.Lock()
+	defer l.side.mu.Unlock()
+	if l.side.lost > 0 {
+		l.side.lost--
+		return nil, &kv.Error{Kind: kv.Unknown}
+	}
+	return answer, err
+}
+
+// governed returns the session of root in a cluster of these voters, all of which answer.
+func governed(t *testing.T, voters ...uint64) (*Session, *raftSide) {
+	log := &memoryLog{state: NewState(), start: time.Now()}
+	side := &raftSide{applied: map[raftnode.ID]uint64{}}
+	s := New(log.state, governedLog{log, side}, Config{})
+	side.service = s
+	s.Govern(side)
+	for _, id := range voters {
+		address := "n" + string(rune('0'+id)) + ":2380"
+		side.servers = append(side.servers, raftnode.Server{ID: raftnode.ID(id), Address: address, Voter: true})
+		side.applied[raftnode.ID(id)] = 100
+		if err := s.propose(t.Context(), command.Member{ID: id, Name: "n" + string(rune('0'+id)), PeerURLs: []string{"http://" + address}, ClientURLs: []string{"http://c"}, Voter: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s.anybody, side
+}
+
+func tableOf(s *Session) map[uint64]command.Member {
+	table := map[uint64]command.Member{}
+	for _, m := range s.service.Members() {
+		table[m.ID] = m
+	}
+	return table
+}
+
+func TestAChangeWhoseAnswerIsLostIsMadeOnce(t *testing.T) {
+	s, side := governed(t, 1, 2, 3)
+	side.lost = 2
+	added, err := s.AddMember(t.Context(), NewMember{Name: "n4", PeerURLs: []string{"http://n4:2380"}})
+	if err != nil || len(side.servers) != 4 || len(tableOf(s)) != 4 || tableOf(s)[added.ID].Name != "n4" {
+		t.Errorf("%+v, %v: %+v", added, err, side.servers)
+	}
+	side.lost = 1
+	if err := s.RemoveMember(t.Context(), added.ID, false); err != nil || len(side.servers) != 3 {
+		t.Errorf("%v: %+v", err, side.servers)
+	}
+	if err := s.RemoveMember(t.Context(), added.ID, false); !errors.Is(err, ErrRemoved) {
+		t.Errorf("a second removal: %v", err)
+	}
+	if err := s.UpdateMember(t.Context(), added.ID, []string{"http://n5:2380"}); !errors.Is(err, ErrRemoved) {
+		t.Errorf("a change after the removal: %v", err)
+	}
+}
+
+func TestWhatAnEarlierLeaderHasBegunIsFinished(t *testing.T) {
+	s, side := governed(t, 1, 2, 3)
+	side.servers = side.servers[:2]                                                              // 3 was taken out
+	side.servers = append(side.servers, raftnode.Server{ID: 4, Address: "n4:2380", Voter: true}) // 4 was given its vote
+	side.servers = append(side.servers, raftnode.Server{ID: 5, Address: "n5:2380"})              // 5 was added, and is behind
+	side.applied[4], side.applied[5] = 100, 99
+	for _, m := range []command.Member{{ID: 4, Name: "n4"}, {ID: 5, Name: "n5"}} {
+		if err := s.service.propose(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.service.settleMembers(t.Context())
+	table := tableOf(s)
+	if _, there := table[3]; there || !s.service.state.machine.Removed(3) || !table[4].Voter || table[5].Voter {
+		t.Errorf("%+v", table)
+	}
+	side.applied[5] = 100
+	s.service.settleMembers(t.Context())
+	if !tableOf(s)[5].Voter || !side.servers[slices.IndexFunc(side.servers, func(v raftnode.Server) bool { return v.ID == 5 })].Voter {
+		t.Errorf("5 has caught up and has no vote: %+v", side.servers)
+	}
+}
+
+func TestAMemberThatWasAddedInHalfIsAddedInFullTheNextTime(t *testing.T) {
+	s, side := governed(t, 1)
+	side.servers = append(side.servers, raftnode.Server{ID: 9, Address: "n2:2380"})
+	added, err := s.AddMember(t.Context(), NewMember{PeerURLs: []string{"http://n2:2380"}})
+	if err != nil || added.ID != 9 || len(side.servers) != 2 {
+		t.Errorf("%+v, %v: %+v", added, err, side.servers)
+	}
+}
+
+func TestTheLastVoterStaysWhateverRiskIsAccepted(t *testing.T) {
+	s, side := governed(t, 1)
+	if err := s.RemoveMember(t.Context(), 1, true); !errors.Is(err, ErrRisk) || len(side.servers) != 1 {
+		t.Errorf("%v", err)
+	}
+	two, side := governed(t, 1, 2)
+	if err := two.RemoveMember(t.Context(), 2, true); err != nil || len(side.servers) != 1 {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWhatIsNoMemberIsRefused(t *testing.T) {
+	s, side := governed(t, 1)
+	for what, m := range map[string]NewMember{
+		"no URL":      {},
+		"a long URL":  {PeerURLs: []string{"http://n2:2380/" + strings.Repeat("x", memberTextMax)}},
+		"a long name": {PeerURLs: []string{"http://n2:2380"}, Name: strings.Repeat("x", memberTextMax+1)},
+		"no host":     {PeerURLs: []string{"n2"}},
+	} {
+		if _, err := s.AddMember(t.Context(), m); !kv.Is(err, kv.Invalid) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if len(side.servers) != 1 {
+		t.Errorf("%+v", side.servers)
+	}
+}
+
+func TestAttemptsWithTokensAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := governed(t, 1)
+		try := func(token string) error {
+			_, err := s.service.Redeem(t.Context(), token, NewMember{Name: "n2", PeerURLs: []string{"http://n2:2380"}}, "10.0.0.9:1")
+			return err
+		}
+		token, peers, err := s.Invite(t.Context(), time.Minute)
+		if err != nil || len(peers) != 1 || peers[0] != "http://n1:2380" {
+			t.Fatal(peers, err)
+		}
+		for range int(redemptions.burst) {
+			if err := try(strings.Repeat("0", len(token))); !kv.Is(err, kv.Denied) {
+				t.Errorf("a wrong token: %v", err)
+			}
+		}
+		if err := try(token); !kv.Is(err, kv.Unavailable) {
+			t.Errorf("one too many: %v", err)
+		}
+		time.Sleep(2 * redemptions.every)
+		if err := try(token); err != nil {
+			t.Errorf("the right token: %v", err)
+		}
+		if err := try(token); err != nil { // the answer may have been lost, and the member has not started
+			t.Errorf("once more for the same member: %v", err)
+		}
+		time.Sleep(2 * redemptions.every)
+		if _, err := s.service.Redeem(t.Context(), token, NewMember{Name: "n3", PeerURLs: []string{"http://n3:2380"}}, ""); !kv.Is(err, kv.Denied) {
+			t.Errorf("a second member: %v", err)
+		}
+		late, _, err := s.Invite(t.Context(), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := try(late); !kv.Is(err, kv.Denied) {
+			t.Errorf("too late: %v", err)
+		}
+	})
+}
