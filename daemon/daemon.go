@@ -132,6 +132,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		closeAll(slices.Concat(clients, peers))
 		return nil, err
 	}
+	if urls := reachable(slices.DeleteFunc(slices.Clone(peers), onLoopback)); len(urls) > 0 && members == nil {
+		deps.Log.Warn("whoever reaches the peer port may take part in this cluster, and so read and change everything, whatever access control says: it speaks plain http", "peers", urls,
+			"try", "keep others away from it, or give the members --peer-cert-file, --peer-key-file and --peer-trusted-ca-file")
+	}
 	if err := d.openMember(ctx, deps, peers, peerURLs, limits.watchers); err != nil {
 		closeAll(clients)
 		return nil, err

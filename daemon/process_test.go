@@ -482,6 +482,17 @@ func TestServingOthersWithoutAccessControlIsWarnedOf(t *testing.T) {
 	}
 }
 
+func TestAPeerPortThatOthersReachWithoutTLSIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	const warning = "whoever reaches the peer port may take part in this cluster"
+	if p := startProcess(t, "--listen-peer-urls", "http://0.0.0.0:0"); strings.Count(p.log.String(), warning) != 1 {
+		t.Errorf("on every address:\n%s", p.log)
+	}
+	if p := startProcess(t); strings.Contains(p.log.String(), warning) {
+		t.Errorf("on this machine alone:\n%s", p.log)
+	}
+}
+
 // injectFault makes every sync of a process fail. It reports whether that was possible.
 func injectFault(t *testing.T, strace string, pid int) (attached bool, stop func()) {
 	t.Helper()

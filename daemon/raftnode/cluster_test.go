@@ -2,11 +2,16 @@ package raftnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/daemon/command"
+	"github.com/kvd-io/kvd/daemon/peer"
 )
 
 // cluster starts n members that found a cluster together; they are closed at the end of the test.
@@ -59,24 +64,28 @@ func restart(t *testing.T, n *Node) *Node {
 	return again
 }
 
+// leaderOfThem waits for one of nodes to lead.
+func leaderOfThem(t *testing.T, nodes []*Node) *Node {
+	t.Helper()
+	var leader *Node
+	eventually(t, func() bool {
+		if at := slices.IndexFunc(nodes, func(n *Node) bool { return n.leading() != nil }); at >= 0 {
+			leader = nodes[at]
+		}
+		return leader != nil
+	})
+	return leader
+}
+
 func TestAMemberWhoseSnapshotEndsWithTheMarkOfATermAnswersReadsInAnIdleCluster(t *testing.T) {
 	nodes := cluster(t, 3)
 	propose(t, nodes[0], "/a")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	var leader, follower *Node
-	for _, n := range nodes {
-		if n.leading() != nil {
-			leader = n
-		}
-	}
-	if leader == nil {
-		t.Fatal("nobody leads")
-	}
-	if err := leader.transferTo(ctx, 0); err != nil {
+	follower := leaderOfThem(t, nodes)
+	if err := follower.transferTo(ctx, 0); err != nil {
 		t.Fatal(err)
 	}
-	follower = leader // who has just handed over
 	if err := follower.ReadBarrier(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -88,5 +97,34 @@ func TestAMemberWhoseSnapshotEndsWithTheMarkOfATermAnswersReadsInAnIdleCluster(t
 	defer cancel()
 	if err := follower.ReadBarrier(soon); err != nil {
 		t.Errorf("a quorum read on the restarted member: %v; raft's commit index is %d, applied %d", err, follower.raft.CommitIndex(), follower.fsm.applied.Load())
+	}
+}
+
+func TestTheLeaderDoesNothingForWhoIsNoMember(t *testing.T) {
+	nodes := cluster(t, 3)
+	leader := leaderOfThem(t, nodes)
+	leader.Answer(MethodMembers, func(context.Context, uint64, []byte) ([]byte, error) {
+		t.Error("a stranger was listened to")
+		return nil, nil
+	})
+	member := uint64(leader.identity.MemberID)
+	stranger, err := peer.New(peer.Config{
+		Self:    func() (cluster, member uint64) { return uint64(leader.identity.ClusterID), 0x666 },
+		Address: func(id uint64) (string, bool) { return leader.address(), id == member },
+		Known:   func(uint64) bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	batch := command.Batch{Level: command.Level, Commands: []command.Command{write("/stranger")}}
+	for method, request := range map[Method][]byte{methodPropose: batch.Append(nil), methodReadIndex: nil, MethodMembers: nil} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		answer, err := stranger.Call(ctx, member, method, request)
+		cancel()
+		var failed *peer.Error
+		if !errors.As(err, &failed) || failed.Sent {
+			t.Errorf("method %d was answered with %x, %v", method, answer, err)
+		}
 	}
 }

@@ -46,21 +46,33 @@ func (n *Node) openNetwork(deps Deps) error {
 		},
 		Address: n.addressOf,
 		// Who is not known yet may have been added since this member has last heard of the cluster;
-		// whom raft does not know gets no vote.
+		// whom raft does not know gets no vote, and no answer from the leader.
 		Known: func(member uint64) bool { return !n.fsm.machine.Removed(member) },
 	})
 	if err != nil {
 		return fmt.Errorf("open the peer port: %w", err)
 	}
+	n.network.Handle(methodConfirm, n.serveConfirm)
+	n.network.Handle(MethodStatus, n.handler(MethodStatus))
 	for method, h := range map[peer.Method]peer.Handler{
-		methodPropose: n.servePropose, methodReadIndex: n.serveReadIndex, methodConfirm: n.serveConfirm,
+		methodPropose: n.servePropose, methodReadIndex: n.serveReadIndex,
+		MethodRenew: n.handler(MethodRenew), MethodLease: n.handler(MethodLease), MethodMembers: n.handler(MethodMembers),
 	} {
-		n.network.Handle(method, h)
-	}
-	for _, method := range []peer.Method{MethodRenew, MethodLease, MethodMembers, MethodStatus} {
-		n.network.Handle(method, n.handler(method))
+		n.network.Handle(method, n.forMembers(h))
 	}
 	return nil
+}
+
+// forMembers returns h for the members in raft's latest configuration alone. It is for what a leader
+// answers: its configuration is never older than that of whom it has made a member.
+func (n *Node) forMembers(h peer.Handler) peer.Handler {
+	return func(ctx context.Context, from uint64, request []byte) ([]byte, error) {
+		id := raft.ServerID(ID(from).String())
+		if !slices.ContainsFunc(n.servers(), func(s raft.Server) bool { return s.ID == id }) {
+			return nil, fmt.Errorf("%w: %s is no member of this cluster", peer.ErrNotHandled, id)
+		}
+		return h(ctx, from, request)
+	}
 }
 
 // handler returns what answers the calls of a method that a room above has been given.
