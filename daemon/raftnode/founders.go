@@ -24,10 +24,10 @@ func ParseFounders(text string) ([]Founder, error) {
 	var list []Founder
 	for part := range strings.SplitSeq(text, ",") {
 		name, url, ok := strings.Cut(part, "=")
+		url = strings.TrimRight(url, "/")
 		if !ok || name == "" || url == "" {
 			return nil, fmt.Errorf("%q is not of the form name=url", part)
 		}
-		url = strings.TrimSuffix(url, "/")
 		if owner, taken := owners[url]; taken {
 			if owner == name {
 				return nil, fmt.Errorf("%q is there twice", part)
