@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"sync/atomic"
@@ -113,8 +114,10 @@ func (n *Node) addressOf(member uint64) (string, bool) {
 	if at := slices.IndexFunc(servers, func(s raft.Server) bool { return s.ID == id }); at >= 0 {
 		return string(servers[at].Address), true
 	}
+	// Members call themselves by their ids as long as raft has no address for them.
 	address, leader := n.raft.LeaderWithID()
-	return string(address), leader == id
+	_, _, err := net.SplitHostPort(string(address))
+	return string(address), leader == id && err == nil
 }
 
 // otherVoters returns the voters beside this member, by the latest configuration.
