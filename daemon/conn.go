@@ -25,8 +25,9 @@ const (
 // It is safe for concurrent use, with one Read and one Write at a time.
 type conn struct {
 	net.Conn
-	door  *door
-	plain bool // no TLS is spoken here
+	door   *door
+	plain  bool    // no TLS is spoken here
+	client *client // where it comes from
 
 	mu      sync.Mutex    // guards the fields below
 	secure  *tls.Conn     // over this one, after its handshake; else nil

@@ -47,6 +47,8 @@ type door struct {
 	turnedAway uint64 // connections, ever
 
 	handshakesFailed atomic.Uint64 // ever
+
+	clients *clients
 }
 
 // count returns how many connections are inside, and how many were refused so far.
@@ -58,7 +60,7 @@ func (d *door) count() (inside int, turnedAway uint64) {
 
 func newDoor(l limits, log *slog.Logger) *door {
 	d := &door{max: l.connections, maxPerAddress: l.connectionsPerAddress, log: log, misled: newTeller(log, "TLS came to a port that speaks plain HTTP"), opened: time.Now(), rounds: make(chan struct{}),
-		inside: map[*conn]struct{}{}, byAddress: map[netip.Prefix]int{}}
+		inside: map[*conn]struct{}{}, byAddress: map[netip.Prefix]int{}, clients: newClients()}
 	d.round.Store(1) // 0 stands for no time
 	return d
 }
@@ -130,7 +132,7 @@ func (w doorway) Accept() (net.Conn, error) {
 func (d *door) enter(c *conn) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	address, counted := d.addressOf(c)
+	address, counted := d.siteOf(c)
 	switch {
 	case len(d.inside) >= d.max:
 		return fmt.Sprintf("this member serves no more than %d connections at a time (--max-connections)", d.max)
@@ -138,6 +140,7 @@ func (d *door) enter(c *conn) string {
 		return fmt.Sprintf("this member serves no more than %d connections of %s at a time (--max-connections-per-ip)", d.maxPerAddress, address)
 	}
 	d.inside[c] = struct{}{}
+	c.client = d.clients.enter(addressOf(c))
 	if counted {
 		d.byAddress[address]++
 	}
@@ -149,7 +152,8 @@ func (d *door) leave(c *conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.inside, c)
-	address, counted := d.addressOf(c)
+	d.clients.leave(c.client)
+	address, counted := d.siteOf(c)
 	if !counted {
 		return
 	}
@@ -158,14 +162,13 @@ func (d *door) leave(c *conn) {
 	}
 }
 
-// addressOf returns whom conn comes from, and whether that matters: one address, for IPv6 the
+// siteOf returns whom conn comes from, and whether that matters: one address, for IPv6 the
 // network of one site, all of whose addresses one machine can use.
-func (d *door) addressOf(conn net.Conn) (netip.Prefix, bool) {
-	peer, ok := conn.RemoteAddr().(*net.TCPAddr)
-	if d.maxPerAddress == 0 || !ok {
+func (d *door) siteOf(conn net.Conn) (netip.Prefix, bool) {
+	address := addressOf(conn)
+	if d.maxPerAddress == 0 || !address.IsValid() {
 		return netip.Prefix{}, false
 	}
-	address := peer.AddrPort().Addr().Unmap().WithZone("")
 	bits := 32
 	if address.Is6() {
 		bits = 64

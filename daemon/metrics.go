@@ -26,29 +26,36 @@ const (
 const scrapesMax = 4
 
 // etcdNames are the metrics of etcd that dashboards and alerts read and that have a true value here,
-// with kvd's name for it. Each has the type, the labels and the buckets that it has in etcd.
-var etcdNames = []struct{ etcd, kvd string }{
-	{"etcd_server_has_leader", "kvd_has_leader"},
-	{"etcd_server_is_leader", "kvd_is_leader"},
-	{"etcd_server_leader_changes_seen_total", "kvd_leader_changes_total"},
-	{"etcd_server_proposals_committed_total", "kvd_commit_index"},
-	{"etcd_server_proposals_applied_total", "kvd_applied_index"},
-	{"etcd_server_proposals_pending", "kvd_proposals_pending"},
-	{"etcd_server_proposals_failed_total", "kvd_proposals_failed_total"},
-	{"etcd_server_slow_apply_total", "kvd_slow_applies_total"},
-	{"etcd_server_quota_backend_bytes", "kvd_store_quota_bytes"},
-	{"etcd_mvcc_db_total_size_in_bytes", "kvd_store_bytes"},
-	{"etcd_mvcc_db_total_size_in_use_in_bytes", "kvd_store_bytes"},
-	{"etcd_disk_wal_fsync_duration_seconds", "kvd_log_sync_duration_seconds"},
-	{"etcd_snap_fsync_duration_seconds", "kvd_snapshot_sync_duration_seconds"},
-	{"etcd_debugging_snap_save_total_duration_seconds", "kvd_snapshot_duration_seconds"},
-	{"etcd_debugging_store_reads_total", "kvd_store_reads_total"},
-	{"etcd_debugging_store_reads_failed_total", "kvd_store_reads_failed_total"},
-	{"etcd_debugging_store_writes_total", "kvd_store_writes_total"},
-	{"etcd_debugging_store_writes_failed_total", "kvd_store_writes_failed_total"},
-	{"etcd_debugging_store_expires_total", "kvd_store_expires_total"},
-	{"etcd_debugging_store_watchers", "kvd_watchers"},
-	{"etcd_debugging_store_watch_requests_total", "kvd_watch_requests_total"},
+// with kvd's name for it, and what etcd calls the label peer there. Each has the type, the labels and the
+// buckets that it has in etcd.
+var etcdNames = []struct{ etcd, kvd, peer string }{
+	{"etcd_server_has_leader", "kvd_has_leader", ""},
+	{"etcd_server_is_leader", "kvd_is_leader", ""},
+	{"etcd_server_leader_changes_seen_total", "kvd_leader_changes_total", ""},
+	{"etcd_server_proposals_committed_total", "kvd_commit_index", ""},
+	{"etcd_server_proposals_applied_total", "kvd_applied_index", ""},
+	{"etcd_server_proposals_pending", "kvd_proposals_pending", ""},
+	{"etcd_server_proposals_failed_total", "kvd_proposals_failed_total", ""},
+	{"etcd_server_slow_apply_total", "kvd_slow_applies_total", ""},
+	{"etcd_server_quota_backend_bytes", "kvd_store_quota_bytes", ""},
+	{"etcd_mvcc_db_total_size_in_bytes", "kvd_store_bytes", ""},
+	{"etcd_mvcc_db_total_size_in_use_in_bytes", "kvd_store_bytes", ""},
+	{"etcd_disk_wal_fsync_duration_seconds", "kvd_log_sync_duration_seconds", ""},
+	{"etcd_snap_fsync_duration_seconds", "kvd_snapshot_sync_duration_seconds", ""},
+	{"etcd_debugging_snap_save_total_duration_seconds", "kvd_snapshot_duration_seconds", ""},
+	{"etcd_debugging_store_reads_total", "kvd_store_reads_total", ""},
+	{"etcd_debugging_store_reads_failed_total", "kvd_store_reads_failed_total", ""},
+	{"etcd_debugging_store_writes_total", "kvd_store_writes_total", ""},
+	{"etcd_debugging_store_writes_failed_total", "kvd_store_writes_failed_total", ""},
+	{"etcd_debugging_store_expires_total", "kvd_store_expires_total", ""},
+	{"etcd_debugging_store_watchers", "kvd_watchers", ""},
+	{"etcd_debugging_store_watch_requests_total", "kvd_watch_requests_total", ""},
+	{"etcd_server_heartbeat_send_failures_total", "kvd_heartbeats_failed_total", ""},
+	{"etcd_server_read_indexes_failed_total", "kvd_read_rounds_failed_total", ""},
+	{"etcd_network_peer_round_trip_time_seconds", "kvd_peer_round_trip_duration_seconds", "To"},
+	{"etcd_network_peer_sent_bytes_total", "kvd_peer_sent_bytes_total", "To"},
+	{"etcd_network_peer_received_bytes_total", "kvd_peer_received_bytes_total", "From"},
+	{"etcd_network_peer_sent_failures_total", "kvd_peer_failures_total", "To"},
 }
 
 // aliased gathers metrics and shows some of them under a second name.
@@ -63,10 +70,22 @@ func (a aliased) Gather() ([]*dto.MetricFamily, error) {
 	}
 	for _, alias := range etcdNames {
 		if family, ok := named[alias.kvd]; ok {
-			families = append(families, &dto.MetricFamily{Name: &alias.etcd, Help: family.Help, Type: family.Type, Metric: family.Metric})
+			families = append(families, &dto.MetricFamily{Name: &alias.etcd, Help: family.Help, Type: family.Type, Metric: relabelled(family.Metric, alias.peer)})
 		}
 	}
 	return families, err
+}
+
+// relabelled returns metrics whose only label, peer, has another name; metrics itself if that is "".
+func relabelled(metrics []*dto.Metric, peer string) []*dto.Metric {
+	if peer == "" {
+		return metrics
+	}
+	renamed := make([]*dto.Metric, len(metrics))
+	for i, m := range metrics {
+		renamed[i] = &dto.Metric{Label: []*dto.LabelPair{{Name: &peer, Value: m.Label[0].Value}}, Gauge: m.Gauge, Counter: m.Counter, Histogram: m.Histogram}
+	}
+	return renamed
 }
 
 // metricsPage returns the handler of the metrics.
@@ -93,13 +112,13 @@ func (d *Daemon) metricsPage(log *slog.Logger) http.Handler {
 type figures struct {
 	daemon *Daemon
 
-	reads, readsFailed, writes, writesFailed, expires           *prometheus.Desc
-	keys, directories, leases, events, index                    *prometheus.Desc
-	bytes, quota, refused, noSpace, corrupt                     *prometheus.Desc
-	watchers, watchRequests, watchEvents, watchLost             *prometheus.Desc
-	requests, inFlight, connections, connectionsRefused, uptime *prometheus.Desc
-	handshakesFailed, certificateEnd                            *prometheus.Desc
-	snapshots, snapshotsFailed, snapshotTime, snapshotBytes     *prometheus.Desc
+	reads, readsFailed, writes, writesFailed, expires                           *prometheus.Desc
+	keys, directories, leases, events, index                                    *prometheus.Desc
+	bytes, quota, refused, noSpace, corrupt                                     *prometheus.Desc
+	watchers, watchRequests, watchEvents, watchLost                             *prometheus.Desc
+	requests, clientRequests, inFlight, connections, connectionsRefused, uptime *prometheus.Desc
+	handshakesFailed, certificateEnd                                            *prometheus.Desc
+	snapshots, snapshotsFailed, snapshotTime, snapshotBytes                     *prometheus.Desc
 }
 
 func newFigures(d *Daemon) *figures {
@@ -130,6 +149,7 @@ func newFigures(d *Daemon) *figures {
 		watchLost:     desc("watch_lost_total", "Watches that ended because their reader was so slow that what it had yet to read was gone."),
 
 		requests:           desc("http_requests_total", "Requests answered, by class of method (read, write, other) and status.", "class", "code"),
+		clientRequests:     desc("http_client_requests_total", "Requests by the address that they come from, up to 64 of them; those of all others as other.", "client"),
 		inFlight:           desc("http_requests_in_flight", "Requests that are being answered, open watches among them."),
 		connections:        desc("http_connections", "Connections of clients."),
 		connectionsRefused: desc("http_connections_refused_total", "Connections refused because of a limit."),
@@ -210,6 +230,11 @@ func (f *figures) collectTraffic(counter func(*prometheus.Desc, uint64, ...strin
 			}
 		}
 	}
+	known, other := f.daemon.door.clients.counts()
+	for address, requests := range known {
+		counter(f.clientRequests, requests, address.String())
+	}
+	counter(f.clientRequests, other, "other")
 	gauge(f.inFlight, float64(traffic.inFlight.Load()))
 	inside, refused := f.daemon.door.count()
 	gauge(f.connections, float64(inside))

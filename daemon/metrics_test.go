@@ -3,16 +3,20 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"go.yaml.in/yaml/v3"
@@ -41,6 +45,63 @@ func openTestDaemon(t *testing.T, change func(*Config)) *Daemon {
 		}
 	})
 	return d
+}
+
+// openTestCluster starts three members on free ports and returns the one that leads.
+func openTestCluster(t *testing.T, change func(*Config)) *Daemon {
+	t.Helper()
+	held := map[string]net.Listener{}
+	var configs []Config
+	var list []string
+	for i := range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.Addr().String()
+		held[address] = l
+		cfg := DefaultConfig()
+		cfg.Name, cfg.DataDir = fmt.Sprint("m", i), t.TempDir()
+		cfg.ListenClientURLs, cfg.ListenPeerURLs = []string{"http://127.0.0.1:0"}, []string{"http://" + address}
+		if change != nil {
+			change(&cfg)
+		}
+		configs, list = append(configs, cfg), append(list, cfg.Name+"=http://"+address)
+	}
+	listen := func(network, address string) (net.Listener, error) {
+		if l := held[address]; l != nil {
+			return l, nil
+		}
+		return net.Listen(network, address)
+	}
+	members, failures := make([]*Daemon, len(configs)), make([]error, len(configs))
+	var starting sync.WaitGroup
+	for i, cfg := range configs {
+		cfg.InitialCluster = strings.Join(list, ",")
+		starting.Go(func() {
+			members[i], failures[i] = Open(t.Context(), cfg, Deps{Listen: listen, Fatal: func(err error) { panic(err) }})
+		})
+	}
+	starting.Wait()
+	t.Cleanup(func() {
+		for _, d := range members {
+			if d != nil && d.Close() != nil {
+				t.Error("a member did not close")
+			}
+		}
+	})
+	if err := errors.Join(failures...); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for _, d := range members {
+			if d.Leads() && strings.Count(scrape(t, d), "\nkvd_peer_lag_entries{") == 2 {
+				return d
+			}
+		}
+	}
+	t.Fatal("no member leads two others")
+	return nil
 }
 
 // scrape returns what a member says at /metrics.
@@ -97,7 +158,7 @@ func table(page string) (own, etcd []string) {
 var tableRows = regexp.MustCompile("(?m)^\\| `.*\n")
 
 func TestTheReferenceHasEveryMetricAndNoOther(t *testing.T) {
-	own, etcd := table(scrape(t, openTestDaemon(t, nil)))
+	own, etcd := table(scrape(t, openTestCluster(t, nil)))
 	page, err := os.ReadFile(metricsReference)
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +196,7 @@ func TestTheReferenceHasEveryMetricAndNoOther(t *testing.T) {
 
 func TestMetricsKeepTheRulesOfPrometheus(t *testing.T) {
 	var own strings.Builder
-	page := scrape(t, openTestDaemon(t, func(c *Config) { c.MetricsCompat = metricsOff }))
+	page := scrape(t, openTestCluster(t, func(c *Config) { c.MetricsCompat = metricsOff }))
 	for line := range strings.Lines(page) {
 		if name := strings.TrimPrefix(strings.TrimPrefix(line, "# HELP "), "# TYPE "); strings.HasPrefix(name, "kvd_") {
 			own.WriteString(line)
@@ -168,7 +229,7 @@ func TestMetricsSayWhatHasHappened(t *testing.T) {
 		`kvd_watch_requests_total 1`, `kvd_watch_events_total 1`, `kvd_watchers 0`, `kvd_store_keys 1`, `kvd_store_bytes 259`, `etcd_mvcc_db_total_size_in_bytes 259`,
 		`kvd_store_quota_bytes 2.147483648e+09`, `etcd_server_has_leader 1`, `kvd_is_leader 1`, `kvd_proposal_duration_seconds_count 3`,
 		`kvd_http_requests_total{class="write",code="201"} 1`, `kvd_http_requests_total{class="write",code="412"} 1`, `kvd_http_requests_total{class="read",code="200"} 2`,
-		`kvd_http_requests_total{class="read",code="404"} 1`, `kvd_http_requests_total{class="other",code="200"} 1`, `kvd_http_requests_in_flight 1`,
+		`kvd_http_client_requests_total{client="127.0.0.1"} 7`, `kvd_http_client_requests_total{client="other"} 0`, `kvd_read_rounds_total 0`, `kvd_queue_commands 0`, `kvd_http_requests_total{class="read",code="404"} 1`, `kvd_http_requests_total{class="other",code="200"} 1`, `kvd_http_requests_in_flight 1`,
 		`etcd_disk_wal_fsync_duration_seconds_bucket{le="0.001"}`, `etcd_disk_wal_fsync_duration_seconds_bucket{le="8.192"}`, `kvd_build_info{goversion="`, `go_goroutines `, `process_open_fds `,
 	} {
 		if !strings.Contains(page, "\n"+want) {
@@ -221,7 +282,7 @@ func metricsUsed(text string) []string {
 }
 
 func TestDashboardAndAlertsNameMetricsThatAreThere(t *testing.T) {
-	there := metricNames(scrape(t, openTestDaemon(t, nil)))
+	there := metricNames(scrape(t, openTestCluster(t, nil)))
 	dashboard, err := os.ReadFile("../docs/contrib/grafana/kvd.json")
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog
 	s := &server{door: door, rechecked: make(chan struct{})}
 	s.http = http.Server{
 		Protocols: new(http.Protocols), Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: headerBytesMax, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: headerBytesMax, ConnContext: withClient, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.http.Protocols.SetHTTP1(true) // so that a connection carries one request at a time
 	door.open()
@@ -77,14 +77,27 @@ func (s *server) securely(p *port, log *slog.Logger) net.Listener {
 
 // noteRequest notes the requests of connections over TLS; the others do so themselves.
 func noteRequest(c net.Conn, state http.ConnState) {
-	if t, ok := c.(*tls.Conn); ok && state == http.StateActive {
-		switch under := t.NetConn().(type) {
-		case *conn:
-			under.asked()
-		case *begun:
-			under.asked()
-		}
+	if _, ok := c.(*tls.Conn); !ok || state != http.StateActive {
+		return
 	}
+	if under := beneath(c); under != nil {
+		under.asked()
+	}
+}
+
+// beneath returns the connection that a door has let in and that carries c, with or without TLS; nil if
+// there is none.
+func beneath(c net.Conn) *conn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	switch under := c.(type) {
+	case *conn:
+		return under
+	case *begun:
+		return under.conn
+	}
+	return nil
 }
 
 // drain makes every answer from now on the last one of its connection.

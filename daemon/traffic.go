@@ -47,6 +47,7 @@ func (t *traffic) wrap(next http.Handler) http.Handler {
 		}
 		counted.ResponseWriter = w
 		t.inFlight.Add(1)
+		countClient(r.Context())
 		defer func() { // also when a handler breaks the connection off by a panic
 			t.inFlight.Add(-1)
 			t.answered[classOf(r.Method)][counted.sent()].Add(1)

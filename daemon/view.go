@@ -45,7 +45,21 @@ func (v memberView) Self() httpv2.Self {
 	if !status.Since.IsZero() {
 		self.Leading = v.d.now().Sub(status.Since)
 	}
+	sent, received := v.d.node.Appends()
+	self.Sent, self.Received = httpv2.Flow(sent), httpv2.Flow(received)
 	return self
+}
+
+func (v memberView) Followers() []httpv2.Follower {
+	known := v.d.node.Followers()
+	followers := make([]httpv2.Follower, len(known))
+	for i, f := range known {
+		followers[i] = httpv2.Follower{ID: uint64(f.ID), Succeeded: f.Succeeded, Failed: f.Failed, Latency: httpv2.Latency{
+			Current: f.Latency.Current, Average: f.Latency.Average, StandardDeviation: f.Latency.StandardDeviation,
+			Minimum: f.Latency.Minimum, Maximum: f.Latency.Maximum,
+		}}
+	}
+	return followers
 }
 
 func (v memberView) Stats() service.Stats { return v.d.service.Stats() }

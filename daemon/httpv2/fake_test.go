@@ -138,12 +138,14 @@ func (c fakeCluster) Overview(context.Context) (service.ClusterView, error) {
 }
 
 type fakeStatistics struct {
-	self  Self
-	stats service.Stats
+	self      Self
+	followers []Follower
+	stats     service.Stats
 }
 
-func (s fakeStatistics) Self() Self           { return s.self }
-func (s fakeStatistics) Stats() service.Stats { return s.stats }
+func (s fakeStatistics) Self() Self            { return s.self }
+func (s fakeStatistics) Followers() []Follower { return s.followers }
+func (s fakeStatistics) Stats() service.Stats  { return s.stats }
 
 // table returns the handler of all routes, without access control.
 func table(cfg Config) http.Handler {

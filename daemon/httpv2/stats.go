@@ -12,6 +12,7 @@ import (
 // Statistics is what the API tells of this member. Safe for concurrent use; no method blocks.
 type Statistics interface {
 	Self() Self
+	Followers() []Follower // all other members, by ascending id; asked for on the leader only
 	Stats() service.Stats
 }
 
@@ -24,10 +25,33 @@ type Self struct {
 	Leader  uint64        // 0 during an election
 	Since   time.Time     // when the leadership began, as far as this member knows; zero if it does not
 	Leading time.Duration // since then
+
+	Received, Sent Flow // requests to append entries
 }
 
-// selfJSON is the wire form of Self. Members do not exchange entries over HTTP, so there is nothing
-// to count, and etcd leaves rates of 0 out.
+// Flow is how many requests went one way since the member was started, and lately.
+type Flow struct {
+	Count                     uint64
+	PerSecond, BytesPerSecond float64
+}
+
+// Follower is how the leader's requests to append entries to the log of one member went.
+type Follower struct {
+	ID                uint64
+	Latency           Latency // of those that succeeded
+	Succeeded, Failed uint64
+}
+
+// Latency describes durations in milliseconds. All are 0 while there are none.
+type Latency struct {
+	Current           float64 `json:"current"`
+	Average           float64 `json:"average"`
+	StandardDeviation float64 `json:"standardDeviation"`
+	Minimum           float64 `json:"minimum"`
+	Maximum           float64 `json:"maximum"`
+}
+
+// selfJSON is the wire form of Self. As etcd does, it leaves rates of 0 out.
 type selfJSON struct {
 	Name       string     `json:"name"`
 	ID         string     `json:"id"`
@@ -35,8 +59,12 @@ type selfJSON struct {
 	StartTime  time.Time  `json:"startTime"`
 	LeaderInfo leaderJSON `json:"leaderInfo"`
 
-	RecvAppendRequestCnt uint64 `json:"recvAppendRequestCnt"`
-	SendAppendRequestCnt uint64 `json:"sendAppendRequestCnt"`
+	RecvAppendRequestCnt uint64  `json:"recvAppendRequestCnt"`
+	RecvPkgRate          float64 `json:"recvPkgRate,omitempty"`
+	RecvBandwidthRate    float64 `json:"recvBandwidthRate,omitempty"`
+	SendAppendRequestCnt uint64  `json:"sendAppendRequestCnt"`
+	SendPkgRate          float64 `json:"sendPkgRate,omitempty"`
+	SendBandwidthRate    float64 `json:"sendBandwidthRate,omitempty"`
 }
 
 type leaderJSON struct {
@@ -49,7 +77,9 @@ func (h *handler) serveSelf(w http.ResponseWriter, _ *http.Request) {
 	self := h.Statistics.Self()
 	answer := selfJSON{
 		Name: self.Name, ID: strconv.FormatUint(self.ID, 16), State: "StateFollower", StartTime: self.Started,
-		LeaderInfo: leaderJSON{Uptime: self.Leading.String(), StartTime: self.Since},
+		LeaderInfo:           leaderJSON{Uptime: self.Leading.String(), StartTime: self.Since},
+		RecvAppendRequestCnt: self.Received.Count, RecvPkgRate: self.Received.PerSecond, RecvBandwidthRate: self.Received.BytesPerSecond,
+		SendAppendRequestCnt: self.Sent.Count, SendPkgRate: self.Sent.PerSecond, SendBandwidthRate: self.Sent.BytesPerSecond,
 	}
 	if self.Leads {
 		answer.State = "StateLeader"
@@ -60,16 +90,33 @@ func (h *handler) serveSelf(w http.ResponseWriter, _ *http.Request) {
 	h.replyJSON(w, http.StatusOK, answer, "")
 }
 
+// leaderStatsJSON is the wire form of a leader and its followers, which have their ids as keys.
+type leaderStatsJSON struct {
+	Leader    string                  `json:"leader"`
+	Followers map[string]followerJSON `json:"followers"`
+}
+
+type followerJSON struct {
+	Latency Latency `json:"latency"`
+	Counts  struct {
+		Fail    uint64 `json:"fail"`
+		Success uint64 `json:"success"`
+	} `json:"counts"`
+}
+
 func (h *handler) serveLeader(w http.ResponseWriter, _ *http.Request) {
 	self := h.Statistics.Self()
 	if !self.Leads {
 		h.replyMessage(w, http.StatusForbidden, "not current leader")
 		return
 	}
-	h.replyJSON(w, http.StatusOK, struct {
-		Leader    string   `json:"leader"`
-		Followers struct{} `json:"followers"`
-	}{Leader: strconv.FormatUint(self.ID, 16)}, "")
+	answer := leaderStatsJSON{Leader: strconv.FormatUint(self.ID, 16), Followers: map[string]followerJSON{}}
+	for _, f := range h.Statistics.Followers() {
+		one := followerJSON{Latency: f.Latency}
+		one.Counts.Fail, one.Counts.Success = f.Failed, f.Succeeded
+		answer.Followers[strconv.FormatUint(f.ID, 16)] = one
+	}
+	h.replyJSON(w, http.StatusOK, answer, "")
 }
 
 // storeJSON is the wire form of service.Stats.

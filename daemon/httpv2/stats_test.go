@@ -11,6 +11,9 @@ import (
 func TestStatisticsAreThoseOfEtcdToTheByte(t *testing.T) {
 	start := time.Date(2030, 1, 2, 3, 4, 5, 600_000_000, time.UTC)
 	leader := fakeStatistics{self: Self{ID: 0xab, Name: "n1", Started: start, Leads: true, Leader: 0xab, Since: start.Add(time.Second), Leading: 90 * time.Second}}
+	three := leader
+	three.self.Sent, three.self.Received = Flow{Count: 7, PerSecond: 2, BytesPerSecond: 512.5}, Flow{Count: 3}
+	three.followers = []Follower{{ID: 0xc, Latency: Latency{Current: 1.5, Average: 2, StandardDeviation: 0.25, Minimum: 1, Maximum: 3}, Succeeded: 9, Failed: 4}, {ID: 0xd}}
 	leaderless := fakeStatistics{self: Self{ID: 0xab, Name: "n1", Started: start}}
 	busy := fakeStatistics{stats: service.Stats{Gets: service.Tally{Done: 1, Failed: 2}, RecursiveGets: service.Tally{Done: 10, Failed: 20}}}
 	for op := kv.OpSet; op <= kv.OpCompareAndDelete; op++ {
@@ -26,6 +29,8 @@ func TestStatisticsAreThoseOfEtcdToTheByte(t *testing.T) {
 		{"leader", "GET /v2/stats/self", leader, 200, `{"name":"n1","id":"ab","state":"StateLeader","startTime":"2030-01-02T03:04:05.6Z","leaderInfo":{"leader":"ab","uptime":"1m30s","startTime":"2030-01-02T03:04:06.6Z"},"recvAppendRequestCnt":0,"sendAppendRequestCnt":0}`},
 		{"without a leader", "GET /v2/stats/self", leaderless, 200, `{"name":"n1","id":"ab","state":"StateFollower","startTime":"2030-01-02T03:04:05.6Z","leaderInfo":{"leader":"","uptime":"0s","startTime":"0001-01-01T00:00:00Z"},"recvAppendRequestCnt":0,"sendAppendRequestCnt":0}`},
 		{"of the leader", "GET /v2/stats/leader?any=thing", leader, 200, `{"leader":"ab","followers":{}}`},
+		{"leader of three", "GET /v2/stats/self", three, 200, `{"name":"n1","id":"ab","state":"StateLeader","startTime":"2030-01-02T03:04:05.6Z","leaderInfo":{"leader":"ab","uptime":"1m30s","startTime":"2030-01-02T03:04:06.6Z"},"recvAppendRequestCnt":3,"sendAppendRequestCnt":7,"sendPkgRate":2,"sendBandwidthRate":512.5}`},
+		{"of the leader of three", "GET /v2/stats/leader", three, 200, `{"leader":"ab","followers":{"c":{"latency":{"current":1.5,"average":2,"standardDeviation":0.25,"minimum":1,"maximum":3},"counts":{"fail":4,"success":9}},"d":{"latency":{"current":0,"average":0,"standardDeviation":0,"minimum":0,"maximum":0},"counts":{"fail":0,"success":0}}}}`},
 		{"of no leader", "GET /v2/stats/leader", leaderless, 403, `{"message":"not current leader"}`},
 		{"of the store", "GET /v2/stats/store", busy, 200, `{"getsSuccess":11,"getsFail":22,"setsSuccess":100,"setsFail":101,"deleteSuccess":600,"deleteFail":601,"updateSuccess":400,"updateFail":401,"createSuccess":500,"createFail":502,"compareAndSwapSuccess":500,"compareAndSwapFail":501,"compareAndDeleteSuccess":700,"compareAndDeleteFail":701,"expireCount":16,"watchers":17}`},
 	} {

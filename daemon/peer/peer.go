@@ -479,6 +479,7 @@ type Stats struct {
 	// RoundTrip is the median, and RoundTripMax the longest, of the last 16 pings, one each second.
 	// 0: not measured since the connection was made.
 	RoundTrip, RoundTripMax time.Duration
+	RoundTrips              RoundTrips
 	InFlight                int    // calls to it that are not answered
 	Sent, Received          uint64 // bytes, over all streams with it
 	Failures                uint64 // attempts to connect that failed, and connections that broke
@@ -494,7 +495,7 @@ func (n *Network) Stats() []Stats {
 	for _, m := range n.members {
 		if m.link != nil {
 			links = append(links, m.link)
-			all = append(all, Stats{Sent: m.sent.Load(), Received: m.received.Load()})
+			all = append(all, Stats{Sent: m.sent.Load(), Received: m.received.Load(), RoundTrips: m.trips.look()})
 		}
 	}
 	n.mu.Unlock()

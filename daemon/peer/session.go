@@ -190,7 +190,9 @@ func (s *session) ponged(id uint64) error {
 	if s.pinged.IsZero() || id != s.pingID {
 		return fmt.Errorf("the other side answers ping %d, which is not in flight", id)
 	}
-	s.trips[s.tripCount%len(s.trips)] = max(s.now().Sub(s.pinged), 1)
+	trip := max(s.now().Sub(s.pinged), 1)
+	s.conn.traffic.trips.add(trip)
+	s.trips[s.tripCount%len(s.trips)] = trip
 	s.tripCount++
 	s.pinged = time.Time{}
 	return nil

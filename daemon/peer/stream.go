@@ -10,8 +10,11 @@ import (
 	"time"
 )
 
-// traffic counts the bytes of all streams with one member.
-type traffic struct{ sent, received atomic.Uint64 }
+// traffic counts the bytes of all streams with one member, and the round trips of its pings.
+type traffic struct {
+	sent, received atomic.Uint64
+	trips          trips
+}
 
 // stream is a connection with another member after both have said who they are.
 type stream struct {

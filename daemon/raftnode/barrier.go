@@ -14,6 +14,7 @@ import (
 // voters confirms the leader's term, elsewhere a question to the leader before; all who wait at the
 // same time share both. Errors by Kind: NoLeader, Timeout, Closed.
 func (n *Node) ReadBarrier(ctx context.Context) error {
+	n.meters.readBarriers.Add(1)
 	for {
 		s, err := n.awaitLeader(ctx)
 		if err != nil {

@@ -197,11 +197,11 @@ func TestEveryStableStoreKeepsTermAndVote(t *testing.T) {
 	for _, kind := range []string{LogStoreWAL, LogStoreBoltDB} {
 		t.Run(kind, func(t *testing.T) {
 			dir := t.TempDir()
-			if _, err := openStable(kind, dir, false, &failStop{}); !errors.Is(err, fs.ErrNotExist) {
+			if _, err := openStable(kind, dir, false, &failStop{}, nil); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("where there is none: %v", err)
 			}
 			for life := range uint64(4) {
-				s, err := openStable(kind, dir, life == 0, &failStop{deadline: time.Minute})
+				s, err := openStable(kind, dir, life == 0, &failStop{deadline: time.Minute}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -198,7 +198,12 @@ func (n *Node) attempt(ctx context.Context, s *sight, batch []*proposal) (verdic
 		commands = append(commands, p.commands...)
 	}
 	if s.term == nil {
-		return n.forward(ctx, s, commands)
+		n.meters.forwards.Add(1)
+		verdict, at, err := n.forward(ctx, s, commands)
+		if verdict != committed {
+			n.meters.forwardsFailed.Add(1)
+		}
+		return verdict, at, err
 	}
 	n.meters.batch.Observe(float64(len(commands)))
 	results, at, err := n.commit(s.term, commands)
@@ -305,6 +310,7 @@ func (n *Node) forward(ctx context.Context, s *sight, commands []command.Command
 
 // servePropose commits what a follower has forwarded.
 func (n *Node) servePropose(ctx context.Context, _ uint64, request []byte) ([]byte, error) {
+	n.meters.forwardsTaken.Add(1)
 	t := n.leading()
 	if t == nil {
 		return appendNumbers(nil, uint64(refused), 0, 0), nil

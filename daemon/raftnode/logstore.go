@@ -152,6 +152,9 @@ func (l *guardedLog) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raf
 // StoreLogs appends entries durably. The leader's entries get their checksum here; a follower's
 // come with it.
 func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
+	if len(entries) > 0 && len(entries[0].Extensions) > 0 { // one request of the leader
+		l.meters.appends.received.add(time.Now(), sizeOf(entries))
+	}
 	for _, entry := range entries {
 		if len(entry.Extensions) == 0 {
 			entry.Extensions = checksum(entry)

@@ -12,14 +12,21 @@ const slowApply = 100 * time.Millisecond
 
 // meters measure what the node does as it does it. Everything else is asked for when it is wanted.
 type meters struct {
-	logSync, apply, proposal, batch, snapshot, snapshotSync prometheus.Histogram
+	logSync, voteSync, apply, proposal, batch, snapshot, snapshotSync prometheus.Histogram
 
-	slowApplies, failed, leaderships atomic.Uint64
-	pending                          atomic.Int64
+	appends *appends
+
+	slowApplies, failed, leaderships           atomic.Uint64
+	forwards, forwardsFailed, forwardsTaken    atomic.Uint64 // batches
+	readBarriers, readRounds, readRoundsFailed atomic.Uint64
+	pending                                    atomic.Int64
 }
 
 // diskBuckets are those of etcd: 1 ms to 8 s.
 func diskBuckets() []float64 { return prometheus.ExponentialBuckets(0.001, 2, 14) }
+
+// peerBuckets are those that etcd has for round trips: 0.1 ms to 3.3 s.
+func peerBuckets() []float64 { return prometheus.ExponentialBuckets(0.0001, 2, 16) }
 
 func newMeters() *meters {
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
@@ -27,6 +34,8 @@ func newMeters() *meters {
 	}
 	return &meters{
 		logSync:      histogram("kvd_log_sync_duration_seconds", "Time to append to the log and to sync it.", diskBuckets()),
+		voteSync:     histogram("kvd_vote_sync_duration_seconds", "Time to write term and vote and to sync them.", diskBuckets()),
+		appends:      newAppends(),
 		apply:        histogram("kvd_apply_duration_seconds", "Time to execute the committed entries that were there, and to wake who waits for them.", prometheus.ExponentialBuckets(0.0001, 2, 20)),
 		proposal:     histogram("kvd_proposal_duration_seconds", "Time from a write's proposal until it is durable and executed.", diskBuckets()),
 		batch:        histogram("kvd_batch_commands", "Commands that share one entry of the log.", prometheus.ExponentialBuckets(1, 2, 11)),
@@ -35,7 +44,19 @@ func newMeters() *meters {
 	}
 }
 
-func observeSince(h prometheus.Histogram, start time.Time) time.Duration {
+// counted returns ask, whose rounds are counted from now on.
+func (m *meters) counted(ask func() (mark, error)) func() (mark, error) {
+	return func() (mark, error) {
+		m.readRounds.Add(1)
+		found, err := ask()
+		if err != nil {
+			m.readRoundsFailed.Add(1)
+		}
+		return found, err
+	}
+}
+
+func observeSince(h prometheus.Observer, start time.Time) time.Duration {
 	took := time.Since(start)
 	h.Observe(took.Seconds())
 	return took
@@ -57,10 +78,20 @@ func (n *Node) Metrics() []prometheus.Collector {
 		return 0
 	}
 	return []prometheus.Collector{
-		m.logSync, m.apply, m.proposal, m.batch, m.snapshot, m.snapshotSync,
+		m.logSync, m.voteSync, newPeerFigures(n), m.apply, m.proposal, m.batch, m.snapshot, m.snapshotSync,
 		counter("kvd_slow_applies_total", "Executions of committed entries that took more than 100 ms.", &m.slowApplies),
 		counter("kvd_proposals_failed_total", "Proposals that ended in an error, or without a known outcome.", &m.failed),
 		counter("kvd_leader_changes_total", "Leaderships seen by this member since its start.", &m.leaderships),
+		counter("kvd_forwarded_batches_total", "Batches of writes that this member has asked the leader to commit, each attempt.", &m.forwards),
+		counter("kvd_forwarded_batches_failed_total", "Batches of writes that the leader has not taken, or of which it is not known.", &m.forwardsFailed),
+		counter("kvd_forwarded_batches_received_total", "Batches of writes that other members have asked this one to commit.", &m.forwardsTaken),
+		counter("kvd_read_barriers_total", "Linearizable reads that had to find out what is committed.", &m.readBarriers),
+		counter("kvd_read_rounds_total", "Rounds of asking that they shared: a leader asks the voters, others the leader.", &m.readRounds),
+		counter("kvd_read_rounds_failed_total", "Rounds of asking without an answer that counts.", &m.readRoundsFailed),
+		counter("kvd_heartbeats_failed_total", "Heartbeats of this member as a leader that were not answered.", &m.appends.heartbeatsFailed),
+		gauge("kvd_queue_commands", "Proposals that wait for a place in a batch.", func() float64 { return float64(len(n.collector.queue)) }),
+		gauge("kvd_queue_bytes", "Size of the proposals that wait for a place in a batch.", func() float64 { return float64(n.collector.bytes.Load()) }),
+		gauge("kvd_apply_lag_entries", "Entries of the log that are known to be committed and are not executed yet.", func() float64 { return n.applyLag() }),
 		gauge("kvd_proposals_pending", "Proposals that wait for their outcome.", func() float64 { return float64(m.pending.Load()) }),
 		gauge("kvd_has_leader", "1 if this member knows a leader.", func() float64 { return truth(n.Status().Leader != 0) }),
 		gauge("kvd_is_leader", "1 if this member leads.", func() float64 { return truth(n.leading() != nil) }),
@@ -71,4 +102,10 @@ func (n *Node) Metrics() []prometheus.Collector {
 		gauge("kvd_disk_free_bytes", "Free space for the data of this member.", func() float64 { return float64(n.Space().Free) }),
 		gauge("kvd_disk_reserve_bytes", "Free space below which writes that make the store grow are refused.", func() float64 { return float64(n.Space().Reserve) }),
 	}
+}
+
+// applyLag returns how many committed entries wait for their execution.
+func (n *Node) applyLag() float64 {
+	applied := n.fsm.applied.Load() // first: what it is compared with only grows
+	return float64(max(n.raft.CommitIndex(), applied) - applied)
 }

@@ -120,6 +120,12 @@ func (n *Node) addressOf(member uint64) (string, bool) {
 	return string(address), leader == id && err == nil
 }
 
+// isGone reports whether a member was removed from the cluster, as far as this one knows.
+func (n *Node) isGone(server raft.ServerID) bool {
+	var id ID
+	return id.UnmarshalText([]byte(server)) == nil && n.fsm.machine.Removed(uint64(id))
+}
+
 // otherVoters returns the voters beside this member, by the latest configuration.
 func (n *Node) otherVoters() []ID {
 	var others []ID

@@ -200,7 +200,7 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 		opened: make(chan struct{}), stopped: make(chan struct{}), removed: make(chan struct{}),
 	}
 	n.running, n.cancel = context.WithCancel(context.Background())
-	n.remote = newRounds(n.start, n.fetchIndex)
+	n.remote = newRounds(n.start, n.meters.counted(n.fetchIndex))
 	n.space.Store(&Space{})
 	n.fsm = &fsm{machine: machine, stop: n.stop, meters: n.meters, registry: n.registry, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
 	n.fsm.readClock()
@@ -320,7 +320,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 	}
 	create := !n.identity.Bootstrapped
 	var err error
-	if n.stable, err = openStable(n.config.LogStore, dir, create, n.stop); err != nil {
+	if n.stable, err = openStable(n.config.LogStore, dir, create, n.stop, n.meters.voteSync); err != nil {
 		return n.explainDamage(fmt.Errorf("term and vote: %w", err))
 	}
 	disk, err := openLogStore(n.config.LogStore, dir, create, n.stop)
@@ -349,7 +349,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		newestIndex = newest[0].Index
 	}
 	config := n.raftConfig(log, notify)
-	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams()), log)
+	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams()), n.meters.appends, n.isGone, log)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}

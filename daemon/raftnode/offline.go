@@ -122,7 +122,7 @@ const keyCurrentTerm = "CurrentTerm"
 // buildStores makes an empty log, and notes the term: raft must not begin with one before it.
 func (f Founding) buildStores(dir string) error {
 	stop := &failStop{deadline: time.Minute}
-	stable, err := openStable(f.LogStore, dir, true, stop)
+	stable, err := openStable(f.LogStore, dir, true, stop, nil)
 	if err != nil {
 		return fmt.Errorf("term and vote: %w", err)
 	}

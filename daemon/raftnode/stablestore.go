@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kvd-io/kvd/daemon/wal"
 )
@@ -26,15 +28,15 @@ type stableStore interface {
 	io.Closer
 }
 
-// openStable opens the stable store that goes with the log store of the given kind, below dir. Unless a
+// openStable opens the stable store that goes with the log store of the given kind, below dir. sync may be nil. Unless a
 // new one may be made, there must be one: a member that has forgotten its vote could vote twice.
-func openStable(kind, dir string, create bool, stop *failStop) (*guardedStable, error) {
+func openStable(kind, dir string, create bool, stop *failStop, sync prometheus.Observer) (*guardedStable, error) {
 	if kind == LogStoreBoltDB {
 		store, err := openBolt(dir, boltStableFile, create)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", boltStableFile, err)
 		}
-		return &guardedStable{stableStore: store, stop: stop}, nil
+		return &guardedStable{stableStore: store, stop: stop, sync: sync}, nil
 	}
 	if err := refuseOldLog(dir); err != nil {
 		return nil, err
@@ -43,7 +45,7 @@ func openStable(kind, dir string, create bool, stop *failStop) (*guardedStable, 
 	if err != nil {
 		return nil, err
 	}
-	return &guardedStable{stableStore: store, stop: stop}, nil
+	return &guardedStable{stableStore: store, stop: stop, sync: sync}, nil
 }
 
 // isNotFound says whether a stable store does not have a key.
@@ -59,6 +61,7 @@ func isNotFound(err error) bool {
 type guardedStable struct {
 	stableStore
 	stop *failStop
+	sync prometheus.Observer // of the time that a write takes; nil: nobody asks
 
 	mu       sync.Mutex
 	voteTerm uint64 // set, not yet written
@@ -83,11 +86,18 @@ func (s *guardedStable) SetUint64(key []byte, value uint64) error {
 		s.voteTerm = value
 		return nil
 	}
-	return s.stop.Guard("write term and vote", func() error { return s.stableStore.SetUint64(key, value) })
+	return s.guard(func() error { return s.stableStore.SetUint64(key, value) })
 }
 
 func (s *guardedStable) write(key, value []byte) error {
-	return s.stop.Guard("write term and vote", func() error { return s.stableStore.Set(key, value) })
+	return s.guard(func() error { return s.stableStore.Set(key, value) })
+}
+
+func (s *guardedStable) guard(write func() error) error {
+	if s.sync != nil {
+		defer observeSince(s.sync, time.Now())
+	}
+	return s.stop.Guard("write term and vote", write)
 }
 
 // Get reads a value.

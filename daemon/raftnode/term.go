@@ -78,7 +78,7 @@ func (n *Node) openTerm(ctx context.Context) {
 	}
 	t := &term{number: number, openIndex: opening.Index(), base: n.fsm.clock.Load(), since: n.now(), now: n.now}
 	t.ctx, t.cancel = context.WithCancel(ctx)
-	t.rounds = newRounds(n.start, func() (mark, error) { return n.confirm(t) })
+	t.rounds = newRounds(n.start, n.meters.counted(func() (mark, error) { return n.confirm(t) }))
 
 	n.leadMu.Lock()
 	n.outlook.setTerm(t)

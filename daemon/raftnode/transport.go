@@ -13,19 +13,32 @@ import (
 	"github.com/kvd-io/kvd/daemon/peer"
 )
 
-// transport is raft's network transport without two things that are broken in it. It is embedded so
+// transport is raft's network transport without two things that are broken in it, measured. It is embedded so
 // that its further methods, WithPreVote among them, stay visible to raft.
 type transport struct {
 	*raft.NetworkTransport
+	self    raft.ServerID
+	appends *appends
+	removed func(raft.ServerID) bool // from the cluster
 }
 
 // newTransport speaks over layer. With one request in flight there is no pipeline, which can
 // wedge for ever after a follower refuses entries; with batches as entries it would gain nothing.
-func newTransport(layer raft.StreamLayer, log hclog.Logger) *transport {
+func newTransport(layer *streams, measured *appends, removed func(raft.ServerID) bool, log hclog.Logger) *transport {
 	return &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: peerTimeout,
 		MsgpackUseNewTimeFormat: true, ServerAddressProvider: byID{},
-	})}
+	}), raft.ServerID(layer.self.String()), measured, removed}
+}
+
+// AppendEntries implements raft.Transport.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, answer *raft.AppendEntriesResponse) error {
+	began := time.Now()
+	err := t.NetworkTransport.AppendEntries(id, target, request, answer)
+	if id != t.self { // see Node.learn
+		t.appends.note(id, t.removed, request, answer, began, err)
+	}
+	return err
 }
 
 // SetHeartbeatHandler does nothing, so that heartbeats take raft's main loop like every other
