@@ -400,9 +400,6 @@ func (s *Service) promoteMember(ctx context.Context, id uint64) error {
 	if server.Voter {
 		return &kv.Error{Op: "member promote", Kind: kv.Invalid, Cause: "it has a vote already"}
 	}
-	if !started(m) {
-		return &kv.Error{Op: "member promote", Kind: kv.Invalid, Cause: "it has not told the others yet that it has started: start it, and try again when kvctl member list shows its client URLs"}
-	}
 	if err := s.foresee(ctx, PromoteMember, Standing{ID: id}, false); err != nil {
 		return err
 	}
@@ -414,15 +411,17 @@ func (s *Service) promoteMember(ctx context.Context, id uint64) error {
 
 // started reports whether a member has told the others that it has started. Only by that they know, if it
 // loses its disk, that it must not come back under its id: before, it may have no vote that it could forget.
-func started(m command.Member) bool { return len(m.ClientURLs) > 0 }
+func (s *Service) started(id uint64) bool {
+	return slices.ContainsFunc(s.Members(), func(m command.Member) bool { return m.ID == id && len(m.ClientURLs) > 0 })
+}
 
-// caughtUp reports whether a member has executed the log up to index within a second.
+// caughtUp reports whether a member has started, and executed the log up to index, within a second.
 func (s *Service) caughtUp(ctx context.Context, id, index uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	for {
 		m := MemberView{ID: id}
-		if s.ask(ctx, &m); m.Alive && m.Applied >= index {
+		if s.ask(ctx, &m); m.Alive && m.Applied >= index && s.started(id) {
 			return true
 		}
 		select {
@@ -509,7 +508,7 @@ func (s *Service) settleMembers(ctx context.Context) {
 			err = s.forget(ctx, m.ID)
 		case server.Voter && !m.Voter: // the vote was given, and the leader lost before it could say so
 			err = s.vote(ctx, m)
-		case !server.Voter && !m.Learner && started(m) && s.caughtUp(ctx, m.ID, s.members.cluster.Status().CommitIndex):
+		case !server.Voter && !m.Learner && s.caughtUp(ctx, m.ID, s.members.cluster.Status().CommitIndex):
 			if err = s.foresee(ctx, PromoteMember, Standing{ID: m.ID}, false); err == nil {
 				err = s.promote(ctx, m, server)
 			}
