@@ -2,6 +2,8 @@ package ctl
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +92,19 @@ func TestEachAilmentIsFoundOnceAndNamed(t *testing.T) {
 		if len(found) != 1 || !strings.HasPrefix(found[0].Severity+" "+found[0].Subject+": "+found[0].Finding, want) || found[0].Meaning == "" || found[0].Remedy == "" {
 			t.Errorf("found %+v, want %q", found, want)
 		}
+	}
+}
+
+func TestTheCertificateOfAPortIsSeenWhoeverHasSignedIt(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	f := portCert(t.Context(), server.URL, server.Listener.Addr().String())
+	if f.problem != nil || !f.notAfter.Equal(server.Certificate().NotAfter) {
+		t.Errorf("%+v", f)
+	}
+	server.Close()
+	if f := portCert(t.Context(), server.URL, server.Listener.Addr().String()); f.problem == nil {
+		t.Errorf("a closed port has a certificate: %+v", f)
 	}
 }
 

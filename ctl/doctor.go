@@ -104,8 +104,12 @@ func (c *session) certificates(ctx context.Context, patients []patient, files []
 		}
 	}
 	for _, file := range append(slices.DeleteFunc([]string{c.config.CAFile, c.config.CertFile}, func(f string) bool { return f == "" }), files...) {
+		f := foundCert{where: file}
 		issued, err := certs.Read(file)
-		found = append(found, foundCert{where: file, notAfter: issued.NotAfter, problem: err})
+		if f.problem = err; err == nil {
+			f.notAfter = issued.NotAfter
+		}
+		found = append(found, f)
 	}
 	return found
 }

@@ -24,6 +24,7 @@ func TestMembersAreManagedByNameOrID(t *testing.T) {
 	followers := cluster.Followers()
 	want(t, url, 0, "3 voters, 3 alive, 2 are needed: writes go on, also when one more fails\n", "", "member", "list")
 	want(t, url, 0, "nothing is wrong", "", "doctor")
+	want(t, url, 1, "warning: no.crt: its certificate cannot be read", "", "doctor", "no.crt")
 	want(t, url, 0, "is healthy", "", "endpoint", "health", "--cluster")
 	want(t, url, 0, "leader", "", "endpoint", "status", "--cluster")
 	want(t, url, 0, " ("+followers[0].Name+") leads\n", "", "member", "transfer", followers[0].Name)
