@@ -466,7 +466,7 @@ func (n *nemesis) report() {
 			continue
 		}
 		slices.Sort(t.gaps)
-		at := func(percent int) time.Duration { return t.gaps[(len(t.gaps)-1)*percent/100].Round(time.Millisecond) }
+		at := func(percent int) time.Duration { return t.gaps[(len(t.gaps)*percent+99)/100-1].Round(time.Millisecond) }
 		fmt.Fprintf(table, "%s\t%d\t%v\t%v\t%v\t%d\n", f.name, len(t.gaps), at(50), at(99), at(100), t.violations)
 		total += len(t.gaps)
 	}
