@@ -138,12 +138,7 @@ func readRecord(dir string) (record, error) {
 	return parseRecord(dir, data)
 }
 
-// parseIdentity returns the identity that data, found in dir, stands for.
-func parseIdentity(dir string, data []byte) (Identity, error) {
-	r, err := parseRecord(dir, data)
-	return r.Identity, err
-}
-
+// parseRecord returns the record that data, found in dir, stands for.
 func parseRecord(dir string, data []byte) (record, error) {
 	path := filepath.Join(dir, identityFile)
 	var id record

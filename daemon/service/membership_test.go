@@ -134,7 +134,7 @@ func TestWhatAnEarlierLeaderHasBegunIsFinished(t *testing.T) {
 	side.servers = append(side.servers, raftnode.Server{ID: 4, Address: "n4:2380", Voter: true}) // 4 was given its vote
 	side.servers = append(side.servers, raftnode.Server{ID: 5, Address: "n5:2380"})              // 5 was added, and is behind
 	side.applied[4], side.applied[5] = 100, 99
-	for _, m := range []command.Member{{ID: 4, Name: "n4"}, {ID: 5, Name: "n5"}} {
+	for _, m := range []command.Member{{ID: 4, Name: "n4"}, {ID: 5, Name: "n5", ClientURLs: []string{"http://c"}}} {
 		if err := s.service.propose(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
@@ -149,6 +149,30 @@ func TestWhatAnEarlierLeaderHasBegunIsFinished(t *testing.T) {
 	if !tableOf(s)[5].Voter || !side.servers[slices.IndexFunc(side.servers, func(v raftnode.Server) bool { return v.ID == 5 })].Voter {
 		t.Errorf("5 has caught up and has no vote: %+v", side.servers)
 	}
+}
+
+// A member whose disk is lost is told apart from one that has never started by what it has made known of
+// itself. If it could vote before, it could lose its disk, start again under the same id, and vote twice.
+func TestAMemberGetsNoVoteBeforeTheOthersKnowThatItHasStarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, side := governed(t, 1)
+		added, err := s.AddMember(t.Context(), NewMember{Name: "n2", PeerURLs: []string{"http://n2:2380"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		side.applied[raftnode.ID(added.ID)] = 100
+		s.service.settleMembers(t.Context())
+		if err := s.PromoteMember(t.Context(), added.ID); err == nil || tableOf(s)[added.ID].Voter {
+			t.Fatalf("a member that nobody knows to have started got a vote: %v", err)
+		}
+		if err := s.service.propose(t.Context(), command.Member{ID: added.ID, Name: "n2", ClientURLs: []string{"http://c"}, Part: command.MemberSelf}); err != nil {
+			t.Fatal(err)
+		}
+		s.service.settleMembers(t.Context())
+		if !tableOf(s)[added.ID].Voter {
+			t.Error("a member that has started and caught up got no vote")
+		}
+	})
 }
 
 func TestAMemberThatWasAddedInHalfIsAddedInFullTheNextTime(t *testing.T) {
