@@ -168,7 +168,7 @@ func (a *appends) note(id raft.ServerID, removed func(raft.ServerID) bool, reque
 		}
 		return
 	}
-	if len(request.Entries) > 0 {
+	if err == nil && len(request.Entries) > 0 {
 		a.sent.add(now, sizeOf(request.Entries))
 	}
 	if m := a.of(id, removed); m != nil {

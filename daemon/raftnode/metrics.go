@@ -86,7 +86,7 @@ func (n *Node) Metrics() []prometheus.Collector {
 		counter("kvd_forwarded_batches_failed_total", "Batches of writes that the leader has not taken, or of which it is not known.", &m.forwardsFailed),
 		counter("kvd_forwarded_batches_received_total", "Batches of writes that other members have asked this one to commit.", &m.forwardsTaken),
 		counter("kvd_read_barriers_total", "Linearizable reads that had to find out what is committed.", &m.readBarriers),
-		counter("kvd_read_rounds_total", "Rounds of asking that they shared: a leader asks the voters, others the leader.", &m.readRounds),
+		counter("kvd_read_rounds_total", "Rounds of asking what is committed, each shared by all reads that wait: a leader asks the voters, others the leader.", &m.readRounds),
 		counter("kvd_read_rounds_failed_total", "Rounds of asking without an answer that counts.", &m.readRoundsFailed),
 		counter("kvd_heartbeats_failed_total", "Heartbeats of this member as a leader that were not answered.", &m.appends.heartbeatsFailed),
 		gauge("kvd_queue_commands", "Proposals that wait for a place in a batch.", func() float64 { return float64(len(n.collector.queue)) }),

@@ -28,8 +28,9 @@ type stableStore interface {
 	io.Closer
 }
 
-// openStable opens the stable store that goes with the log store of the given kind, below dir. sync may be nil. Unless a
-// new one may be made, there must be one: a member that has forgotten its vote could vote twice.
+// openStable opens the stable store that goes with the log store of the given kind, below dir. Unless a
+// new one may be made, there must be one: a member that has forgotten its vote could vote twice. sync, which
+// may be nil, observes how long writes take.
 func openStable(kind, dir string, create bool, stop *failStop, sync prometheus.Observer) (*guardedStable, error) {
 	if kind == LogStoreBoltDB {
 		store, err := openBolt(dir, boltStableFile, create)
