@@ -120,12 +120,6 @@ var explained = []explanation{
 		},
 	},
 	{
-		name: "`POST`, `PUT`, `DELETE` on `/v2/members`", etcd: "change the cluster", kvd: "405",
-		answer: func(s *step) bool {
-			return strings.HasPrefix(s.path, "/v2/members") && s.kvd.Status == http.StatusMethodNotAllowed
-		},
-	},
-	{
 		auth: true, name: "`PUT`, `DELETE` of `/v2/auth/users/a/b` without credentials", etcd: "400", kvd: "401",
 		answer: func(s *step) bool {
 			return strings.HasPrefix(s.path, "/v2/auth/") && strings.Contains(s.etcd.Body, "Invalid path") && s.kvd.Status == http.StatusUnauthorized
