@@ -183,7 +183,7 @@ func (n *Node) learn(m mark) {
 	from := n.transport.EncodePeer(leader, address)
 	request := &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader), Addr: from},
-		Term:      m.term, Leader: from, PrevLogEntry: m.index, PrevLogTerm: m.term, LeaderCommitIndex: m.index,
+		Term:      m.term, PrevLogEntry: m.index, PrevLogTerm: m.term, LeaderCommitIndex: m.index,
 	}
 	self := raft.ServerID(n.identity.MemberID.String())
 	if err := n.transport.AppendEntries(self, n.transport.LocalAddr(), request, new(raft.AppendEntriesResponse)); err != nil {

@@ -35,7 +35,6 @@ type commonMember struct {
 	*Service
 	id    uint64
 	state *State
-	down  bool
 	told  bytes.Buffer
 }
 
