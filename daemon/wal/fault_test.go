@@ -10,12 +10,17 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/hashicorp/raft"
 )
 
 // Each operation on the disk fails once, in the life of one log after the other.
 func TestAfterAnyFailedOperationNothingIsWrittenAndNothingIsLost(t *testing.T) {
+	synctest.Test(t, failEachOperation)
+}
+
+func failEachOperation(t *testing.T) {
 	for n := 0; ; n++ {
 		random := rand.New(rand.NewPCG(uint64(n), 1))
 		d := newDisk()
@@ -43,11 +48,13 @@ func TestAfterAnyFailedOperationNothingIsWrittenAndNothingIsLost(t *testing.T) {
 		if log != nil {
 			if err != nil {
 				refused = true
+				synctest.Wait() // for a segment that was being made when the fault came
 				operations := len(d.operations())
 				next := m.last() + 1
 				if err := log.StoreLog(&raft.Log{Index: max(next, 1)}); !errors.Is(err, syscall.EIO) {
 					t.Errorf("operation %d: after the fault an append returned %v", n, err)
 				}
+				synctest.Wait()
 				if len(d.operations()) != operations {
 					t.Errorf("operation %d: something was done after the fault", n)
 				}
