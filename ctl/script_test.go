@@ -40,11 +40,10 @@ func TestScriptsRunAlikeOnEveryServer(t *testing.T) {
 
 // TestScriptsOfWhatEtcdHasNot plays sessions with what kvd alone serves.
 func TestScriptsOfWhatEtcdHasNot(t *testing.T) {
-	url := daemontest.Start(t, 1).URL()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/kvd",
-		Setup: func(env *testscript.Env) error {
-			env.Setenv("KVCTL_ENDPOINTS", url)
+		Setup: func(env *testscript.Env) error { // each has a store of its own
+			env.Setenv("KVCTL_ENDPOINTS", daemontest.Start(t, 1).URL())
 			return nil
 		},
 		RequireExplicitExec: true,
