@@ -67,7 +67,7 @@ func batches() *rapid.Generator[Batch] {
 		}), func(c Check) Body { return c }),
 	)
 	return rapid.Custom(func(t *rapid.T) Batch {
-		b := Batch{Level: rapid.Uint32Range(0, Level).Draw(t, "level"), Clock: rapid.Int64().Draw(t, "clock"), WallOffset: rapid.Int64().Draw(t, "offset")}
+		b := Batch{Level: rapid.Uint32Range(0, Level).Draw(t, "level"), Term: rapid.Uint64().Draw(t, "term"), Clock: rapid.Int64().Draw(t, "clock"), WallOffset: rapid.Int64().Draw(t, "offset")}
 		for range rapid.IntRange(0, 4).Draw(t, "commands") {
 			b.Commands = append(b.Commands, Command{
 				Origin: rapid.Uint64().Draw(t, "origin"), Sequence: rapid.Uint64().Draw(t, "sequence"),

@@ -33,6 +33,8 @@ func Decode(data []byte) (*Batch, error) {
 				return err
 			}
 			b.Commands = append(b.Commands, c)
+		case 5:
+			b.Term = v.number
 		default:
 			return formatErrorf("unknown field %d of a batch", number)
 		}

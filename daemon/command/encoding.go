@@ -30,7 +30,7 @@ func (b *Batch) Append(dst []byte) []byte {
 		scratch = b.Commands[i].append(scratch[:0])
 		dst = appendBytes(dst, 4, scratch)
 	}
-	return dst
+	return appendUint(dst, 5, b.Term)
 }
 
 // Size is about how many bytes the command takes in an entry.

@@ -257,21 +257,25 @@ func (n *Node) give(batch []*proposal, err error) {
 }
 
 // commit stamps the commands with the lease clock, carries them through the log in one entry and
-// returns their results once the local machine has applied them.
+// returns their results once the local machine has applied them. They are executed in term t, or never.
 func (n *Node) commit(t *term, commands []command.Command) ([]command.Result, mark, error) {
 	clock, now := t.clock()
 	wallOffset := n.fsm.wallOffset.Load()
 	if drift := now.UnixNano() - clock - wallOffset; wallOffset == 0 || drift > wallDriftMax || drift < -wallDriftMax {
 		wallOffset = now.UnixNano() - clock
 	}
-	batch := command.Batch{Level: command.Level, Clock: clock, WallOffset: wallOffset, Commands: commands}
+	batch := command.Batch{Level: command.Level, Term: t.number, Clock: clock, WallOffset: wallOffset, Commands: commands}
 	future := n.raft.ApplyLog(raft.Log{Data: batch.Append(nil)}, enqueueTimeout)
 	err := future.Error()
 	n.noteTransfer(err)
 	if err != nil {
 		return nil, mark{}, proposalError(err)
 	}
-	return future.Response().([]command.Result), mark{index: future.Index(), term: t.number}, nil
+	results := future.Response().([]command.Result)
+	if len(results) != len(commands) { // it came into the log in a later term, and was void: see batchOf
+		return nil, mark{}, noLeader()
+	}
+	return results, mark{index: future.Index(), term: t.number}, nil
 }
 
 // located returns a result with its place in the log.

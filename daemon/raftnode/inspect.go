@@ -307,26 +307,22 @@ func (i *inspector) replay(log logStore, base uint64) error {
 
 // execute decodes an entry and, if the state does not hold it yet and is to hold it, applies it.
 func (i *inspector) execute(entry *raft.Log, base uint64) error {
-	isBatch := entry.Type == raft.LogCommand && len(entry.Data) > 0
-	var batch *command.Batch
-	if isBatch {
-		var err error
-		if batch, err = command.Decode(entry.Data); err != nil {
-			return damage(i.dir, "entry %d: %w", entry.Index, err)
-		}
+	batch, err := batchOf(entry)
+	if err != nil {
+		return damage(i.dir, "entry %d: %w", entry.Index, err)
 	}
 	applied, _ := i.machine.Applied()
 	switch {
 	case entry.Index > i.last:
 		return nil
 	case entry.Index <= base:
-		if isBatch && entry.Index > applied {
+		if batch != nil && entry.Index > applied {
 			return damage(i.dir, "the snapshot stands for entry %d, but its state lacks entry %d", base, entry.Index)
 		}
 		return nil
 	}
 	i.End = entry.Index
-	if !isBatch {
+	if batch == nil {
 		return nil
 	}
 	i.Replayed++

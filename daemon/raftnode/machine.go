@@ -64,7 +64,8 @@ var _ raft.BatchingFSM = (*fsm)(nil)
 // Apply is never called: raft prefers ApplyBatch.
 func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry})[0] }
 
-// ApplyBatch applies committed entries. The answer of each is a []command.Result.
+// ApplyBatch applies committed entries. The answer of each is a []command.Result, nil if there was nothing to
+// execute.
 func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	start := time.Now()
 	answers := make([]any, len(entries))
@@ -92,17 +93,32 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	return answers
 }
 
+// batchOf returns what an entry has for the machine, nil if that is nothing: an entry of raft's own, the mark
+// that opens a term, or a batch that its leader made in another term than it came into the log in. Raft takes
+// an entry in whatever term it leads then, and the leader that made the batch may have been deposed and
+// elected again since: what it knew, of renewed leases above all, does not hold any more.
+func batchOf(entry *raft.Log) (*command.Batch, error) {
+	if entry.Type != raft.LogCommand || len(entry.Data) == 0 {
+		return nil, nil
+	}
+	batch, err := command.Decode(entry.Data)
+	if err != nil || batch.Term != 0 && batch.Term != entry.Term {
+		return nil, err
+	}
+	return batch, nil
+}
+
 func (f *fsm) apply(entry *raft.Log) (results []command.Result, err error) {
 	if err := verifyEntry(entry); err != nil {
 		return nil, err
 	}
 	f.logBytes.Add(len(entry.Data))
-	if entry.Type != raft.LogCommand || len(entry.Data) == 0 {
-		return nil, nil
-	}
-	batch, err := command.Decode(entry.Data)
+	batch, err := batchOf(entry)
 	if err != nil {
 		return nil, fmt.Errorf("entry %d: %w; if a newer kvd wrote it, start that version", entry.Index, err)
+	}
+	if batch == nil {
+		return nil, nil
 	}
 	defer func() {
 		if p := recover(); p != nil {

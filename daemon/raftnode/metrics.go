@@ -16,7 +16,7 @@ type meters struct {
 
 	appends *appends
 
-	slowApplies, failed, leaderships           atomic.Uint64
+	slowApplies, failed                        atomic.Uint64
 	forwards, forwardsFailed, forwardsTaken    atomic.Uint64 // batches
 	readBarriers, readRounds, readRoundsFailed atomic.Uint64
 	pending                                    atomic.Int64
@@ -81,7 +81,7 @@ func (n *Node) Metrics() []prometheus.Collector {
 		m.logSync, m.voteSync, newPeerFigures(n), m.apply, m.proposal, m.batch, m.snapshot, m.snapshotSync,
 		counter("kvd_slow_applies_total", "Executions of committed entries that took more than 100 ms.", &m.slowApplies),
 		counter("kvd_proposals_failed_total", "Proposals that ended in an error, or without a known outcome.", &m.failed),
-		counter("kvd_leader_changes_total", "Leaderships seen by this member since its start.", &m.leaderships),
+		counter("kvd_leader_changes_total", "How often a leader became known to this member, itself included, since its start.", &n.outlook.leaders),
 		counter("kvd_forwarded_batches_total", "Batches of writes that this member has asked the leader to commit, each attempt.", &m.forwards),
 		counter("kvd_forwarded_batches_failed_total", "Batches of writes that the leader has not taken, or of which it is not known.", &m.forwardsFailed),
 		counter("kvd_forwarded_batches_received_total", "Batches of writes that other members have asked this one to commit.", &m.forwardsTaken),

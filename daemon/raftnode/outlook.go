@@ -16,6 +16,7 @@ type outlook struct {
 
 	mu      sync.Mutex // held while current is replaced
 	current atomic.Pointer[sight]
+	leaders atomic.Uint64 // how often one became known
 }
 
 // sight is an outlook at one moment. It is not changed.
@@ -63,6 +64,7 @@ func (o *outlook) change(edit func(s *sight)) {
 	case next.leader == before.leader:
 	case next.leader != 0:
 		next.since, next.lost = o.now(), time.Time{}
+		o.leaders.Add(1)
 	default:
 		next.since, next.lost = time.Time{}, o.now()
 	}

@@ -85,7 +85,6 @@ func (n *Node) openTerm(ctx context.Context) {
 	for _, work := range n.leadWork {
 		t.work.Go(func() { work(t.ctx) })
 	}
-	n.meters.leaderships.Add(1)
 	opened := n.opened
 	n.opened = nil
 	n.leadMu.Unlock()
