@@ -144,8 +144,8 @@ type Check struct {
 type Batch struct {
 	Level      uint32
 	Term       uint64 // of the leader that made it: in an entry of another term it is void; 0: valid in any
-	Clock      int64 // lease clock, ns: never runs backwards, stands still without a leader
-	WallOffset int64 // unix ns minus Clock
+	Clock      int64  // lease clock, ns: never runs backwards, stands still without a leader
+	WallOffset int64  // unix ns minus Clock
 	Commands   []Command
 }
 

@@ -36,6 +36,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/kvd-io/kvd/pkg/pace"
 )
 
 // What is fixed. A setting would be a question that nobody can answer better.
@@ -278,15 +280,8 @@ func (n *Network) enter() bool {
 
 // goRounds looks after everything that nobody waits for, once a second.
 func (n *Network) goRounds() {
-	ticker := time.NewTicker(roundInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-n.ctx.Done():
-			return
-		case <-ticker.C:
-			n.round()
-		}
+	for range pace.Every(n.ctx.Done(), roundInterval) {
+		n.round()
 	}
 }
 

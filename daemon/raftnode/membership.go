@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/peer"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/pace"
 )
 
 // removalChecked is the time between two looks at whether this member was removed.
@@ -129,14 +130,7 @@ func (n *Node) Removed() <-chan struct{} { return n.removed }
 // log any more: it learns of its removal from the configuration that takes it out, if that has still
 // reached it, or from the others, who refuse its connections.
 func (n *Node) removalLoop(ctx context.Context) {
-	ticker := time.NewTicker(removalChecked)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	for range pace.Every(ctx.Done(), removalChecked) {
 		for _, other := range n.Servers() { // to know how it is, and whether it still knows this one
 			if other.ID != n.identity.MemberID {
 				_ = n.network.Connect(uint64(other.ID)) // fails only for who was removed meanwhile, or at the end

@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/store"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/pace"
 )
 
 // AlarmCorrupt is the alarm of a member whose data is not what that of the others is, or not what it
@@ -69,17 +70,10 @@ func (c *checks) close() {
 }
 
 func (c *checks) run(ctx context.Context) {
-	ticker := time.NewTicker(checkTick)
-	defer ticker.Stop()
 	c.next = time.Now().Add(checkInterval)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-ticker.C:
-			c.tell(ctx, now)
-			c.judge(now)
-		}
+	for now := range pace.Every(ctx.Done(), checkTick) {
+		c.tell(ctx, now)
+		c.judge(now)
 	}
 }
 
@@ -145,22 +139,15 @@ func (c *checks) refuse() error {
 
 // scrubLoop works out the sum anew now and then, at leisure.
 func (c *checks) scrubLoop(ctx context.Context) {
-	ticker := time.NewTicker(scrubInterval)
-	defer ticker.Stop()
-	for {
+	pause := func() error {
 		select {
 		case <-ctx.Done():
-			return
-		case <-ticker.C:
+			return ctx.Err()
+		case <-time.After(scrubPause):
+			return nil
 		}
-		pause := func() error {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(scrubPause):
-				return nil
-			}
-		}
+	}
+	for range pace.Every(ctx.Done(), scrubInterval) {
 		if c.machine.Scrub(pause) != nil {
 			return
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/pace"
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
@@ -47,14 +48,26 @@ type Cluster interface {
 // members is what changes of the members have to agree on.
 type members struct {
 	cluster   Cluster
-	changing  sync.Mutex    // held by the leader while it makes a change
+	changing  chan struct{} // holds a value while the leader makes a change
 	overviews chan struct{} // a place for each that is being made
 	draw      func() uint64 // returns an id for a new member
 }
 
 func newMembers() members {
-	return members{overviews: make(chan struct{}, overviewsMax), draw: func() uint64 { return max(rand.Uint64(), 1) }}
+	return members{changing: make(chan struct{}, 1), overviews: make(chan struct{}, overviewsMax), draw: func() uint64 { return max(rand.Uint64(), 1) }}
 }
+
+// begin waits until no change is being made, or ctx ends. If it returns true, end has to be called.
+func (m *members) begin(ctx context.Context) bool {
+	select {
+	case m.changing <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (m *members) end() { <-m.changing }
 
 // Govern tells the service what it changes the members through. Call it before anybody asks for that.
 func (s *Service) Govern(cluster Cluster) { s.members.cluster = cluster }
@@ -157,9 +170,11 @@ func (s *Service) AnswerMembers(ctx context.Context, _ uint64, request []byte) (
 	if err := json.Unmarshal(request, &r); err != nil {
 		return nil, fmt.Errorf("%w: %w", raftnode.ErrNotHandled, err)
 	}
-	s.members.changing.Lock()
-	defer s.members.changing.Unlock()
-	if status := s.members.cluster.Status(); status.State != "leader" || ctx.Err() != nil {
+	if !s.members.begin(ctx) {
+		return nil, raftnode.ErrNotHandled
+	}
+	defer s.members.end()
+	if s.members.cluster.Status().State != "leader" || ctx.Err() != nil {
 		return nil, raftnode.ErrNotHandled
 	}
 	var answer memberAnswer
@@ -415,13 +430,19 @@ func (s *Service) started(id uint64) bool {
 	return slices.ContainsFunc(s.Members(), func(m command.Member) bool { return m.ID == id && len(m.ClientURLs) > 0 })
 }
 
-// caughtUp reports whether a member has started, and executed the log up to index, within a second.
+// isUpToDate asks a member whether it has started, and executed the log up to index.
+func (s *Service) isUpToDate(ctx context.Context, id, index uint64) bool {
+	m := MemberView{ID: id}
+	s.ask(ctx, &m)
+	return m.Alive && m.Applied >= index && s.started(id)
+}
+
+// caughtUp gives a member a second to be up to date.
 func (s *Service) caughtUp(ctx context.Context, id, index uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	for {
-		m := MemberView{ID: id}
-		if s.ask(ctx, &m); m.Alive && m.Applied >= index && s.started(id) {
+		if s.isUpToDate(ctx, id, index) {
 			return true
 		}
 		select {
@@ -478,25 +499,18 @@ func (s *Service) propose(ctx context.Context, body command.Body) error {
 // LeadMembers does the leader's work on the members until ctx ends: those that have caught up and are to
 // vote get their vote, and removals that an earlier leader has begun are brought to their end.
 func (s *Service) LeadMembers(ctx context.Context) {
-	ticker := time.NewTicker(promoteRound)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			s.settleMembers(ctx)
-		}
+	for range pace.Every(ctx.Done(), promoteRound) {
+		s.settleMembers(ctx)
 	}
 }
 
 func (s *Service) settleMembers(ctx context.Context) {
-	s.members.changing.Lock()
-	defer s.members.changing.Unlock()
-	servers := map[uint64]raftnode.Server{}
-	for _, server := range s.members.cluster.Servers() {
-		servers[uint64(server.ID)] = server
+	upToDate := s.askNewMembers(ctx) // before: nobody's change waits for who does not answer
+	if !s.members.begin(ctx) {
+		return
 	}
+	defer s.members.end()
+	servers := s.serversByID()
 	for _, m := range s.Members() {
 		if ctx.Err() != nil {
 			return
@@ -508,7 +522,7 @@ func (s *Service) settleMembers(ctx context.Context) {
 			err = s.forget(ctx, m.ID)
 		case server.Voter && !m.Voter: // the vote was given, and the leader lost before it could say so
 			err = s.vote(ctx, m)
-		case !server.Voter && !m.Learner && s.caughtUp(ctx, m.ID, s.members.cluster.Status().CommitIndex):
+		case !server.Voter && !m.Learner && upToDate[m.ID]:
 			if err = s.foresee(ctx, PromoteMember, Standing{ID: m.ID}, false); err == nil {
 				err = s.promote(ctx, m, server)
 			}
@@ -517,4 +531,33 @@ func (s *Service) settleMembers(ctx context.Context) {
 			s.audit.log.Debug("a change of members was not finished", "member", strconv.FormatUint(m.ID, 16), "err", err)
 		}
 	}
+}
+
+// askNewMembers returns which of the members that are to get a vote are up to date.
+func (s *Service) askNewMembers(ctx context.Context) map[uint64]bool {
+	commitIndex, servers := s.members.cluster.Status().CommitIndex, s.serversByID()
+	upToDate := map[uint64]bool{}
+	var mu sync.Mutex // guards upToDate
+	var asking sync.WaitGroup
+	for _, m := range s.Members() {
+		if server, there := servers[m.ID]; !there || server.Voter || m.Learner {
+			continue
+		}
+		asking.Go(func() {
+			is := s.isUpToDate(ctx, m.ID, commitIndex)
+			mu.Lock()
+			defer mu.Unlock()
+			upToDate[m.ID] = is
+		})
+	}
+	asking.Wait()
+	return upToDate
+}
+
+func (s *Service) serversByID() map[uint64]raftnode.Server {
+	servers := map[uint64]raftnode.Server{}
+	for _, server := range s.members.cluster.Servers() {
+		servers[uint64(server.ID)] = server
+	}
+	return servers
 }

@@ -175,6 +175,46 @@ func TestAMemberGetsNoVoteBeforeTheOthersKnowThatItHasStarted(t *testing.T) {
 	})
 }
 
+func TestWhoLagsBehindHoldsUpNoChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, side := governed(t, 1)
+		for id := uint64(4); id < 10; id++ {
+			side.servers = append(side.servers, raftnode.Server{ID: raftnode.ID(id), Address: "n:" + string(rune('0'+id))})
+			side.applied[raftnode.ID(id)] = 99
+			if err := s.service.propose(t.Context(), command.Member{ID: id, ClientURLs: []string{"http://c"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		var settling sync.WaitGroup
+		settling.Go(func() { s.service.LeadMembers(ctx) })
+		time.Sleep(promoteRound)
+		synctest.Wait()
+		if _, err := s.AddMember(t.Context(), NewMember{Name: "n2", PeerURLs: []string{"http://n2:2380"}}); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began) - promoteRound; took != 0 {
+			t.Errorf("a member was added after %s", took)
+		}
+		cancel()
+		settling.Wait()
+	})
+}
+
+func TestAChangeThatHasToWaitTooLongForAnotherIsNotMade(t *testing.T) {
+	s, side := governed(t, 1)
+	if !s.service.members.begin(t.Context()) {
+		t.Fatal("somebody makes a change")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	request, _ := json.Marshal(memberRequest{Op: "add", PeerURLs: []string{"http://n2:2380"}})
+	if _, err := s.service.AnswerMembers(ctx, 0, request); !errors.Is(err, raftnode.ErrNotHandled) || len(side.servers) != 1 {
+		t.Errorf("%v: %+v", err, side.servers)
+	}
+}
+
 func TestAMemberThatWasAddedInHalfIsAddedInFullTheNextTime(t *testing.T) {
 	s, side := governed(t, 1)
 	side.servers = append(side.servers, raftnode.Server{ID: 9, Address: "n2:2380"})
