@@ -57,7 +57,7 @@ type Flow struct {
 // Followers returns a Follower for each other member, by ascending id. It does not block.
 func (n *Node) Followers() []Follower {
 	var all []Follower
-	for _, s := range n.servers() {
+	for _, s := range n.configured().servers {
 		var f Follower
 		if s.ID == n.serverID() || f.ID.UnmarshalText([]byte(s.ID)) != nil {
 			continue

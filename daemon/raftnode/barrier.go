@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -11,8 +12,9 @@ import (
 
 // ReadBarrier returns when the local machine holds everything that was committed before the call,
 // so that a read of it is linearizable. On the leader it takes one round in which a majority of the
-// voters confirms the leader's term, elsewhere a question to the leader before; all who wait at the
-// same time share both. Errors by Kind: NoLeader, Timeout, Closed.
+// voters confirms the leader's term, elsewhere a question to the leader; all who wait at the same
+// time share both. A round is bounded by itself, whatever else is waited for by ctx. Errors by Kind:
+// NoLeader, Timeout, Closed.
 func (n *Node) ReadBarrier(ctx context.Context) error {
 	n.meters.readBarriers.Add(1)
 	for {
@@ -20,17 +22,14 @@ func (n *Node) ReadBarrier(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var m mark
-		if s.term != nil {
-			m, err = n.confirmed(ctx, s.term)
-		} else {
-			m, err = n.remote.join(ctx)
-		}
+		m, err := n.markOf(s)
 		switch {
 		case err == nil:
 			return n.reach(ctx, m)
-		case ctx.Err() != nil, kv.Is(err, kv.Closed):
+		case kv.Is(err, kv.Closed):
 			return err
+		case ctx.Err() != nil:
+			return waitError(ctx.Err(), true)
 		}
 		select {
 		case <-s.changed():
@@ -40,12 +39,48 @@ func (n *Node) ReadBarrier(ctx context.Context) error {
 	}
 }
 
-// reach waits until the entry at m is applied here.
-func (n *Node) reach(ctx context.Context, m mark) error {
-	if s := n.outlook.look(); s.term != nil && m.index <= s.term.openIndex {
+// ReadBarrierWithin is ReadBarrier for limit at most. It sets no timer for a round, which would cost a
+// busy member more than a reader's share of the round.
+func (n *Node) ReadBarrierWithin(ctx context.Context, limit time.Duration) error {
+	m, err := n.markOf(n.outlook.look())
+	if err == nil && n.reached(m) {
+		n.meters.readBarriers.Add(1)
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err == nil {
+		n.meters.readBarriers.Add(1)
+		return n.reach(ctx, m)
+	}
+	return n.ReadBarrier(ctx)
+}
+
+// markOf asks for a mark where the sight says that there is one.
+func (n *Node) markOf(s *sight) (mark, error) {
+	switch {
+	case s.term != nil:
+		return n.confirmed(s.term)
+	case s.leader == 0 || s.leader == n.identity.MemberID:
+		return mark{}, n.notLeading()
+	}
+	return n.remote.join()
+}
+
+// reached reports whether the entry at m is applied here.
+func (n *Node) reached(m mark) bool {
+	if s := n.outlook.look(); s.term != nil && m.index <= s.term.openIndex {
+		return true
+	}
 	// Behind the mark that opened the term there are only entries that the fsm sees.
+	return n.fsm.applied.Load() >= m.index
+}
+
+// reach waits until the entry at m is applied here.
+func (n *Node) reach(ctx context.Context, m mark) error {
+	if n.reached(m) {
+		return nil
+	}
 	if err := n.fsm.applied.Wait(ctx, m.index); err != nil {
 		return waitError(err, true)
 	}
@@ -54,8 +89,8 @@ func (n *Node) reach(ctx context.Context, m mark) error {
 
 // WhileLeading runs do if this member leads, and returns nil if it surely still led in the same term
 // at some moment after do had returned: what do did in memory was not overtaken by another leader's
-// work before. Errors by Kind: do's, and NoLeader, Timeout, Closed, after which nothing is known.
-func (n *Node) WhileLeading(ctx context.Context, do func() error) error {
+// work before. Errors by Kind: do's, and NoLeader, Closed, after which nothing is known.
+func (n *Node) WhileLeading(_ context.Context, do func() error) error {
 	t := n.leading()
 	if t == nil {
 		return n.notLeading()
@@ -63,22 +98,27 @@ func (n *Node) WhileLeading(ctx context.Context, do func() error) error {
 	if err := do(); err != nil {
 		return err
 	}
-	_, err := n.confirmed(ctx, t)
+	_, err := n.confirmed(t)
 	return err
 }
 
 // confirmed returns what is committed, once a majority of the voters has confirmed after the call
 // that the term is still this one.
-func (n *Node) confirmed(ctx context.Context, t *term) (mark, error) {
-	if len(n.otherVoters()) > 0 {
-		return t.rounds.join(ctx)
+func (n *Node) confirmed(t *term) (mark, error) {
+	// If what was seen last is out of date, a round is made that would not be needed.
+	if seen := n.known.Load(); seen != nil && len(seen.others) > 0 || len(n.configured().others) > 0 {
+		return t.rounds.join()
 	}
-	// A sole voter cannot be deposed without its knowing.
-	index := n.raft.CommitIndex()
+	return n.committed(t) // a sole voter cannot be deposed without its knowing
+}
+
+// committed returns what is committed, if this member leads in t as far as it knows.
+func (n *Node) committed(t *term) (mark, error) {
+	m := mark{index: n.raft.CommitIndex(), term: t.number}
 	if n.raft.CurrentTerm() != t.number || n.raft.State() != raft.Leader {
 		return mark{}, n.notLeading()
 	}
-	return mark{index: index, term: t.number}, nil
+	return m, nil
 }
 
 // confirm is one round: a leader may have been deposed without knowing it, unless a majority of the
@@ -88,27 +128,17 @@ func (n *Node) confirmed(ctx context.Context, t *term) (mark, error) {
 func (n *Node) confirm(t *term) (mark, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, n.roundTimeout())
 	defer cancel()
-	m := mark{index: n.raft.CommitIndex(), term: t.number}
-	others := n.otherVoters()
+	m, err := n.committed(t)
+	if err != nil {
+		return mark{}, err
+	}
+	others := n.configured().others
 	needed := majority(len(others)+1) - 1 // beside this member
-	votes := make(chan bool, len(others))
-	for _, voter := range others {
-		if !n.start(func() { votes <- n.confirms(ctx, voter, t.number) }) {
-			return mark{}, closed()
-		}
+	if !t.poll.run(others, needed, func(voter ID) bool { return n.confirms(ctx, voter, t.number) }) {
+		return mark{}, &kv.Error{Kind: kv.NoLeader, Cause: "a majority of the members has not confirmed that this one still leads"}
 	}
-	for asked := len(others); needed > 0; asked-- {
-		if asked < needed {
-			return mark{}, &kv.Error{Kind: kv.NoLeader, Cause: "a majority of the members has not confirmed that this one still leads"}
-		}
-		if <-votes {
-			needed--
-		}
-	}
-	if n.raft.CurrentTerm() != t.number || n.raft.State() != raft.Leader {
-		return mark{}, n.notLeading()
-	}
-	return m, nil
+	_, err = n.committed(t) // this member is of the majority, too
+	return m, err
 }
 
 // confirms reports whether a voter says that the term is number.
@@ -135,7 +165,7 @@ func (n *Node) fetchIndex() (mark, error) {
 	defer cancel()
 	ctx, stop := s.while(ctx)
 	defer stop()
-	answer, err := n.network.Call(ctx, uint64(s.leader), methodReadIndex, nil)
+	answer, err := n.network.Call(ctx, uint64(s.leader), methodReadIndex, appendNumbers(nil, n.raft.CurrentTerm()))
 	if err != nil {
 		return mark{}, &kv.Error{Kind: kv.NoLeader, Cause: "the leader has not answered", Err: err}
 	}
@@ -151,16 +181,30 @@ func (n *Node) fetchIndex() (mark, error) {
 	return m, nil
 }
 
-func (n *Node) serveReadIndex(ctx context.Context, _ uint64, _ []byte) ([]byte, error) {
+func (n *Node) serveReadIndex(_ context.Context, from uint64, request []byte) ([]byte, error) {
+	numbers, err := parseNumbers(request, 1)
+	if err != nil {
+		return nil, err
+	}
 	t := n.leading()
 	if t == nil {
 		return appendNumbers(nil, 0, 0, 0), nil
 	}
-	m, err := n.confirmed(ctx, t)
+	m, err := n.confirmedBy(t, ID(from), numbers[0])
 	if err != nil {
 		return appendNumbers(nil, 0, 0, 0), nil
 	}
 	return appendNumbers(nil, 1, m.index, m.term), nil
+}
+
+// confirmedBy is confirmed for the readers of a voter, who has said after they had asked that the term
+// is number. In a cluster of three that is a round already: with this member it makes a majority.
+func (n *Node) confirmedBy(t *term, voter ID, number uint64) (mark, error) {
+	others := n.configured().others
+	if number != t.number || majority(len(others)+1) > 2 || !slices.Contains(others, voter) {
+		return n.confirmed(t)
+	}
+	return n.committed(t)
 }
 
 // learn tells raft that the leader of a term has committed the entry of that term at m. Raft would

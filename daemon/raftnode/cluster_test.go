@@ -128,3 +128,62 @@ func TestTheLeaderDoesNothingForWhoIsNoMember(t *testing.T) {
 		}
 	}
 }
+
+func TestAReaderOnAFollowerOfThreeNeedsNoRoundOfTheLeader(t *testing.T) {
+	nodes := cluster(t, 3)
+	leader := leaderOfThem(t, nodes)
+	open := leader.leading()
+	follower := nodes[slices.IndexFunc(nodes, func(n *Node) bool { return n != leader })]
+	propose(t, leader, "/a")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	before := leader.meters.readRounds.Load()
+	if err := follower.ReadBarrier(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if leader.leading() == open && leader.meters.readRounds.Load() != before {
+		t.Error("the leader has asked who said by itself that it leads")
+	}
+	for name, c := range map[string]struct {
+		from ID
+		term uint64
+	}{
+		"a voter that knows a newer term":  {follower.identity.MemberID, open.number + 1},
+		"a voter that knows an older term": {follower.identity.MemberID, open.number - 1},
+		"one that is no voter":             {0x666, open.number},
+	} {
+		before := leader.meters.readRounds.Load()
+		if _, err := leader.confirmedBy(open, c.from, c.term); leader.leading() == open && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if leader.meters.readRounds.Load() == before {
+			t.Errorf("the leader has taken the word of %s", name)
+		}
+	}
+}
+
+func TestWhoBelongsToTheClusterIsReadAnewWhenRaftChangesIt(t *testing.T) {
+	nodes := cluster(t, 3)
+	leader := leaderOfThem(t, nodes)
+	before := leader.configured()
+	if before != leader.configured() {
+		t.Error("a configuration that is the same was read twice")
+	}
+	if len(before.others) != 2 || !before.votes || len(before.addresses) != 3 {
+		t.Errorf("three founders are %+v", before)
+	}
+	added := ID(0x666)
+	if err := leader.AddServer(added, "127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	after := leader.configured()
+	if address := after.addresses[added]; address != "127.0.0.1:1" || len(after.others) != 2 {
+		t.Errorf("with a member without a vote they are %+v", after)
+	}
+	if err := leader.RemoveServer(added); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := leader.configured().addresses[added]; there || len(before.addresses) != 3 {
+		t.Error("a removed member is there, or an old configuration has changed")
+	}
+}

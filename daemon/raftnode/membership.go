@@ -36,7 +36,7 @@ type Server struct {
 // Servers returns the members as raft's latest configuration has them, committed or not. It does not
 // block.
 func (n *Node) Servers() []Server {
-	configured := n.servers()
+	configured := n.configured().servers
 	list := make([]Server, 0, len(configured))
 	for _, s := range configured {
 		one := Server{Address: string(s.Address), Voter: s.Suffrage == raft.Voter}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -68,9 +67,8 @@ func (n *Node) openNetwork(deps Deps) error {
 // answers: its configuration is never older than that of whom it has made a member.
 func (n *Node) forMembers(h peer.Handler) peer.Handler {
 	return func(ctx context.Context, from uint64, request []byte) ([]byte, error) {
-		id := raft.ServerID(ID(from).String())
-		if !slices.ContainsFunc(n.servers(), func(s raft.Server) bool { return s.ID == id }) {
-			return nil, fmt.Errorf("%w: %s is no member of this cluster", peer.ErrNotHandled, id)
+		if _, ok := n.configured().addresses[ID(from)]; !ok {
+			return nil, fmt.Errorf("%w: %s is no member of this cluster", peer.ErrNotHandled, ID(from))
 		}
 		return h(ctx, from, request)
 	}
@@ -99,25 +97,19 @@ func hostPort(text string) string {
 // address is where the other members reach this one.
 func (n *Node) address() string { return hostPort(n.config.PeerURLs[0]) }
 
-// servers returns the members as raft's latest configuration has them, committed or not. It does not
-// block.
-func (n *Node) servers() []raft.Server { return n.raft.GetConfiguration().Configuration().Servers }
-
 // addressOf returns where a member is. A leader that is not in the configuration here, because that is
 // old, is known by the address that it gives itself.
 func (n *Node) addressOf(member uint64) (string, bool) {
 	if !n.ready.Load() || n.fsm.machine.Removed(member) {
 		return "", false
 	}
-	id := raft.ServerID(ID(member).String())
-	servers := n.servers()
-	if at := slices.IndexFunc(servers, func(s raft.Server) bool { return s.ID == id }); at >= 0 {
-		return string(servers[at].Address), true
+	if address, ok := n.configured().addresses[ID(member)]; ok {
+		return address, true
 	}
 	// Members call themselves by their ids as long as raft has no address for them.
 	address, leader := n.raft.LeaderWithID()
 	_, _, err := net.SplitHostPort(string(address))
-	return string(address), leader == id && err == nil
+	return string(address), leader == raft.ServerID(ID(member).String()) && err == nil
 }
 
 // isGone reports whether a member was removed from the cluster, as far as this one knows.
@@ -126,22 +118,5 @@ func (n *Node) isGone(server raft.ServerID) bool {
 	return id.UnmarshalText([]byte(server)) == nil && n.fsm.machine.Removed(uint64(id))
 }
 
-// otherVoters returns the voters beside this member, by the latest configuration.
-func (n *Node) otherVoters() []ID {
-	var others []ID
-	for _, s := range n.servers() {
-		var id ID
-		if s.Suffrage == raft.Voter && s.ID != n.serverID() && id.UnmarshalText([]byte(s.ID)) == nil {
-			others = append(others, id)
-		}
-	}
-	return others
-}
-
 // Alone reports whether this member is the only voter.
-func (n *Node) Alone() bool {
-	servers := n.servers()
-	return len(n.otherVoters()) == 0 && slices.ContainsFunc(servers, func(s raft.Server) bool {
-		return s.ID == n.serverID() && s.Suffrage == raft.Voter
-	})
-}
+func (n *Node) Alone() bool { return n.configured().alone() }

@@ -155,8 +155,9 @@ type Node struct {
 	collector *collector
 	registry  *registry
 	outlook   *outlook
-	remote    *rounds   // of asking the leader for a read index
-	stored    watermark // index of what was appended to the log, perhaps taken back since
+	known     atomic.Pointer[configuration] // as last seen
+	remote    *rounds                       // of asking the leader for a read index
+	stored    watermark                     // index of what was appended to the log, perhaps taken back since
 	learning  sync.Mutex
 	installs  installs
 

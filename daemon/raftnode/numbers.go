@@ -13,7 +13,7 @@ type Method = peer.Method
 // What members ask each other.
 const (
 	methodPropose   peer.Method = 1 // commands; the answer: verdict, index, term
-	methodReadIndex peer.Method = 2 // nothing; the answer: 1 if it leads, index, term
+	methodReadIndex peer.Method = 2 // the term; the answer: 1 if it leads, index, term
 	methodConfirm   peer.Method = 3 // nothing; the answer: the term
 	MethodRenew     peer.Method = 4 // of the service: keep a lease alive
 	MethodLease     peer.Method = 5 // of the service: what a lease has left

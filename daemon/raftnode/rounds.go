@@ -1,7 +1,7 @@
 package raftnode
 
 import (
-	"context"
+	"runtime"
 	"sync"
 )
 
@@ -35,8 +35,8 @@ func newRounds(start func(func()) bool, ask func() (mark, error)) *rounds {
 	return &rounds{ask: ask, start: start}
 }
 
-// join returns the answer of the next round. It gives up when ctx ends.
-func (r *rounds) join(ctx context.Context) (mark, error) {
+// join returns the answer of the next round.
+func (r *rounds) join() (mark, error) {
 	r.mu.Lock()
 	if r.next == nil {
 		r.next = &round{done: make(chan struct{})}
@@ -51,17 +51,15 @@ func (r *rounds) join(ctx context.Context) (mark, error) {
 		r.busy = true
 	}
 	r.mu.Unlock()
-	select {
-	case <-mine.done:
-		return mine.mark, mine.err
-	case <-ctx.Done():
-		return mark{}, waitError(ctx.Err(), true)
-	}
+	<-mine.done
+	return mine.mark, mine.err
 }
 
 // work runs rounds until nobody waits for one.
 func (r *rounds) work() {
 	for {
+		// Whoever can run now may be about to ask: it shares the round. An idle processor does not wait.
+		runtime.Gosched()
 		r.mu.Lock()
 		now := r.next
 		r.next = nil

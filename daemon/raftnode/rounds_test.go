@@ -1,15 +1,10 @@
 package raftnode
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
-
-	"github.com/kvd-io/kvd/pkg/kv"
 )
 
 func TestReadersThatAskDuringARoundShareTheNextOne(t *testing.T) {
@@ -24,7 +19,7 @@ func TestReadersThatAskDuringARoundShareTheNextOne(t *testing.T) {
 		})
 		got := make(chan uint64, 11)
 		ask := func() {
-			m, err := r.join(t.Context())
+			m, err := r.join()
 			if err != nil {
 				t.Error(err)
 			}
@@ -50,27 +45,5 @@ func TestReadersThatAskDuringARoundShareTheNextOne(t *testing.T) {
 		if begun.Load() != 2 {
 			t.Errorf("%d rounds for 11 readers", begun.Load())
 		}
-	})
-}
-
-func TestAReaderThatGivesUpLeavesItsRoundToTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var owner sync.WaitGroup
-		failure := errors.New("no majority")
-		r := newRounds(func(f func()) bool { owner.Go(f); return true }, func() (mark, error) {
-			time.Sleep(time.Second)
-			return mark{}, failure
-		})
-		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		defer cancel()
-		others := make(chan error, 1)
-		go func() { _, err := r.join(t.Context()); others <- err }()
-		if _, err := r.join(impatient); !kv.Is(err, kv.Timeout) {
-			t.Errorf("the impatient reader got %v", err)
-		}
-		if err := <-others; err != failure {
-			t.Errorf("the other reader got %v, want what the round said", err)
-		}
-		owner.Wait()
 	})
 }

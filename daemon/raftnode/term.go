@@ -21,6 +21,7 @@ type term struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // what LeadWhile started
 	rounds *rounds        // of confirming the term
+	poll   poll           // in them
 }
 
 // clock returns the lease clock of the term and the time it was read.
@@ -76,7 +77,7 @@ func (n *Node) openTerm(ctx context.Context) {
 	if err := n.fsm.applied.Wait(ctx, opening.Index()); err != nil || n.raft.CurrentTerm() != number {
 		return
 	}
-	t := &term{number: number, openIndex: opening.Index(), base: n.fsm.clock.Load(), since: n.now(), now: n.now}
+	t := &term{number: number, openIndex: opening.Index(), base: n.fsm.clock.Load(), since: n.now(), now: n.now, poll: poll{start: n.start}}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	t.rounds = newRounds(n.start, n.meters.counted(func() (mark, error) { return n.confirm(t) }))
 

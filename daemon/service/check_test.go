@@ -68,12 +68,13 @@ func (l *commonLog) AskLeader(context.Context, raftnode.Method, []byte) ([]byte,
 	return nil, &kv.Error{Kind: kv.NoLeader}
 }
 
-func (l *commonLog) ReadBarrier(context.Context) error    { return nil }
-func (l *commonLog) LeaseNow() int64                      { return int64(time.Since(l.start)) }
-func (l *commonLog) Position() (commit, term uint64)      { return 0, 1 }
-func (l *commonLog) Space() raftnode.Space                { return raftnode.Space{} }
-func (l *commonLog) proposed() int                        { l.mu.Lock(); defer l.mu.Unlock(); return l.checks }
-func (m *commonMember) ReadBarrier(context.Context) error { return nil }
+func (l *commonLog) ReadBarrier(context.Context) error                      { return nil }
+func (l *commonLog) ReadBarrierWithin(context.Context, time.Duration) error { return nil }
+func (l *commonLog) LeaseNow() int64                                        { return int64(time.Since(l.start)) }
+func (l *commonLog) Position() (commit, term uint64)                        { return 0, 1 }
+func (l *commonLog) Space() raftnode.Space                                  { return raftnode.Space{} }
+func (l *commonLog) proposed() int                                          { l.mu.Lock(); defer l.mu.Unlock(); return l.checks }
+func (m *commonMember) ReadBarrier(context.Context) error                   { return nil }
 
 // openCommon starts n members, of which the last down ones tell nothing.
 func openCommon(t *testing.T, n, down int) *commonLog {

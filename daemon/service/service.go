@@ -29,6 +29,8 @@ type Log interface {
 	AskLeader(ctx context.Context, method raftnode.Method, request []byte) ([]byte, error)
 	// ReadBarrier returns when the state here holds everything that was committed before the call.
 	ReadBarrier(ctx context.Context) error
+	// ReadBarrierWithin is ReadBarrier for limit at most.
+	ReadBarrierWithin(ctx context.Context, limit time.Duration) error
 	// LeaseNow returns the lease clock now, in ns.
 	LeaseNow() int64
 	// Position returns the last log index known to be committed, and the term.
@@ -115,7 +117,8 @@ func New(state *State, log Log, cfg Config) *Service {
 	return s
 }
 
-// Read implements kv.Reader. Without Quorum it answers from the state of this member.
+// Read implements kv.Reader. Without Quorum it answers from the state of this member, with it after
+// Config.Timeout at the latest.
 func (s *Service) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	result, err := s.read(ctx, r)
 	if r.Recursive {
@@ -128,7 +131,7 @@ func (s *Service) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 
 func (s *Service) read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	if r.Quorum {
-		if err := s.ReadBarrier(ctx); err != nil {
+		if err := s.barrier(ctx); err != nil {
 			return kv.Result{}, err
 		}
 	}
@@ -196,6 +199,14 @@ func (s *Service) ReadBarrier(ctx context.Context) error {
 		return err
 	}
 	return s.log.ReadBarrier(ctx)
+}
+
+// barrier is ReadBarrier for as long as a session waits.
+func (s *Service) barrier(ctx context.Context) error {
+	if err := s.checks.refuse(); err != nil {
+		return err
+	}
+	return s.log.ReadBarrierWithin(ctx, s.timeout)
 }
 
 // Alarms returns what is wrong with the store, in the words of etcd: AlarmNoSpace, AlarmCorrupt.

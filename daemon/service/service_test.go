@@ -64,6 +64,10 @@ func (l *memoryLog) ProposeLeading(ctx context.Context, c command.Command) (comm
 	return l.Propose(ctx, c)
 }
 
+func (l *memoryLog) ReadBarrierWithin(ctx context.Context, _ time.Duration) error {
+	return l.ReadBarrier(ctx)
+}
+
 func (l *memoryLog) WhileLeading(_ context.Context, do func() error) error {
 	if l.err != nil {
 		return l.err

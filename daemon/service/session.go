@@ -96,11 +96,6 @@ func (c *Session) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	if !c.auth().Enabled && !r.Quorum {
 		return c.service.Read(ctx, r)
 	}
-	if r.Quorum {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.service.timeout)
-		defer cancel()
-	}
 	key, asDir := kv.SplitDir(r.Key)
 	need := store.Need{Key: key, AsDir: asDir, Below: r.Recursive}
 	if c.auth().Rights(c.user).Decide(need) == store.Denied {
