@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"io"
 	"strings"
 	"time"
 
@@ -20,13 +21,16 @@ func (s *settings) completeKey(cmd *cobra.Command, args []string, begun string) 
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeMax)
+	defer cancel()
+	if err := s.find(ctx, io.Discard); err != nil {
+		return nil, directive
+	}
 	client, err := kvclient.New(s.client)
 	if err != nil {
 		return nil, directive
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeMax)
-	defer cancel()
 	dir := begun[:strings.LastIndexByte(begun, '/')+1]
 	result, err := client.Read(ctx, kv.Read{Key: dir, Sorted: true})
 	if err != nil {

@@ -28,6 +28,7 @@ const defaultTotalTimeout = 5 * time.Second
 // settings are what the flags of every command set.
 type settings struct {
 	client       kvclient.Config
+	records      byRecords
 	output       format
 	totalTimeout time.Duration
 	debug        bool
@@ -44,7 +45,7 @@ func Program() program.Program {
 			execWatch = execWatchCommand(s)
 			return rootCommand(s, execWatch)
 		},
-		EnvAliases: clientflags.EnvAliases(),
+		EnvAliases: envAliases(),
 		HangupEnds: true,
 		LogFormat:  "text", // its log is for whoever typed the command
 		Args: func(args []string) []string {
@@ -78,6 +79,7 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 	flags := root.PersistentFlags()
 	clientflags.Add(flags, &s.client)
 	flags.Lookup("endpoints").Shorthand = "C"
+	s.records.addFlags(flags)
 	flags.VarP(&s.output, "output", "o", "how to print: simple, extended or json")
 	flags.DurationVar(&s.totalTimeout, "total-timeout", s.totalTimeout, "longest time for a command, except those that watch; 0 is no limit")
 	flags.BoolVar(&s.debug, "debug", false, "show each request as a curl command on stderr")
@@ -184,6 +186,9 @@ func (s *settings) told(env *program.Env, err error) error {
 
 // open calls act with a session, and closes it.
 func (s *settings) open(ctx context.Context, env *program.Env, act func(*session) error) error {
+	if err := s.find(ctx, env.Stderr); err != nil {
+		return err
+	}
 	cfg := s.client
 	cfg.Log = env.Log
 	if s.debug {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/service"
+	"github.com/kvd-io/kvd/pkg/discovery"
 	"github.com/kvd-io/kvd/pkg/invite"
 )
 
@@ -35,7 +36,8 @@ type Config struct {
 	Join                string // an invitation; "" for a member that was not invited
 	ForceNewCluster     bool   // see Recover
 	Discovery           string // refused: there is no discovery service
-	DiscoverySRV        string
+	DiscoverySRV        string // domain whose SRV records name the founders, "" for none
+	DiscoverySRVName    string // tells clusters of that domain apart
 
 	HeartbeatInterval uint // ms
 	ElectionTimeout   uint // ms
@@ -63,6 +65,8 @@ type Config struct {
 	CertUsers          bool // a client certificate stands for the user of its common name
 
 	MetricsCompat string // metricsEtcd or metricsOff
+
+	founder string // what InitialCluster calls this member, as discover has found it; "" for Name
 }
 
 // The addresses that etcd uses as well.
@@ -125,6 +129,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.InitialClusterState, "initial-cluster-state", c.InitialClusterState, "new: --initial-cluster begins together; existing: this member was added to a cluster that runs, and joins it")
 	flags.StringVar(&c.InitialClusterToken, "initial-cluster-token", c.InitialClusterToken, "tells this cluster from others, the same for all members; it is kept in the data directory")
 	flags.BoolVar(&c.ForceNewCluster, "force-new-cluster", c.ForceNewCluster, "make a member that has lost its quorum the only one of a new cluster before it starts, as kvd recover does; once")
+	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "`domain` whose SRV records _etcd-server._tcp, or _etcd-server-ssl._tcp for https, name the members that begin together, in place of --initial-cluster; it counts for a new data directory only")
+	flags.StringVar(&c.DiscoverySRVName, "discovery-srv-name", c.DiscoverySRVName, "`name` that tells this cluster from others of that domain: the records are then _etcd-server-NAME._tcp")
 	flags.StringVar(&c.Join, "join", c.Join, "the `line` that kvctl member invite has printed: join that cluster; it counts for a new data directory only")
 	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, from which the real interval follows: 3 to 6 hundredths of that")
 	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader until a member stands for election at the latest; a sole member stands at once")
@@ -143,10 +149,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.MetricsCompat, "metrics-compat", c.MetricsCompat, "further `names` for metrics: etcd, for dashboards and alerts made for it, or off")
 	c.addTLSFlags(flags)
 	flags.StringVar(&c.Discovery, "discovery", c.Discovery, "refused")
-	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "refused")
-	for _, name := range []string{"discovery", "discovery-srv"} {
-		flags.Lookup(name).Hidden = true
-	}
+	flags.Lookup("discovery").Hidden = true
 }
 
 // derived shows, in place of an empty setting, what follows from others.
@@ -163,7 +166,7 @@ func envAliases() map[string][]string {
 	for _, flag := range append(tlsFlagsOfEtcd,
 		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
 		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token", "force-new-cluster",
-		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "quota-backend-bytes", "discovery", "discovery-srv",
+		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "quota-backend-bytes", "discovery", "discovery-srv", "discovery-srv-name",
 	) {
 		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 	}
@@ -223,12 +226,13 @@ func (c *Config) Validate() error {
 
 // checkCluster refuses what no cluster can begin with.
 func (c *Config) checkCluster() error {
-	const none = "there is no discovery service; name the members with --initial-cluster"
 	switch {
 	case c.Discovery != "":
-		return configErrorf("discovery", none)
-	case c.DiscoverySRV != "":
-		return configErrorf("discovery-srv", none)
+		return configErrorf("discovery", "there is no discovery service; name the members with --initial-cluster, or by the DNS with --discovery-srv")
+	case c.DiscoverySRVName != "" && c.DiscoverySRV == "":
+		return configErrorf("discovery-srv-name", "it needs --discovery-srv, the domain that has the records")
+	case c.DiscoverySRV != "" && (c.InitialCluster != "" || c.Join != ""):
+		return configErrorf("discovery-srv", "the members are named once: leave out --initial-cluster and --join")
 	case c.Join != "" && (c.InitialCluster != "" || c.InitialClusterState != stateNew):
 		return configErrorf("join", "an invitation says which cluster it is: leave out --initial-cluster and --initial-cluster-state")
 	case c.Join != "":
@@ -238,6 +242,15 @@ func (c *Config) checkCluster() error {
 		return nil
 	case c.InitialClusterState != stateNew && c.InitialClusterState != stateExisting:
 		return configErrorf("initial-cluster-state", "%q is unknown: use %s or %s", c.InitialClusterState, stateNew, stateExisting)
+	}
+	if c.DiscoverySRV != "" {
+		if err := discovery.CheckDomain(c.DiscoverySRV); err != nil {
+			return configErrorf("discovery-srv", "%v", err)
+		}
+		if err := discovery.CheckName(c.DiscoverySRVName); err != nil {
+			return configErrorf("discovery-srv-name", "%v", err)
+		}
+		return nil
 	}
 	founders, err := raftnode.ParseFounders(c.InitialCluster)
 	if err != nil {
@@ -285,11 +298,11 @@ func (c *Config) founders() []raftnode.Founder {
 // peerURLs returns what the other members are to reach this one under; nil if that follows from where
 // it listens.
 func (c *Config) peerURLs() []string {
-	if c.InitialAdvertisePeerURLs != nil {
+	if c.InitialAdvertisePeerURLs != nil && c.founder == "" {
 		return c.InitialAdvertisePeerURLs
 	}
 	for _, f := range c.founders() {
-		if f.Name == c.Name {
+		if f.Name == cmp.Or(c.founder, c.Name) {
 			return f.PeerURLs
 		}
 	}

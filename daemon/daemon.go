@@ -28,6 +28,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/daemon/service"
+	"github.com/kvd-io/kvd/pkg/discovery"
 	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
@@ -39,6 +40,7 @@ type Deps struct {
 	Fatal  func(error) // see raftnode.Deps
 
 	Hostname func() (string, error) // of this machine
+	Resolver discovery.Resolver     // of --discovery-srv
 	HashCost int                    // see service.Config
 }
 
@@ -54,6 +56,9 @@ func (d Deps) withDefaults() Deps {
 	}
 	if d.Hostname == nil {
 		d.Hostname = os.Hostname
+	}
+	if d.Resolver == nil {
+		d.Resolver = net.DefaultResolver
 	}
 	return d
 }
@@ -128,9 +133,16 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	if peerURLs == nil {
 		peerURLs = reachable(peers)
 	}
-	if err := d.config.accept(ctx, peerURLs, members, deps.Log); err != nil {
+	err = d.config.accept(ctx, peerURLs, members, deps.Log)
+	if err == nil {
+		err = d.config.discover(ctx, peerURLs, deps.Resolver, deps.Log)
+	}
+	if err != nil {
 		closeAll(slices.Concat(clients, peers))
 		return nil, err
+	}
+	if d.config.founder != "" {
+		peerURLs = d.config.peerURLs()
 	}
 	if urls := reachable(slices.DeleteFunc(slices.Clone(peers), onLoopback)); len(urls) > 0 && members == nil {
 		deps.Log.Warn("whoever reaches the peer port may take part in this cluster, and so read and change everything, whatever access control says: it speaks plain http", "peers", urls,
@@ -177,7 +189,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener
 	node, err := raftnode.Open(ctx, raftnode.Config{
 		Name: d.config.Name, DataDir: d.config.dataDir(), ClusterToken: d.config.InitialClusterToken,
 		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(),
-		PeerURLs: peerURLs, Founders: d.config.founders(), Join: d.config.InitialClusterState == stateExisting,
+		PeerURLs: peerURLs, Founders: d.config.founders(), Founder: d.config.founder, Join: d.config.InitialClusterState == stateExisting,
 	}, raftnode.Deps{Peers: peers, PeerTLS: d.members, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal}, state)
 	if err != nil {
 		return err

@@ -141,7 +141,7 @@ func (n *Node) form(ctx context.Context, list founders) error {
 		var refusals []error
 		var asking sync.WaitGroup
 		for _, founder := range list {
-			if founder.Name == own.Name {
+			if founder.memberID(own.ClusterToken) == own.MemberID {
 				continue
 			}
 			asking.Go(func() {
@@ -243,7 +243,7 @@ func (n *Node) join(ctx context.Context, r record, list founders, urls []string)
 	for {
 		var problems []string
 		for _, other := range list {
-			if sameURLs(other.PeerURLs, urls) || other.Name == r.Name {
+			if sameURLs(other.PeerURLs, urls) || other.Name == n.config.Founder {
 				continue
 			}
 			for _, url := range other.PeerURLs {

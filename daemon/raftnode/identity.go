@@ -89,7 +89,7 @@ func newRecord(cfg Config, now time.Time) record {
 		ClusterToken: cfg.ClusterToken, LogStore: cfg.LogStore, Created: now.UTC(),
 	}}
 	if list := newFounders(cfg.Founders); len(list) > 1 && !cfg.Join {
-		self, _ := list.named(cfg.Name)
+		self, _ := list.named(cfg.Founder)
 		r.MemberID, r.ClusterID, r.Founders = self.memberID(cfg.ClusterToken), list.clusterID(cfg.ClusterToken), list.String()
 	}
 	return r

@@ -82,6 +82,7 @@ type Config struct {
 	// Founders are all members of a new cluster, this one among them. One or none is a cluster of this
 	// member alone. They count for a new data directory only.
 	Founders []Founder
+	Founder  string // what Founders calls this member; default Name
 	// Join says that a new member joins a cluster that exists, some of whose members Founders names,
 	// and that it was added there before.
 	Join bool
@@ -99,6 +100,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SnapshotLogBytes == 0 {
 		c.SnapshotLogBytes = 64 << 20
+	}
+	if c.Founder == "" {
+		c.Founder = c.Name
 	}
 	return c
 }

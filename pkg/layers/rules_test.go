@@ -43,7 +43,7 @@ var plan = []layer{
 	{"pkg/kv/kvfake", []string{"pkg/kv"}, "a fake that needed more than the contract would prove another contract"},
 	{"pkg/kv/kvtest", []string{"pkg/kv"}, "one suite for every Store can use only what all of them have"},
 	{"pkg/etcdv2", []string{"pkg/kv"}, "wire forms translate the vocabulary and nothing else"},
-	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/clock", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
+	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/clock", "pkg/discovery", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
 	{"pkg/kvclient/etcdtest", []string{"e2e/parts", "pkg/..."}, "it starts a real part for tests"},
 	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
 	{"pkg/tlsconfig", nil, "who may speak to whom is the same whatever is spoken"},
@@ -51,6 +51,8 @@ var plan = []layer{
 	{"pkg/program", []string{"pkg/spelling"}, "the life of a process is the same whatever the process does"},
 	{"pkg/spelling", nil, "letters need nobody"},
 	{"pkg/pace", nil, "time passes for everybody alike"},
+	{"pkg/discovery", nil, "what the DNS says of a cluster is the same for members and for clients"},
+	{"pkg/discovery/dnstest", nil, "a server of names for tests knows names"},
 	{"pkg/invite", nil, "a line of text needs nobody"},
 	{"pkg/snapfile", nil, "the form of a file outlives those who write and read it"},
 	{"pkg/layers", nil, "it reads sources"},
@@ -63,7 +65,7 @@ var plan = []layer{
 var testsMayAlso = []string{"daemon/daemontest", "e2e/parts", "pkg/..."}
 
 // testOnly packages ship in no binary: they are imported by tests and by each other.
-var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "pkg/kvclient/etcdtest", "pkg/fuzztest", "e2e/..."}
+var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "pkg/kvclient/etcdtest", "pkg/discovery/dnstest", "pkg/fuzztest", "e2e/..."}
 
 // wall keeps one library in the rooms that were made for it.
 type wall struct {
@@ -79,6 +81,7 @@ var walls = []wall{
 	{"github.com/hashicorp/raft-boltdb", []string{"daemon/raftnode/...", "daemon"}, "the stable store can be replaced while one room knows it"},
 	{"github.com/docker/docker", []string{"pkg/workload/docker"}, "its successor replaces it in one package"},
 	{"github.com/BurntSushi/toml", []string{"confd/..."}, "TOML is the format of confd's resource files"},
+	{"github.com/miekg/dns", []string{"pkg/discovery/dnstest"}, "names are asked for with the standard library; messages of the DNS are for who answers them"},
 	{"github.com/anishathalye/porcupine", []string{"e2e/history"}, "who judges histories is one package's choice"},
 	{"github.com/prometheus", []string{"pkg/metrics", "daemon", "daemon/admin", "daemon/raftnode/..."}, "metrics leave through one page"},
 }
