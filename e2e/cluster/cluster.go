@@ -46,6 +46,11 @@ type Config struct {
 	// Loopback puts all members on the caller's own network, each with an address of 127.0.0.0/8. That
 	// takes no rights, and nothing can be cut.
 	Loopback bool
+
+	// Domain has the members find each other by the SRV records of this domain, in place of
+	// --initial-cluster. Each sees an /etc/resolv.conf of its own, which names Nameserver: the caller
+	// has the records served there, before Start.
+	Domain string
 }
 
 // Cluster is a number of members. Its methods are for one goroutine at a time.
@@ -55,12 +60,15 @@ type Cluster struct {
 	members []*Member
 	token   string
 	caller  *Caller
+	resolv  string // file for Config.Domain
+
+	nameserver string
 }
 
 // New makes the places where the members will live. The caller closes the cluster, also when it is
 // never started.
 func New(config Config) (*Cluster, error) {
-	c := &Cluster{config: config, token: filepath.Base(config.Dir), caller: NewCaller(2)}
+	c := &Cluster{config: config, token: filepath.Base(config.Dir), caller: NewCaller(2), resolv: filepath.Join(config.Dir, "resolv.conf")}
 	addresses := make([]string, config.Members)
 	places := make([]*place, config.Members)
 	var err error
@@ -76,6 +84,12 @@ func New(config Config) (*Cluster, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
+	}
+	if config.Domain != "" {
+		c.nameserver = addresses[0][:strings.LastIndex(addresses[0], ".")] + ".1"
+		if err := os.WriteFile(c.resolv, []byte("nameserver "+c.nameserver+"\noptions timeout:1 attempts:2\n"), 0o644); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
 	}
 	for i, address := range addresses {
 		c.members = append(c.members, &Member{
@@ -111,6 +125,9 @@ func (c *Cluster) Close() error {
 	c.caller.Close()
 	return nil
 }
+
+// Nameserver returns the address, without the port 53, where members with a Config.Domain ask for names.
+func (c *Cluster) Nameserver() string { return c.nameserver }
 
 // Members returns all there are, also those that are down. It is the cluster's.
 func (c *Cluster) Members() []*Member { return c.members }

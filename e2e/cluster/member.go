@@ -75,11 +75,19 @@ func (m *Member) command() []string {
 	args := []string{program.Path, "--name", m.Name, "--data-dir", m.data,
 		"--listen-client-urls", m.ClientURL, "--advertise-client-urls", m.ClientURL,
 		"--listen-peer-urls", m.PeerURL, "--initial-advertise-peer-urls", m.PeerURL,
-		"--initial-cluster", m.cluster.initial(), "--initial-cluster-token", m.cluster.token, "--initial-cluster-state", state}
+		"--initial-cluster-token", m.cluster.token, "--initial-cluster-state", state}
+	if domain := m.cluster.config.Domain; domain != "" {
+		args = append(args, "--discovery-srv", domain)
+	} else {
+		args = append(args, "--initial-cluster", m.cluster.initial())
+	}
 	if program.Name == "etcd" {
 		args = append(args, "--enable-v2", "--logger", "zap", "--log-level", "warn")
 	}
 	args = append(args, m.cluster.config.Args...)
+	if m.cluster.config.Domain != "" {
+		args = append(m.cluster.Naming(), args...)
+	}
 	if m.place != nil {
 		args = append(m.place.space.enter(), args...)
 	}

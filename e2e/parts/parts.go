@@ -25,6 +25,7 @@ const requireVariable = "KVD_REQUIRE_PARTS"
 //	systemd   what it takes to run systemd as PID 1 in a container: docker and debootstrap
 //	root      the rights of user 0
 //	netns     the right to make network namespaces, and ip, iptables and nsenter to furnish them
+//	mountns   the right to make mount namespaces, and unshare
 //	python3-etcd  the Debian package of that name, for SystemPython
 //	node-etcd     that npm package in NodeModules, and node
 func Need(t testing.TB, part string) {
@@ -76,6 +77,8 @@ func missing(part string) string {
 		return ""
 	case "netns":
 		return firstOf(missing("ip"), missing("iptables"), missing("nsenter"), missingNamespaces())
+	case "mountns":
+		return firstOf(missing("root"), missing("unshare"))
 	case "python3-etcd":
 		if err := exec.Command(SystemPython, "-c", "import etcd").Run(); err != nil {
 			return fmt.Sprintf("%s cannot import etcd: %v", SystemPython, err)
