@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,9 +30,12 @@ type conn struct {
 	plain  bool    // no TLS is spoken here
 	client *client // where it comes from
 
+	now         atomic.Uint64 // a turn
+	multiplexed atomic.Bool   // HTTP/2 is spoken: turns say nothing
+
 	mu      sync.Mutex    // guards the fields below
 	secure  *tls.Conn     // over this one, after its handshake; else nil
-	heard   bool          // the client has sent something
+	greeted int           // bytes of the preface of HTTP/2 with which the client has begun, -1 for another beginning
 	reading bool          // a Read is under way
 	readBy  time.Duration // of the door's clock; 0 for no deadline
 	late    bool          // readBy has passed
@@ -52,15 +56,36 @@ func (c *conn) Read(p []byte) (int, error) {
 	c.reading = true
 	c.mu.Unlock()
 	n, err := c.Conn.Read(p)
+	if n > 0 && !c.arrived() {
+		n, err = 0, net.ErrClosed
+	}
 	c.mu.Lock()
-	first := n > 0 && !c.heard
+	first := n > 0 && c.greeted == 0
+	if n > 0 && c.greeted >= 0 {
+		c.greet(p[:n])
+	}
 	c.reading = false
-	c.heard = c.heard || n > 0
 	c.mu.Unlock()
 	if first && c.plain && p[0] == recordHandshake {
 		c.door.misled.tell("the client has to use http in place of https, or kvd to listen on https", c.RemoteAddr().String())
 	}
 	return n, err
+}
+
+// preface is what a client of HTTP/2 sends first where no TLS is spoken.
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// greet notes what the client has sent, of which greeted bytes came before. c.mu is held.
+func (c *conn) greet(sent []byte) {
+	sent = sent[:min(len(sent), len(preface)-c.greeted)]
+	if string(sent) != preface[c.greeted:c.greeted+len(sent)] {
+		c.greeted = -1
+		return
+	}
+	if c.greeted += len(sent); c.greeted == len(preface) {
+		c.multiplexed.Store(true)
+		c.greeted = -1
+	}
 }
 
 // Write writes all of p. Errors: os.ErrDeadlineExceeded when the client does not take it, and those
@@ -80,6 +105,10 @@ func (c *conn) setSince(t time.Duration) {
 // SetReadDeadline bounds reads, also the one under way; the zero time lifts the bound.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
+	if c.gone {
+		c.mu.Unlock()
+		return net.ErrClosed
+	}
 	c.readBy, c.late = 0, false
 	if !t.IsZero() {
 		c.readBy = t.Sub(c.door.opened)
@@ -129,7 +158,8 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// Close closes the connection and gives its place to another. It may be called more than once.
+// Close closes the connection and gives its place to another. It may be called more than once. While
+// the door drains, the client first has a while to close its side.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	first := !c.gone
@@ -137,6 +167,13 @@ func (c *conn) Close() error {
 	c.mu.Unlock()
 	if first {
 		c.door.leave(c)
+		if c.door.draining.Load() {
+			c.door.farewells.Go(c.linger)
+			return nil
+		}
+	}
+	if c.door.draining.Load() {
+		return nil // linger closes it
 	}
 	return c.Conn.Close()
 }
@@ -145,6 +182,9 @@ func (c *conn) Close() error {
 func (c *conn) lookAfter(now time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.gone {
+		return
+	}
 	if c.readBy != 0 && c.readBy <= now && !c.late {
 		c.late = true
 		if c.reading {
@@ -162,26 +202,17 @@ func (c *conn) lookAfter(now time.Duration) {
 func (c *conn) secured(t *tls.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.secure, c.heard = t, false
+	c.secure = t
+	c.multiplexed.Store(t.ConnectionState().NegotiatedProtocol == protocol2)
+	c.now.Store(uint64(c.turn().next(resting)))
 }
+
+// protocol2 is the name of HTTP/2 in ALPN.
+const protocol2 = "h2"
 
 // tls returns what secured has noted.
 func (c *conn) tls() *tls.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.secure
-}
-
-// asked notes that a request has begun. Over TLS it may have come with the end of the handshake.
-func (c *conn) asked() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.heard = true
-}
-
-// silent reports whether the client has sent nothing yet, but for a handshake.
-func (c *conn) silent() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.heard
 }

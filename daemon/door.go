@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,7 +32,9 @@ type door struct {
 	max, maxPerAddress int // maxPerAddress may be 0, for any number
 	log                *slog.Logger
 	refusals           sync.WaitGroup
-	misled             *teller // who spoke TLS to a port for plain HTTP
+	draining           atomic.Bool    // nobody is let in any more
+	farewells          sync.WaitGroup // connections that are being closed while draining
+	misled             *teller        // who spoke TLS to a port for plain HTTP
 	opened             time.Time
 	round              atomic.Int64  // its time, in nanoseconds since opened
 	rounds             chan struct{} // closed to end them
@@ -96,11 +99,36 @@ func (d *door) all() []*conn {
 	return slices.AppendSeq(make([]*conn, 0, len(d.inside)), maps.Keys(d.inside))
 }
 
-// closeSilent closes the connections that have sent nothing yet.
-func (d *door) closeSilent() {
-	for _, c := range d.all() {
-		if c.silent() {
-			c.Close()
+// empty returns when all connections of HTTP/1.1 are gone, or ctx ends. It closes those that
+// carry no request; of the others each has to say, with its answer, that it is the last.
+func (d *door) empty(ctx context.Context) {
+	ticker := time.NewTicker(drainInterval)
+	defer ticker.Stop()
+	type sight struct {
+		turn  turn
+		since time.Time
+	}
+	for seen := map[*conn]sight{}; ; {
+		left := 0
+		for _, c := range d.all() {
+			if c.multiplexed.Load() {
+				continue
+			}
+			left++
+			now, was := sight{c.turn(), time.Now()}, seen[c]
+			if now.turn != was.turn || was.since.IsZero() {
+				seen[c] = now
+			} else if grace, may := now.turn.grace(); may && now.since.Sub(was.since) >= grace {
+				d.farewells.Go(func() { c.dismiss(now.turn) })
+			}
+		}
+		if left == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
 		}
 	}
 }
@@ -248,9 +276,10 @@ func linger(conn net.Conn) {
 	io.CopyN(io.Discard, conn, refusalRequest)
 }
 
-// close ends the rounds and returns when they and all refusals are over.
+// close ends the rounds and returns when they, all refusals and all farewells are over.
 func (d *door) close() {
 	close(d.rounds)
 	d.walking.Wait()
 	d.refusals.Wait()
+	d.farewells.Wait()
 }

@@ -111,8 +111,8 @@ func (h *handshaker) run() {
 		c, err := h.Listener.Accept()
 		if err != nil {
 			<-h.slots
-			if !h.deliver(accepted{err: err}) || errors.Is(err, net.ErrClosed) {
-				return
+			if errors.Is(err, net.ErrClosed) || !h.deliver(accepted{err: err}) {
+				return // those under way may go on until Close
 			}
 			continue
 		}

@@ -17,8 +17,14 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	bodyTimeout       = time.Minute // to send the body of a request
 	idleTimeout       = 2 * time.Minute
-	headerBytesMax    = 1 << 20         // the conditions of a DELETE are in its URL
-	closeGrace        = 5 * time.Second // for requests that are under way when the server closes
+	headerBytesMax    = 1 << 20                // the conditions of a DELETE are in its URL
+	closeGrace        = 5 * time.Second        // for requests that are under way when the server closes
+	queueGrace        = 50 * time.Millisecond  // for connections that have not been accepted yet
+	queueInterval     = 100 * time.Microsecond // between looks at them
+	restGrace         = 250 * time.Millisecond // for a client that may just be sending the next one
+	arrivalGrace      = time.Second            // for one that is sending it, or shaking hands
+	lingerTime        = 200 * time.Millisecond // for clients to close their side as well
+	drainInterval     = 5 * time.Millisecond   // between looks at the connections that are left
 )
 
 // limitBody bounds the time to send the body of a request. This is not the server's ReadTimeout: that
@@ -36,6 +42,7 @@ func limitBody(next http.Handler) http.Handler {
 type server struct {
 	http      http.Server
 	door      *door
+	listeners []net.Listener
 	secure    []*handshaker
 	serving   sync.WaitGroup
 	rechecked chan struct{} // closed to end rechecks
@@ -45,18 +52,26 @@ type server struct {
 func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog.Logger) *server {
 	s := &server{door: door, rechecked: make(chan struct{})}
 	s.http = http.Server{
-		Protocols: new(http.Protocols), Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: headerBytesMax, ConnContext: withClient, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Protocols: new(http.Protocols), Handler: lastWhenDraining(handler, door), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: headerBytesMax, ConnContext: withClient, ConnState: noteState, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.http.Protocols.SetHTTP1(true) // so that a connection carries one request at a time
 	door.open()
 	for _, l := range listeners {
-		way := net.Listener(doorway{Listener: l, door: s.door})
-		if p, ok := l.(*port); ok && p.tls != nil {
-			way = s.securely(p, log)
+		p, ok := l.(*port)
+		secure := ok && p.tls != nil
+		socket := l
+		if ok {
+			socket = p.Listener
+		}
+		entrance := doorway{Listener: &gentle{Listener: socket}, door: s.door, secure: secure}
+		s.listeners = append(s.listeners, entrance)
+		way := net.Listener(entrance)
+		if secure {
+			way = s.securely(entrance, p, log)
 		}
 		s.serving.Go(func() {
-			if err := s.http.Serve(way); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http.Serve(way); !errors.Is(err, http.ErrServerClosed) && !door.draining.Load() {
 				log.Error("cannot serve clients any more", "address", l.Addr(), "err", err)
 			}
 		})
@@ -64,24 +79,35 @@ func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog
 	return s
 }
 
-// securely returns the way in through a port that speaks TLS.
-func (s *server) securely(p *port, log *slog.Logger) net.Listener {
-	h := newHandshaker(doorway{Listener: p.Listener, door: s.door, secure: true}, p, log)
+// securely returns the way in through entrance, which is that of a port that speaks TLS.
+func (s *server) securely(entrance net.Listener, p *port, log *slog.Logger) net.Listener {
+	h := newHandshaker(entrance, p, log)
 	if len(s.secure) == 0 { // one for all: they share what TLS works with
-		s.http.ConnState = noteRequest
 		s.serving.Go(func() { recheck(p.tls, s.door, log, s.rechecked) })
 	}
 	s.secure = append(s.secure, h)
 	return h
 }
 
-// noteRequest notes the requests of connections over TLS; the others do so themselves.
-func noteRequest(c net.Conn, state http.ConnState) {
-	if _, ok := c.(*tls.Conn); !ok || state != http.StateActive {
-		return
-	}
-	if under := beneath(c); under != nil {
+// lastWhenDraining makes every answer to what comes while door drains the last one of its connection.
+func lastWhenDraining(next http.Handler, door *door) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if door.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// noteState tells a connection of the requests on it.
+func noteState(c net.Conn, state http.ConnState) {
+	under := beneath(c)
+	switch {
+	case under == nil:
+	case state == http.StateActive:
 		under.asked()
+	case state == http.StateIdle:
+		under.answered()
 	}
 }
 
@@ -100,16 +126,24 @@ func beneath(c net.Conn) *conn {
 	return nil
 }
 
-// drain makes every answer from now on the last one of its connection.
-func (s *server) drain() { s.http.SetKeepAlivesEnabled(false) }
+// drain lets nobody else in, and makes every answer to what comes from now on the last one of its
+// connection.
+func (s *server) drain() {
+	s.door.draining.Store(true)
+	closeAll(s.listeners)
+}
 
-// Close stops accepting, waits a while for requests under way, and cuts the rest off.
+// Close lets nobody else in, answers what comes for a while, and cuts off what is still under way then.
+//
+// To close a connection over bytes that nobody has read would reset it, and a client that has just
+// sent them could not tell whether they were executed. So a connection is closed when its answer has said
+// that it is the last one, or when it has carried nothing for restGrace; then only the client is told that
+// nothing more comes, and what it sends all the same is read and thrown away until it has closed its side.
 func (s *server) Close() error {
-	// Shutdown would give a connection that has sent nothing five seconds to do so. Clients open
-	// such connections in reserve.
-	s.door.closeSilent()
+	s.drain()
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
+	s.door.empty(ctx)
 	err := s.http.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = s.http.Close()
@@ -118,4 +152,23 @@ func (s *server) Close() error {
 	s.serving.Wait()
 	s.door.close()
 	return err
+}
+
+// gentle is a listener that may be closed more than once. The system resets the connections that wait to be
+// accepted when it is; so it is closed at a moment when there are none, if one comes soon.
+type gentle struct {
+	net.Listener
+	once sync.Once
+	err  error // of the first time
+}
+
+// Close closes the listener the first time.
+func (l *gentle) Close() error {
+	l.once.Do(func() {
+		for deadline := time.Now().Add(queueGrace); waiting(l.Listener) > 0 && time.Now().Before(deadline); {
+			time.Sleep(queueInterval)
+		}
+		l.err = l.Listener.Close()
+	})
+	return l.err
 }
