@@ -304,6 +304,7 @@ func (s *state) prolong(l lease, end int64) {
 func (m *Machine) Resume(now int64, grace time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.leads = true
 	s := m.state
 	s.leases.Scan(func(_ uint64, l lease) bool {
 		if !implicit(l.id) {
@@ -317,6 +318,7 @@ func (m *Machine) Resume(now int64, grace time.Duration) {
 func (m *Machine) Forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.leads = false
 	s := m.state
 	s.leases.Scan(func(_ uint64, l lease) bool {
 		if _, ok := s.renewed[l.id]; ok {
@@ -386,12 +388,19 @@ func (s *state) showLease(l lease, now int64) kv.Lease {
 	return kv.Lease{ID: kv.LeaseID(l.id), TTL: time.Duration(l.ttl), Remaining: time.Duration(left), Attached: s.uses[l.id], Index: s.revision}
 }
 
-// showTimeLeft tells in a node that was read, and in its children, when their shared leases end.
+// showTimeLeft tells in a node that was read, and in its children, when their shared leases end. A member
+// that does not lead knows of no renewals. By the log's deadline alone a lease that lives for long would
+// seem to be over, so it says what the log says that the lease has left, as if it were to lead now: that is
+// too much by the time since the last renewal.
 func (m *Machine) showTimeLeft(n *kv.Node, now int64) {
 	if n.Lease != 0 {
 		m.mu.RLock()
 		if l, ok := m.state.leases.Get(uint64(n.Lease)); ok {
-			n.Expiration, n.TTL = m.state.timeLeft(m.state.endOf(l), max(now, m.state.clock))
+			now, end := max(now, m.state.clock), m.state.endOf(l)
+			if !m.leads {
+				end = saturatingAdd(now, l.remaining)
+			}
+			n.Expiration, n.TTL = m.state.timeLeft(end, now)
 		}
 		m.mu.RUnlock()
 	}

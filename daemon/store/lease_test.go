@@ -328,6 +328,7 @@ func TestGrantsThatNoProposerShouldMakeAreRefused(t *testing.T) {
 
 func TestARenewedLeaseEndsLaterAndReadsSayWhen(t *testing.T) {
 	r := leased(t)
+	r.Resume(0, 0)
 	r.apply(attached(shared, set("/a", "1")))
 	r.TakeEvents()
 	if _, checkpointed, err := r.Renew(shared, int64(80*time.Second)); err != nil || checkpointed {
@@ -393,6 +394,25 @@ func TestANewLeaderGivesALeaseItsFullTimeAndNotMore(t *testing.T) {
 	r.Forget()
 	if l, err := r.Lease(shared, int64(30*time.Second), 0); err != nil || l.Remaining != time.Minute {
 		t.Errorf("without leadership: %v, %v", l.Remaining, err)
+	}
+}
+
+// It knows of no renewals. To say that the time is over would be to call every lease dead that lives for long.
+func TestAMemberThatDoesNotLeadShowsWhatTheLogSaysThatALeaseHasLeft(t *testing.T) {
+	r := leased(t)
+	r.apply(attached(shared, set("/a", "1")))
+	r.now = 1000 * time.Second // it was renewed by the leader ever since
+	if got := r.get("/a", false); got != "get /a=1 {2,2} ttl 90 until 18m10s lease 2748 @2" {
+		t.Error(got)
+	}
+	r.apply(command.LeaseCheckpoint{Leases: []command.LeaseEnd{{Lease: shared, Deadline: int64(1040 * time.Second)}}})
+	if got := r.get("/a", false); got != "get /a=1 {2,2} ttl 40 until 17m20s lease 2748 @2" {
+		t.Error(got)
+	}
+	r.Resume(int64(r.now), 5*time.Second)
+	r.now += 10 * time.Second
+	if got := r.get("/a", false); got != "get /a=1 {2,2} ttl 35 until 17m25s lease 2748 @2" {
+		t.Errorf("a new leader: %s", got)
 	}
 }
 

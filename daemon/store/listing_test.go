@@ -88,6 +88,7 @@ func TestAChangeIsInTheNextListing(t *testing.T) {
 func TestAListingWithATTLCountsTheSecondsDown(t *testing.T) {
 	r := newReplica(t)
 	longDir(r, "/k")
+	r.Resume(0, 0)
 	r.apply(lasting(time.Minute, set("/k/000", "v")))
 	r.apply(command.LeaseGrant{ID: shared, TTL: time.Hour}, attached(shared, set("/k/001", "v")))
 	for _, left := range []int64{60, 59, 30} {

@@ -336,13 +336,19 @@ func (tr *trial) renew(t *rapid.T) {
 	switch rapid.IntRange(0, 5).Draw(t, "how") {
 	case 0:
 		tr.whole.Forget()
-		clear(tr.model.renewed)
+		tr.model.renewed = nil
 	case 1:
 		tr.whole.Resume(now, time.Second)
+		if tr.model.renewed == nil {
+			tr.model.renewed = map[uint64]int64{}
+		}
 		for id, l := range tr.model.leases {
 			prolong(id, l, min(l.ttl, l.remaining+int64(time.Second)))
 		}
 	default:
+		if tr.model.renewed == nil { // leases are renewed by who leads
+			return
+		}
 		id := rapid.SampledFrom(leaseIDs).Draw(t, "renew")
 		got, checkpointed, err := tr.whole.Renew(kv.LeaseID(id), now)
 		l := tr.model.leases[id]

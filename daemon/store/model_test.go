@@ -19,7 +19,7 @@ type model struct {
 	history []kv.Event // all of it
 
 	leases  map[uint64]*modelLease // the shared ones
-	renewed map[uint64]int64       // what one member alone knows
+	renewed map[uint64]int64       // what one member alone knows while it leads, else nil
 
 	auth modelAuth
 
@@ -80,7 +80,7 @@ type modelNode struct {
 
 func newModel() *model {
 	return &model{
-		leases: map[uint64]*modelLease{}, renewed: map[uint64]int64{}, index: 1, nodes: map[string]*modelNode{"": {dir: true}},
+		leases: map[uint64]*modelLease{}, index: 1, nodes: map[string]*modelNode{"": {dir: true}},
 		members: map[uint64]command.Member{}, removed: map[uint64]bool{},
 		auth: modelAuth{users: map[string]modelUser{}, roles: map[string]modelRole{}},
 	}
@@ -119,11 +119,14 @@ func (m *model) show(key string, now int64) *kv.Node {
 	return shown
 }
 
-// look is what a read shows of a node; renewed is what the member that is asked knows.
+// look is what a read shows of a node; renewed is what the member that is asked knows, nil if it does not lead.
 func (m *model) look(key string, now int64, renewed map[uint64]int64) *kv.Node {
 	shown := m.show(key, now)
 	if l := m.leases[m.nodes[key].shared]; l != nil {
-		end := l.end(m.nodes[key].shared, renewed)
+		end := now + l.remaining
+		if renewed != nil {
+			end = l.end(m.nodes[key].shared, renewed)
+		}
 		shown.Expiration = time.Unix(0, end).Add(time.Duration(wallOffset)).UTC()
 		for left := end - now; left > 0; left -= int64(time.Second) {
 			shown.TTL++

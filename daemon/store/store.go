@@ -48,6 +48,7 @@ type Machine struct {
 	auth atomic.Pointer[Auth] // that of the state
 
 	leased atomic.Bool // some node is attached to a shared lease
+	leads  bool        // this member knows of renewals of shared leases: see Resume
 
 	events []kv.Event // since the last TakeEvents, for the watch hub
 
