@@ -212,7 +212,7 @@ func (c *Config) Validate() error {
 		reason := hostProblem(name)
 		refuse(reason != "", "host-whitelist", "cannot use %q: %s", name, reason)
 	}
-	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 32<<20, "max-request-bytes", "%d is not between 1024 and 33554432 bytes", c.MaxRequestBytes)
+	refuse(c.MaxRequestBytes < 1<<10 || c.MaxRequestBytes > 10<<20, "max-request-bytes", "%d is not between 1024 and 10485760 bytes, which members can pass on to each other", c.MaxRequestBytes)
 	refuse(c.QuotaBackendBytes != 0 && (c.QuotaBackendBytes < quotaMin || c.QuotaBackendBytes > quotaMax), "quota-backend-bytes",
 		"%d is not between %d and %d bytes; there is no unlimited store, as all of it is in memory, and 0 means %d", c.QuotaBackendBytes, quotaMin, quotaMax, service.DefaultQuota)
 	refuse(c.LogStore != raftnode.LogStoreWAL && c.LogStore != raftnode.LogStoreBoltDB, "experimental-log-store",

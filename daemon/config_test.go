@@ -77,6 +77,7 @@ func TestASettingThatCannotBeUsedIsNamedWithTheReason(t *testing.T) {
 		{"host-whitelist", "http://kvd.example", "use a host name"},
 		{"host-whitelist", "*.example", "use a host name"},
 		{"max-request-bytes", "10", "not between"},
+		{"max-request-bytes", "10485761", "can pass on to each other"},
 		{"experimental-log-store", "paper", "use wal or boltdb"},
 	} {
 		t.Run(c.flag+"="+c.value, func(t *testing.T) {

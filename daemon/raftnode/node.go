@@ -354,7 +354,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		newestIndex = newest[0].Index
 	}
 	config := n.raftConfig(log, notify)
-	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams()), n.meters.appends, n.isGone, log)
+	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams(), n.fitsSnapshot), n.meters.appends, n.isGone, log)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}

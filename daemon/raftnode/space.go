@@ -77,6 +77,15 @@ func (n *Node) lookAtSpace() {
 	}
 }
 
+// fitsSnapshot returns why a snapshot of so many bytes that another member offers is not taken, nil if there
+// is room for it. One that does not fit would end with a full disk, and with that of this process.
+func (n *Node) fitsSnapshot(bytes int64) error {
+	if free := n.Space().Free; free > 0 && uint64(bytes) > free {
+		return fmt.Errorf("a snapshot of %d MiB is offered, and %d MiB are free below %s: make room for it", bytes>>20, free>>20, n.dir.path)
+	}
+	return nil
+}
+
 // explainNoSpace adds to an error of a full disk how much is needed there.
 func (n *Node) explainNoSpace(err error) error {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {

@@ -60,6 +60,7 @@ type streams struct {
 	self    ID
 	address peerAddr // of this member, as the others know it
 	peers   *peer.StreamLayer
+	fits    func(bytes int64) error // see intake
 
 	accepted chan net.Conn
 	done     chan struct{} // closed by Close
@@ -70,8 +71,8 @@ type streams struct {
 	conns []net.Conn // both ends of those in memory
 }
 
-func newStreams(self ID, address string, peers *peer.StreamLayer) *streams {
-	l := &streams{self: self, address: peerAddr(address), peers: peers, accepted: make(chan net.Conn), done: make(chan struct{})}
+func newStreams(self ID, address string, peers *peer.StreamLayer, fits func(bytes int64) error) *streams {
+	l := &streams{self: self, address: peerAddr(address), peers: peers, fits: fits, accepted: make(chan net.Conn), done: make(chan struct{})}
 	l.bringing.Go(l.bring)
 	return l
 }
@@ -84,7 +85,7 @@ func (l *streams) bring() {
 			return
 		}
 		select {
-		case l.accepted <- conn:
+		case l.accepted <- &intake{Conn: conn, fits: l.fits}:
 		case <-l.done:
 			conn.Close()
 			return

@@ -27,7 +27,7 @@ func TestAMemberReachesItselfWithoutTheNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer network.Close()
-	layer := newStreams(7, "h1:2380", network.RaftStreams())
+	layer := newStreams(7, "h1:2380", network.RaftStreams(), nil)
 	defer layer.Close()
 	accepted := make(chan net.Conn)
 	go func() {
