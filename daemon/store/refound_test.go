@@ -15,6 +15,19 @@ func TestWhoeverReadsTheFileAloneFindsWhatTheMachineHas(t *testing.T) {
 	if _, err := r.Snapshot().Label(snapfile.Label{Cluster: 5, Name: "m"}).WriteTo(&file); err != nil {
 		t.Fatal(err)
 	}
+	seen := map[byte]bool{}
+	if err := snapfile.Read(bytes.NewReader(file.Bytes()), func(section byte, _ []byte) error {
+		seen[section] = true
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, section := range []byte{snapfile.Header, snapfile.Labels, snapfile.Records, snapfile.Dirs, snapfile.Leases, snapfile.Members, snapfile.History,
+		snapfile.Auth, snapfile.Origins, snapfile.Removed, snapfile.Invited, snapfile.End} {
+		if !seen[section] {
+			t.Errorf("the file has nothing in section %d", section&^snapfile.Critical)
+		}
+	}
 	values := map[string]string{}
 	facts, err := snapfile.Scan(bytes.NewReader(file.Bytes()), snapfile.Visitor{Record: func(rec snapfile.Record) error {
 		values[rec.Key] = rec.Value

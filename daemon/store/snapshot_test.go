@@ -40,6 +40,7 @@ func furnished(t *testing.T) *replica {
 		command.AuthEnable{Enabled: true},
 	)
 	r.apply(command.Member{ID: 12, Learner: true}, command.MemberRemove{ID: 12}, command.MemberRemove{ID: 1 << 62})
+	r.apply(invitationOf(1, time.Hour), invitationOf(2, time.Hour), invitationOf(1, 0))
 	for _, sequence := range []uint64{1, 3, 2, 5000} {
 		r.applyAll(command.Command{Origin: 1 << 63, Sequence: sequence, Body: command.Tick{}}, command.Command{Origin: 9, Sequence: sequence % 4, Body: command.Tick{}})
 	}
@@ -56,7 +57,7 @@ func evidence(r *replica) string {
 	applied, term := r.Applied()
 	clock, offset := r.LeaseClock()
 	leases, _ := r.SharedLeases(0, 0, 100)
-	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, r.Due(1<<62, 1000), leases, r.Members(), r.state.removed, r.state.origins.list(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
+	return fmt.Sprint(r.get("", true), r.get("/_h", true), history, dropped, index, applied, term, clock, offset, r.Due(1<<62, 1000), leases, r.Members(), r.state.removed, r.state.invited, r.state.origins.list(), r.Sum(), r.Leases(), authEvidence(r.Auth()))
 }
 
 // authEvidence shows access control data with its secrets, and what is nil.
@@ -392,13 +393,13 @@ func TestWhatIsWellSealedButMakesNoSenseIsRefused(t *testing.T) {
 			(*p)[8] = items(snapfile.Removed, "\x0c", string(binary.AppendUvarint(nil, 1<<63)))
 		},
 		"one removed less":        func(_ []byte, p *[]part) { (*p)[8] = items(snapfile.Removed, "\x0c") },
-		"another origins' sum":    func(_ []byte, p *[]part) { data := (*p)[9].data; data[len(data)-1]++ },
+		"another origins' sum":    func(_ []byte, p *[]part) { data := (*p)[10].data; data[len(data)-1]++ },
 		"an event without node":   func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x00\x00") },
 		"an event of a directory": func(_ []byte, p *[]part) { (*p)[5] = items(snapfile.History, "\x00", "\x03set\x02\x00") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			head, parts := dismantle(unpacked(t, r.snapshot()))
-			for i, section := range []byte{snapfile.Header, snapfile.Records, snapfile.Dirs, snapfile.Leases, snapfile.Members, snapfile.History, snapfile.Auth, snapfile.Origins, snapfile.Removed, snapfile.End} {
+			for i, section := range []byte{snapfile.Header, snapfile.Records, snapfile.Dirs, snapfile.Leases, snapfile.Members, snapfile.History, snapfile.Auth, snapfile.Origins, snapfile.Removed, snapfile.Invited, snapfile.End} {
 				if parts[i].section != section {
 					t.Fatalf("part %d is of section %d", i, parts[i].section&^snapfile.Critical)
 				}

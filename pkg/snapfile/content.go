@@ -163,7 +163,7 @@ func (s *scanner) item(section byte, data []byte) error {
 		return nil
 	case End:
 		return s.end(item)
-	case Members, Origins, Removed:
+	case Members, Origins, Removed, Invited:
 		return nil
 	default:
 		if section&Critical != 0 {
