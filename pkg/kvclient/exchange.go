@@ -1,6 +1,7 @@
 package kvclient
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -8,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/kvd-io/kvd/pkg/etcdv2"
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -43,8 +46,13 @@ func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool
 	ctx, cancel := c.scope(ctx)
 	defer cancel()
 	var failed failures
-	for _, i := range c.turn() {
-		a, sent, err := c.attempt(ctx, c.endpoints[i], r)
+	turn := c.turn()
+	for n, i := range turn {
+		patience := c.requestTimeout
+		if repeatable {
+			patience = min(patience, share(ctx, len(turn)-n))
+		}
+		a, sent, err := c.attempt(ctx, c.endpoints[i], r, patience)
 		switch {
 		case err != nil:
 		case a.status < 500:
@@ -61,7 +69,7 @@ func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool
 		c.failedAt(i, cause)
 		switch {
 		case cause != nil:
-			return failed.because(cause)
+			return failed.because(cause, sent && !repeatable)
 		case sent && !repeatable:
 			return failed.outcomeUnknown()
 		case kv.Is(err, kv.TooLarge):
@@ -97,13 +105,27 @@ func (c *Client) ended(ctx context.Context) *kv.Error {
 	return nil
 }
 
-// attempt sends r to one endpoint and reads the whole answer. sent reports whether the endpoint
-// may have acted on r although err is not nil.
-func (c *Client) attempt(ctx context.Context, endpoint *url.URL, r etcdv2.Request) (a *answer, sent bool, err error) {
+// share is the time until an answer must begin, when n endpoints are left to ask before ctx ends: the
+// first one of several must not use up the time of all.
+func share(ctx context.Context, n int) time.Duration {
+	end, bounded := ctx.Deadline()
+	if !bounded || n < 2 {
+		return math.MaxInt64
+	}
+	return time.Until(end) / time.Duration(n)
+}
+
+// attempt sends r to one endpoint, whose answer has to begin within patience, and reads the whole
+// answer. sent reports whether the endpoint may have acted on r although err is not nil.
+func (c *Client) attempt(ctx context.Context, endpoint *url.URL, r etcdv2.Request, patience time.Duration) (a *answer, sent bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
 	defer cancel()
+	impatience := time.AfterFunc(patience, cancel)
 	response, sent, err := c.send(ctx, endpoint, r)
-	if err != nil {
+	if early := !impatience.Stop(); err != nil {
+		if early && errors.Is(err, context.Canceled) {
+			err = context.DeadlineExceeded
+		}
 		return nil, sent, err
 	}
 	a, err = c.readAnswer(endpoint, response)
@@ -118,6 +140,9 @@ func (c *Client) readAnswer(endpoint *url.URL, response *http.Response) (*answer
 	}
 	if int64(len(body)) > c.responseBytesMax {
 		return nil, &kv.Error{Kind: kv.TooLarge, Cause: fmt.Sprintf("the answer of %s is over %d bytes", endpoint.Host, c.responseBytesMax)}
+	}
+	if response.StatusCode == http.StatusBadRequest && bytes.HasPrefix(body, []byte("Client sent an HTTP request to an HTTPS server")) {
+		return nil, errSecure
 	}
 	return &answer{response.StatusCode, response.Header, body, endpoint, c.user}, nil
 }

@@ -108,7 +108,7 @@ func TestRefusedEverywhereIsUnavailableAndSaysWhatToTry(t *testing.T) {
 			t.Errorf("got %v, want the kind %q", err, kv.Unavailable)
 			continue
 		}
-		for _, part := range []string{strings.TrimPrefix(one, "http://") + ": connection refused", strings.TrimPrefix(two, "http://"), "is kvd running?", "--endpoints"} {
+		for _, part := range []string{strings.TrimPrefix(one, "http://"), strings.TrimPrefix(two, "http://") + ": connection refused", "is kvd running?", "--endpoints"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%q does not say %q", err, part)
 			}
@@ -462,10 +462,6 @@ func TestAnEndpointThatDoesNotAnswerIsLeftAlsoByThoseWhoMayNotRepeat(t *testing.
 			_, err := c.Write(brief(t), aWrite)
 			return err
 		},
-		"a read whose caller gives up": func(t *testing.T, c *kvclient.Client) error {
-			_, err := c.Read(brief(t), aRead)
-			return err
-		},
 		"a watch whose caller gives up": func(t *testing.T, c *kvclient.Client) error {
 			_, err := c.Watch(brief(t), kv.WatchFrom{Key: "/a"})
 			return err
@@ -484,5 +480,38 @@ func TestAnEndpointThatDoesNotAnswerIsLeftAlsoByThoseWhoMayNotRepeat(t *testing.
 				t.Errorf("the next write: %v", err)
 			}
 		})
+	}
+}
+
+func TestAnEndpointThatIsSilentLeavesTimeForTheOthers(t *testing.T) {
+	url, _ := serve(t, silent)
+	spare, _ := serve(t, good)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := open(t, inOrder(url, url, spare)).Read(ctx, aRead); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAWriteWhoseTimeIsOverMayHaveHappened(t *testing.T) {
+	url, _ := serve(t, silent)
+	spare, spared := serve(t, good)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := open(t, inOrder(url, spare)).Write(ctx, aWrite)
+	if !kv.Is(err, kv.Timeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "read before trying again") || spared.Load() != 0 {
+		t.Errorf("got %v, and %d requests elsewhere", err, spared.Load())
+	}
+}
+
+func TestWhatIsWrongWithSeveralEndpointsIsSaidOnce(t *testing.T) {
+	url, _ := serve(t, says(400, "Client sent an HTTP request to an HTTPS server: use https"))
+	_, err := open(t, inOrder(url, url)).Read(t.Context(), aRead)
+	if !kv.Is(err, kv.Denied) || strings.Count(err.Error(), "it speaks https, not http") != 1 {
+		t.Errorf("got %v", err)
+	}
+	spare, _ := serve(t, good)
+	if _, err := open(t, inOrder(url, spare)).Read(t.Context(), aRead); err != nil {
+		t.Errorf("the one that is meant is not asked: %v", err)
 	}
 }

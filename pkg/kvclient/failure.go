@@ -3,9 +3,9 @@ package kvclient
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -62,13 +62,21 @@ func (f failures) outcomeUnknown() error {
 
 const mayHaveHappened = "the write may have happened: read before trying again"
 
-// because returns cause, the end of a context, with what had failed until then.
-func (f failures) because(cause *kv.Error) error {
+// because returns cause, the end of a context, with what had failed until then, and perhaps the
+// warning that the last endpoint may have acted.
+func (f failures) because(cause *kv.Error, mayHaveActed bool) error {
 	if last := f[len(f)-1]; cause.Kind == kv.Timeout && !errors.Is(last.err, context.Canceled) {
-		cause.Err = fmt.Errorf("%s: %w", f, cause.Err)
+		text := f.String()
+		if mayHaveActed {
+			text += "; " + mayHaveHappened
+		}
+		cause.Err = &unreached{text, append(slices.Clone(f), failure{err: cause.Err})}
 	}
 	return cause
 }
+
+// errSecure is why a request in plain HTTP was not heard.
+var errSecure = errors.New("it speaks https, not http")
 
 // unreached is failures with advice, told once.
 type unreached struct {
@@ -86,13 +94,20 @@ func (u *unreached) Unwrap() []error {
 	return errs
 }
 
-// String says for each endpoint what was wrong, shortly.
+// String says for each endpoint what was wrong, shortly: once if it is the same for several in turn.
 func (f failures) String() string {
-	texts := make([]string, len(f))
+	var text strings.Builder
 	for i, one := range f {
-		texts[i] = one.endpoint.Host + ": " + reason(one.err)
+		text.WriteString(one.endpoint.Host)
+		why := reason(one.err)
+		if last := i == len(f)-1; last || reason(f[i+1].err) != why {
+			text.WriteString(": " + why)
+		}
+		if i < len(f)-1 {
+			text.WriteString(", ")
+		}
 	}
-	return strings.Join(texts, ", ")
+	return text.String()
 }
 
 func reason(err error) string {
@@ -126,7 +141,9 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-func isTLS(err error) bool { return tlsconfig.Explain(bare(err)) != "" || isPlain(err) }
+func isTLS(err error) bool {
+	return tlsconfig.Explain(bare(err)) != "" || isPlain(err) || errors.Is(err, errSecure)
+}
 
 // isPlain reports whether the server has answered a handshake in plain HTTP, which net/http tells
 // by its text alone.

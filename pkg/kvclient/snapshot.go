@@ -44,7 +44,7 @@ func (c *Client) Snapshot(ctx context.Context, serializable bool) (*Snapshot, er
 		}
 		failed = append(failed, failure{c.endpoints[i], err})
 		if cause := c.ended(ctx); cause != nil {
-			return nil, about(failed.because(cause), "snapshot", "")
+			return nil, about(failed.because(cause, false), "snapshot", "")
 		}
 		c.unpin(i)
 	}

@@ -225,7 +225,7 @@ func (w *watch) open(ctx context.Context) (*poll, error) {
 		cause := w.client.ended(ctx)
 		w.client.failedAt(i, cause)
 		if cause != nil {
-			return nil, failed.because(cause)
+			return nil, failed.because(cause, false)
 		}
 	}
 	return nil, failed.err()
