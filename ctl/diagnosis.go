@@ -17,6 +17,7 @@ const (
 	enoughSyncs   = 100                   // to judge by
 	soundClock    = 2 * time.Second       // between a member and this machine
 	soundContact  = time.Second           // since a member has heard from the leader
+	soundElection = time.Second           // timeout, where it follows what is measured
 	soundLag      = 5000                  // entries behind the member that is furthest
 	soundTrip     = 50 * time.Millisecond // between two members
 	soundLifetime = 30 * 24 * time.Hour   // that a certificate has left
@@ -118,6 +119,9 @@ func judgeMember(p patient, furthest uint64) (findings []finding) {
 	if slow := p.sync.Quantile(0.99); p.sync.Count >= enoughSyncs && slow > soundSync {
 		add(warning, fmt.Sprintf("its disk is slow: more than one in a hundred syncs of the log take longer than %v", soundSync), "writes wait for it, and elections may follow", "give --data-dir a disk that nothing else writes to, an SSD at best")
 	}
+	if ms := p.ElectionTimeoutMs; ms != nil && !p.ElectionFixed && *ms > float64(soundElection/time.Millisecond) {
+		add(warning, fmt.Sprintf("its election timeout has risen to %v ms: round trips or syncs of the log take long, or the machine has too much to do", *ms), "writes wait that much longer when the leader fails", "compare kvd_peer_round_trip_duration_seconds, kvd_log_sync_duration_seconds and kvd_scheduling_delay_seconds in its /metrics; if that is how it has to be, give all members --election-timeout")
+	}
 	if skew := clockSkew(p.asked, p.view); skew > soundClock || skew < -soundClock {
 		word := "ahead of"
 		if skew < 0 {
@@ -164,7 +168,7 @@ func judgePairs(p patient, down map[string]bool) (findings []finding) {
 				"one of them may lose the leader, and elections may follow", "open the peer port between them, or correct the URL with kvctl member update"})
 		case m.RoundTripMs != nil && *m.RoundTripMs > float64(soundTrip/time.Millisecond):
 			findings = append(findings, finding{warning, pair, fmt.Sprintf("a round trip takes %v ms", *m.RoundTripMs),
-				"each write waits for one at least", "let members stand near each other, or raise --election-timeout"})
+				"each write waits for one at least", "let members stand near each other"})
 		}
 	}
 	return findings

@@ -77,6 +77,11 @@ func TestEachAilmentIsFoundOnceAndNamed(t *testing.T) {
 		"warning m2: its disk is slow": func(c *kvclient.Cluster, p []patient) {
 			p[1].sync = kvclient.Durations{Count: 100, Buckets: []kvclient.Bucket{{Limit: 32 * time.Millisecond, Count: 98}, {Limit: 64 * time.Millisecond, Count: 100}}}
 		},
+		"warning m2: its election timeout has risen to 3000 ms": func(c *kvclient.Cluster, p []patient) {
+			risen := 3000.0
+			p[1].ElectionTimeoutMs = &risen
+			p[0].ElectionTimeoutMs, p[0].ElectionFixed = &risen, true
+		},
 		"warning m2: its clock is 59s ahead of": func(c *kvclient.Cluster, p []patient) { p[1].view.Date = noon.Add(59400 * time.Millisecond) },
 		"warning m2: its clock is 1h0m0s behind": func(c *kvclient.Cluster, p []patient) {
 			p[1].view.Date = noon.Add(-time.Hour - 700*time.Millisecond)

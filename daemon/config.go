@@ -40,7 +40,8 @@ type Config struct {
 	DiscoverySRVName    string // tells clusters of that domain apart
 
 	HeartbeatInterval uint // ms
-	ElectionTimeout   uint // ms
+	ElectionTimeout   uint // ms; 0: it follows what is measured
+	KeepLeader        bool // also one that is much slower than another member
 
 	CORS            []string // origins whose web pages may use the API, anyOrigin for all
 	HostWhitelist   []string // further names that clients reach this member by, anyHost for all
@@ -102,7 +103,6 @@ func DefaultConfig() Config {
 		InitialClusterState: stateNew,
 		InitialClusterToken: "kvd-cluster",
 		HeartbeatInterval:   100,
-		ElectionTimeout:     1000,
 		ReadMode:            readLocal,
 		MaxRequestBytes:     3 << 19,
 		QuotaBackendBytes:   service.DefaultQuota,
@@ -132,8 +132,9 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.DiscoverySRV, "discovery-srv", c.DiscoverySRV, "`domain` whose SRV records _etcd-server._tcp, or _etcd-server-ssl._tcp for https, name the members that begin together, in place of --initial-cluster; it counts for a new data directory only")
 	flags.StringVar(&c.DiscoverySRVName, "discovery-srv-name", c.DiscoverySRVName, "`name` that tells this cluster from others of that domain: the records are then _etcd-server-NAME._tcp")
 	flags.StringVar(&c.Join, "join", c.Join, "the `line` that kvctl member invite has printed: join that cluster; it counts for a new data directory only")
-	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, from which the real interval follows: 3 to 6 hundredths of that")
-	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader until a member stands for election at the latest; a sole member stands at once")
+	flags.UintVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "`ms` between signs of life of a leader; checked against --election-timeout, 1000 if that is 0, from which the real interval follows: 3 to 6 hundredths of that")
+	flags.UintVar(&c.ElectionTimeout, "election-timeout", c.ElectionTimeout, "`ms` without a leader until a member stands for election at the latest; 0: from 1000 to 10000, as round trips, syncs of the log and the load of the machine ask for; a sole member stands at once")
+	flags.BoolVar(&c.KeepLeader, "keep-leader", c.KeepLeader, "leave the leadership where it is, though another member has a much faster disk or link")
 	flags.StringVar(&c.ReadMode, "read-mode", c.ReadMode, "`how` reads are answered that do not say quorum=true: local, at once from what this member holds, or quorum, as if they did")
 	flags.StringSliceVar(&c.CORS, "cors", c.CORS, "`origins` whose web pages may use this store, as scheme://host:port, or * for all (default none)")
 	flags.StringSliceVar(&c.HostWhitelist, "host-whitelist", c.HostWhitelist, "`names` that clients reach this member by, beside addresses, localhost, the machine's name and those of --advertise-client-urls; * for all")
@@ -203,7 +204,8 @@ func (c *Config) Validate() error {
 	refuse(c.Name == "" || strings.ContainsAny(c.Name, "=,/\x00\n"), "name", "%q cannot be a name: it must not be empty nor contain any of = , /", c.Name)
 	refuse(c.InitialClusterToken == "", "initial-cluster-token", "it must not be empty")
 	refuse(c.HeartbeatInterval == 0, "heartbeat-interval", "it must be at least 1 ms")
-	refuse(c.ElectionTimeout < 5*c.HeartbeatInterval, "election-timeout", "%d ms is less than five times the heartbeat interval of %d ms", c.ElectionTimeout, c.HeartbeatInterval)
+	shortest := cmp.Or(c.ElectionTimeout, uint(raftnode.ElectionShortest/time.Millisecond))
+	refuse(shortest < 5*c.HeartbeatInterval, "election-timeout", "%d ms is less than five times the heartbeat interval of %d ms", shortest, c.HeartbeatInterval)
 	refuse(c.ElectionTimeout > 50_000, "election-timeout", "%d ms is more than 50000 ms: the cluster would be without a leader for that long", c.ElectionTimeout)
 	refuse(c.ReadMode != readLocal && c.ReadMode != readQuorum, "read-mode", "%q is unknown: use %s or %s", c.ReadMode, readLocal, readQuorum)
 	_, err := newCORS(c.CORS)

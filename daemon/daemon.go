@@ -188,7 +188,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener
 	state.LimitWatchers(watchers)
 	node, err := raftnode.Open(ctx, raftnode.Config{
 		Name: d.config.Name, DataDir: d.config.dataDir(), ClusterToken: d.config.InitialClusterToken,
-		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(),
+		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(), KeepLeader: d.config.KeepLeader,
 		PeerURLs: peerURLs, Founders: d.config.founders(), Founder: d.config.founder, Join: d.config.InitialClusterState == stateExisting,
 	}, raftnode.Deps{Peers: peers, PeerTLS: d.members, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal}, state)
 	if err != nil {
@@ -197,7 +197,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener
 	d.node = node
 	d.service = service.New(state, node, service.Config{
 		QuotaBytes: d.config.QuotaBackendBytes, Log: deps.Log, Now: deps.Now, HashCost: deps.HashCost, CertUsers: d.config.CertUsers,
-		Timeout: requestTimeout(d.config.electionTimeout()), ReadQuorum: d.config.ReadMode == readQuorum,
+		Timeout: func() time.Duration { return requestTimeout(node.ElectionTimeout()) }, ReadQuorum: d.config.ReadMode == readQuorum,
 	})
 	node.LeadWhile(d.service.Lead)
 	node.Answer(raftnode.MethodRenew, d.service.AnswerRenew)
@@ -231,7 +231,7 @@ const (
 // publish tells the cluster about this member as soon as that is possible.
 func (d *Daemon) publish(ctx context.Context, self command.Member) {
 	for ctx.Err() == nil {
-		attempt, cancel := context.WithTimeout(ctx, requestTimeout(d.config.electionTimeout()))
+		attempt, cancel := context.WithTimeout(ctx, requestTimeout(d.node.ElectionTimeout()))
 		err := d.service.Announce(attempt, self)
 		cancel()
 		if err == nil {

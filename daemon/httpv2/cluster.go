@@ -36,6 +36,9 @@ type clusterMemberJSON struct {
 	AppliedIndex  *uint64  `json:"appliedIndex"`      // null if it is not alive, like the rest
 	LastContactMs *float64 `json:"lastContactMs"`
 	Version       *string  `json:"version"`
+
+	ElectionTimeoutMs *float64 `json:"electionTimeoutMs"` // in use
+	ElectionFixed     bool     `json:"electionTimeoutFixed,omitempty"`
 }
 
 // The roles of members.
@@ -63,6 +66,9 @@ func encodeCluster(v service.ClusterView) clusterJSON {
 		}
 		if m.Alive {
 			one.AppliedIndex, one.LastContactMs, one.Version = &m.Applied, milliseconds(m.LastContact), &m.Version
+		}
+		if m.Alive && m.ElectionTimeout > 0 {
+			one.ElectionTimeoutMs, one.ElectionFixed = milliseconds(m.ElectionTimeout), m.ElectionFixed
 		}
 		answer.Members = append(answer.Members, one)
 	}

@@ -154,8 +154,8 @@ func (c viewed) Overview(context.Context) (service.ClusterView, error) { return 
 
 func threeViewed() viewed {
 	return viewed{fakeCluster{}, service.ClusterView{ID: 0xc, Self: 1, Leader: 2, Term: 7, Members: []service.MemberView{
-		{ID: 1, Name: "m1", PeerURLs: []string{"http://a:1"}, ClientURLs: []string{"http://a:2"}, Voter: true, Alive: true, Applied: 40, LastContact: 12 * time.Millisecond, Version: "1.0"},
-		{ID: 2, Name: "m2", PeerURLs: []string{"http://b:1"}, Voter: true, Alive: true, Applied: 41, RoundTrip: 310 * time.Microsecond, Version: "1.0"},
+		{ID: 1, Name: "m1", PeerURLs: []string{"http://a:1"}, ClientURLs: []string{"http://a:2"}, Voter: true, Alive: true, Applied: 40, LastContact: 12 * time.Millisecond, Version: "1.0", ElectionTimeout: 1500 * time.Millisecond},
+		{ID: 2, Name: "m2", PeerURLs: []string{"http://b:1"}, Voter: true, Alive: true, Applied: 41, RoundTrip: 310 * time.Microsecond, Version: "1.0", ElectionTimeout: 700 * time.Millisecond, ElectionFixed: true},
 		{ID: 3, Learner: true, Problem: "connection refused"},
 	}}}
 }
@@ -163,9 +163,9 @@ func threeViewed() viewed {
 func TestTheClusterIsShown(t *testing.T) {
 	got := ask(t, serve(t, Config{Cluster: threeViewed()}), "GET /v2/cluster", "")
 	want := `{"cluster":"c","member":"1","leader":"2","term":7,"quorum":"2 voters, 2 alive, 2 are needed: writes go on, and stop when one more fails","members":[` +
-		`{"id":"1","name":"m1","peerURLs":["http://a:1"],"clientURLs":["http://a:2"],"role":"voter","leader":false,"alive":true,"roundTripMs":null,"appliedIndex":40,"lastContactMs":12,"version":"1.0"},` +
-		`{"id":"2","name":"m2","peerURLs":["http://b:1"],"clientURLs":[],"role":"voter","leader":true,"alive":true,"roundTripMs":0.31,"appliedIndex":41,"lastContactMs":0,"version":"1.0"},` +
-		`{"id":"3","name":"","peerURLs":[],"clientURLs":[],"role":"learner","leader":false,"alive":false,"problem":"connection refused","roundTripMs":null,"appliedIndex":null,"lastContactMs":null,"version":null}]}` + "\n"
+		`{"id":"1","name":"m1","peerURLs":["http://a:1"],"clientURLs":["http://a:2"],"role":"voter","leader":false,"alive":true,"roundTripMs":null,"appliedIndex":40,"lastContactMs":12,"version":"1.0","electionTimeoutMs":1500},` +
+		`{"id":"2","name":"m2","peerURLs":["http://b:1"],"clientURLs":[],"role":"voter","leader":true,"alive":true,"roundTripMs":0.31,"appliedIndex":41,"lastContactMs":0,"version":"1.0","electionTimeoutMs":700,"electionTimeoutFixed":true},` +
+		`{"id":"3","name":"","peerURLs":[],"clientURLs":[],"role":"learner","leader":false,"alive":false,"problem":"connection refused","roundTripMs":null,"appliedIndex":null,"lastContactMs":null,"version":null,"electionTimeoutMs":null}]}` + "\n"
 	if got.status != 200 || got.body != want {
 		t.Errorf("%d\n%s\nwant\n%s", got.status, got.body, want)
 	}

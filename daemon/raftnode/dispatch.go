@@ -141,16 +141,16 @@ func (n *Node) awaitLeader(ctx context.Context) (*sight, error) {
 
 // patience returns how much longer a request waits for a leader while none is known.
 func (n *Node) patience() time.Duration {
-	return 2*n.config.ElectionTimeout - n.outlook.leaderless()
+	return 2*n.ElectionTimeout() - n.outlook.leaderless()
 }
 
 // Leaderless reports whether this member has known no leader for so long that writes are refused at
 // once: two election timeouts.
-func (n *Node) Leaderless() bool { return n.outlook.leaderless() > 2*n.config.ElectionTimeout }
+func (n *Node) Leaderless() bool { return n.outlook.leaderless() > 2*n.ElectionTimeout() }
 
 // CutOff reports whether this member has known no leader for so long that it must be taken for cut off
 // from the others. Raft has needed up to 0.9 election timeouts to find that out: two of them have gone by.
-func (n *Node) CutOff() bool { return n.outlook.leaderless() > n.config.ElectionTimeout*11/10 }
+func (n *Node) CutOff() bool { return n.outlook.leaderless() > n.ElectionTimeout()*11/10 }
 
 func waitOrClosed(ctx context.Context, stopped <-chan struct{}) error {
 	select {

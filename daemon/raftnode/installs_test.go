@@ -28,7 +28,7 @@ func TestASnapshotThatComesAgainAndAgainIsNoticed(t *testing.T) {
 
 func TestAHandoverThatNeverEndsStopsTheMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &Node{config: Config{ElectionTimeout: time.Second}, now: time.Now, stop: &failStop{}}
+		n := &Node{metronome: newMetronome(time.Second), now: time.Now, stop: &failStop{}}
 		refuse := func() { n.noteTransfer(raft.ErrLeadershipTransferInProgress) }
 		refuse()
 		time.Sleep(2 * time.Second)

@@ -67,15 +67,21 @@ func (n *Node) HandOver() {
 	if n.leading() == nil || n.Alone() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(n.running, 2*n.config.ElectionTimeout)
+	if err := n.handOverTo(0); err != nil {
+		n.log.Warn("no other member has taken over the leadership: the others will elect a leader", "err", err)
+	}
+}
+
+// handOverTo hands the leadership to a member, 0 for the one that is most up to date. Errors are those of
+// transferTo.
+func (n *Node) handOverTo(to ID) error {
+	ctx, cancel := context.WithTimeout(n.running, 2*n.ElectionTimeout())
 	defer cancel()
 	// So that leases have exactly the time left that they have here.
 	if _, err := n.ProposeLeading(ctx, command.Command{Body: command.Tick{}}); err != nil {
 		n.log.Warn("leases will have a little more time left", "err", err)
 	}
-	if err := n.transferTo(ctx, 0); err != nil {
-		n.log.Warn("no other member has taken over the leadership: the others will elect a leader", "err", err)
-	}
+	return n.transferTo(ctx, to)
 }
 
 // transferTo hands the leadership to a member, 0 for the one that is most up to date, and returns when
@@ -130,7 +136,7 @@ func (n *Node) noteTransfer(err error) {
 	if n.handingOver.CompareAndSwap(0, now) {
 		return
 	}
-	if since := time.Duration(now - n.handingOver.Load()); since > transferStuckLimit*n.config.ElectionTimeout {
+	if since := time.Duration(now - n.handingOver.Load()); since > transferStuckLimit*n.ElectionTimeout() {
 		n.stop.Trip(fmt.Errorf("handing over the leadership has not ended in %s: raft is stuck, and only a restart helps", since))
 	}
 }

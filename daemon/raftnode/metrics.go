@@ -15,9 +15,12 @@ type meters struct {
 	logSync, voteSync, apply, proposal, batch, snapshot, snapshotSync prometheus.Histogram
 
 	appends *appends
+	syncs   *recent // of the log
+	delays  *recent // until something that is due gets its turn on this machine
 
 	slowApplies, failed                        atomic.Uint64
 	forwards, forwardsFailed, forwardsTaken    atomic.Uint64 // batches
+	moves, movesFailed                         atomic.Uint64 // of the leadership, to a faster member
 	readBarriers, readRounds, readRoundsFailed atomic.Uint64
 	pending                                    atomic.Int64
 }
@@ -32,8 +35,10 @@ func newMeters() *meters {
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
 	}
+	syncs := newRecent()
 	return &meters{
-		logSync:      histogram("kvd_log_sync_duration_seconds", "Time to append to the log and to sync it.", diskBuckets()),
+		syncs: syncs, delays: newRecent(),
+		logSync:      remembering{histogram("kvd_log_sync_duration_seconds", "Time to append to the log and to sync it.", diskBuckets()), syncs},
 		voteSync:     histogram("kvd_vote_sync_duration_seconds", "Time to write term and vote and to sync them.", diskBuckets()),
 		appends:      newAppends(),
 		apply:        histogram("kvd_apply_duration_seconds", "Time to execute the committed entries that were there, and to wake who waits for them.", prometheus.ExponentialBuckets(0.0001, 2, 20)),
@@ -82,6 +87,10 @@ func (n *Node) Metrics() []prometheus.Collector {
 		counter("kvd_slow_applies_total", "Executions of committed entries that took more than 100 ms.", &m.slowApplies),
 		counter("kvd_proposals_failed_total", "Proposals that ended in an error, or without a known outcome.", &m.failed),
 		counter("kvd_leader_changes_total", "How often a leader became known to this member, itself included, since its start.", &n.outlook.leaders),
+		counter("kvd_leader_moves_total", "Handovers of the leadership to a member that is much faster.", &m.moves),
+		counter("kvd_leader_moves_failed_total", "Attempts to hand the leadership over to a member that is much faster, which has not taken it.", &m.movesFailed),
+		gauge("kvd_election_timeout_seconds", "Time without a leader until this member stands for election at the latest: given, or following what is measured.", func() float64 { return n.ElectionTimeout().Seconds() }),
+		gauge("kvd_scheduling_delay_seconds", "How late what is due often gets its turn on this machine: reached in three of the last thirty seconds.", func() float64 { return m.delays.look(time.Now()).high.Seconds() }),
 		counter("kvd_forwarded_batches_total", "Batches of writes that this member has asked the leader to commit, each attempt.", &m.forwards),
 		counter("kvd_forwarded_batches_failed_total", "Batches of writes that the leader has not taken, or of which it is not known.", &m.forwardsFailed),
 		counter("kvd_forwarded_batches_received_total", "Batches of writes that other members have asked this one to commit.", &m.forwardsTaken),

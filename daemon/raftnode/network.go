@@ -53,6 +53,7 @@ func (n *Node) openNetwork(deps Deps) error {
 		return fmt.Errorf("open the peer port: %w", err)
 	}
 	n.network.Handle(methodConfirm, n.serveConfirm)
+	n.network.Handle(methodFigures, n.serveFigures)
 	n.network.Handle(MethodStatus, n.handler(MethodStatus))
 	for method, h := range map[peer.Method]peer.Handler{
 		methodPropose: n.servePropose, methodReadIndex: n.serveReadIndex,

@@ -72,7 +72,7 @@ type Config struct {
 	DataDir          string        // of this member alone; made if absent
 	ClusterToken     string        // tells clusters apart that use the same addresses
 	LogStore         string        // LogStoreWAL (default) or LogStoreBoltDB
-	ElectionTimeout  time.Duration // without a leader until a member stands for election at the latest; default 1 s
+	ElectionTimeout  time.Duration // without a leader until a member stands for election at the latest; 0: see Node.ElectionTimeout
 	WriteDeadline    time.Duration // longest time one write to the disk may take; default 30 s
 	SnapshotLogBytes int64         // log that may grow before a snapshot is written; default 64 MiB
 
@@ -83,6 +83,8 @@ type Config struct {
 	// member alone. They count for a new data directory only.
 	Founders []Founder
 	Founder  string // what Founders calls this member; default Name
+	// KeepLeader says that a member goes on to lead though another one would be much faster at it.
+	KeepLeader bool
 	// Join says that a new member joins a cluster that exists, some of whose members Founders names,
 	// and that it was added there before.
 	Join bool
@@ -91,9 +93,6 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.LogStore == "" {
 		c.LogStore = LogStoreWAL
-	}
-	if c.ElectionTimeout == 0 {
-		c.ElectionTimeout = time.Second
 	}
 	if c.WriteDeadline == 0 {
 		c.WriteDeadline = 30 * time.Second
@@ -159,12 +158,15 @@ type Node struct {
 	collector *collector
 	registry  *registry
 	outlook   *outlook
+	metronome *metronome
+	board     *board
 	known     atomic.Pointer[configuration] // as last seen
 	remote    *rounds                       // of asking the leader for a read index
 	stored    watermark                     // index of what was appended to the log, perhaps taken back since
 	learning  sync.Mutex
 	installs  installs
 
+	movedAt     time.Time    // when this member has last handed over to a faster one; of seatLoop alone
 	handingOver atomic.Int64 // unix ns since when a handover refuses writes; 0: none does
 	meters      *meters
 	handlers    handlers
@@ -202,13 +204,14 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 	n := &Node{
 		config: cfg, log: deps.Log, now: deps.Now, tls: deps.PeerTLS, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes),
 		registry: newRegistry(uint64(newID())), outlook: newOutlook(deps.Now), stop: &failStop{deadline: cfg.WriteDeadline},
-		opened: make(chan struct{}), stopped: make(chan struct{}), removed: make(chan struct{}),
+		metronome: newMetronome(cfg.ElectionTimeout), board: newBoard(), opened: make(chan struct{}), stopped: make(chan struct{}), removed: make(chan struct{}),
 	}
 	n.running, n.cancel = context.WithCancel(context.Background())
 	n.remote = newRounds(n.start, n.meters.counted(n.fetchIndex))
 	n.space.Store(&Space{})
 	n.fsm = &fsm{machine: machine, stop: n.stop, meters: n.meters, registry: n.registry, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
 	n.fsm.readClock()
+	n.leadWork = append(n.leadWork, n.seatLoop)
 	defer func() {
 		if err != nil && n.raft == nil {
 			n.cancel()
@@ -241,6 +244,7 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 	n.loops.Go(func() { n.snapshotLoop(n.running) })
 	n.loops.Go(func() { n.spaceLoop(n.running) })
 	n.loops.Go(func() { n.removalLoop(n.running) })
+	n.loops.Go(func() { n.tempoLoop(n.running) })
 	n.serve.Do(n.network.Serve)
 	if err := n.settle(ctx, opened); err != nil {
 		return nil, errors.Join(fmt.Errorf("start member %s: %w", cfg.Name, err), n.Close())
@@ -354,7 +358,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		newestIndex = newest[0].Index
 	}
 	config := n.raftConfig(log, notify)
-	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams(), n.fitsSnapshot), n.meters.appends, n.isGone, log)
+	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams(), n.fitsSnapshot), n.meters.appends, n.isGone, n.grace, log)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}
@@ -375,9 +379,9 @@ func (n *Node) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 	config.NotifyCh = notify
 	// A follower looks for the leader's signs of life at random times one to two of raft's timeouts
 	// apart, and stands for election when the last one is older than a timeout: after one to three.
-	config.HeartbeatTimeout = n.raftTimeout()
-	config.ElectionTimeout = n.raftTimeout()
-	config.LeaderLeaseTimeout = n.raftTimeout() * 8 / 10
+	config.HeartbeatTimeout = raftTimeout(n.metronome.shortest)
+	config.ElectionTimeout = raftTimeout(n.metronome.shortest)
+	config.LeaderLeaseTimeout = leaderLease(n.metronome.shortest) // for ever: see heartbeats
 	config.CommitTimeout = commitTimeout
 	config.MaxAppendEntries = maxAppendEntries
 	config.ShutdownOnRemove = false // a daemon decides itself what it does then
@@ -388,13 +392,6 @@ func (n *Node) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 	config.SnapshotInterval = time.Hour
 	return config
 }
-
-// raftTimeout is what raft counts in: a leader that is lost is noticed after one to three of them.
-func (n *Node) raftTimeout() time.Duration { return n.config.ElectionTimeout * 3 / 10 }
-
-// roundTimeout is how long a leader waits for a majority to confirm it. By then it would have stepped
-// down without them.
-func (n *Node) roundTimeout() time.Duration { return 2 * n.raftTimeout() }
 
 // bootstrap makes the first raft state of a data directory. All founders begin with the same one.
 func (n *Node) bootstrap(config *raft.Config, logs raft.LogStore, stable raft.StableStore) error {
@@ -536,14 +533,17 @@ type Status struct {
 	Term         uint64
 	CommitIndex  uint64
 	AppliedIndex uint64
-	Since        time.Time // when the leadership began, as far as this member knows; zero if there is none
+	// ElectionTimeout is Node.ElectionTimeout; Fixed says that it was given.
+	ElectionTimeout time.Duration
+	Fixed           bool
+	Since           time.Time // when the leadership began, as far as this member knows; zero if there is none
 }
 
 // Status returns how the member stands. It never blocks.
 func (n *Node) Status() Status {
 	s := Status{
 		Identity: n.identity, State: strings.ToLower(n.raft.State().String()), Term: n.raft.CurrentTerm(),
-		CommitIndex: n.raft.CommitIndex(), AppliedIndex: n.fsm.applied.Load(),
+		CommitIndex: n.raft.CommitIndex(), AppliedIndex: n.fsm.applied.Load(), ElectionTimeout: n.ElectionTimeout(), Fixed: n.metronome.fixed,
 	}
 	seen := n.outlook.look()
 	s.Leader, s.Since = seen.leader, seen.since
@@ -612,6 +612,9 @@ func (n *Node) closeStores() error {
 	}
 	if n.network != nil {
 		err = errors.Join(err, n.network.Close())
+	}
+	if n.transport != nil {
+		n.transport.beats.close()
 	}
 	if n.logs != nil {
 		err = errors.Join(err, n.logs.Close())

@@ -19,6 +19,7 @@ const (
 	MethodLease     peer.Method = 5 // of the service: what a lease has left
 	MethodMembers   peer.Method = 6 // of the service: change the members, or who leads
 	MethodStatus    peer.Method = 7 // of the service: how a member is
+	methodFigures   peer.Method = 9 // nothing; the answer: see figures
 )
 
 // appendNumbers appends numbers in the form that parseNumbers reads.

@@ -40,7 +40,8 @@ func (n *Node) leadLoop(ctx context.Context, notify <-chan bool) {
 		for {
 			select {
 			case leads := <-notify:
-				select { // replace older news
+				n.tellRaft() // before the new leader's first sign of life
+				select {     // replace older news
 				case <-news:
 				default:
 				}

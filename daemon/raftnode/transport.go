@@ -20,19 +20,31 @@ type transport struct {
 	self    raft.ServerID
 	appends *appends
 	removed func(raft.ServerID) bool // from the cluster
+	beats   *heartbeats
 }
 
 // newTransport speaks over layer. With one request in flight there is no pipeline, which can
 // wedge for ever after a follower refuses entries; with batches as entries it would gain nothing.
-func newTransport(layer *streams, measured *appends, removed func(raft.ServerID) bool, log hclog.Logger) *transport {
-	return &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+// grace is that of heartbeats.
+func newTransport(layer *streams, measured *appends, removed func(raft.ServerID) bool, grace func() time.Duration, log hclog.Logger) *transport {
+	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: peerTimeout,
 		MsgpackUseNewTimeFormat: true, ServerAddressProvider: byID{},
-	}), raft.ServerID(layer.self.String()), measured, removed}
+	}), self: raft.ServerID(layer.self.String()), appends: measured, removed: removed}
+	t.beats = &heartbeats{send: t.send, grace: grace, pulses: map[raft.ServerID]*pulse{}}
+	return t
 }
 
 // AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, answer *raft.AppendEntriesResponse) error {
+	if isHeartbeat(request) && id != t.self {
+		return t.beats.give(id, target, request, answer)
+	}
+	return t.send(id, target, request, answer)
+}
+
+// send sends a request, and measures it.
+func (t *transport) send(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, answer *raft.AppendEntriesResponse) error {
 	began := time.Now()
 	err := t.NetworkTransport.AppendEntries(id, target, request, answer)
 	if id != t.self { // see Node.learn

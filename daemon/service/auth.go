@@ -80,7 +80,7 @@ func (c *Session) ChangeUser(ctx context.Context, change UserChange) (user User,
 		return User{}, false, c.deny(what, "")
 	}
 	if change.Password != "" {
-		ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+		ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 		defer cancel()
 		if body.Hash, err = c.service.logins.hash(ctx, change.Password); err != nil {
 			return User{}, false, err
@@ -129,7 +129,7 @@ func (c *Session) change(ctx context.Context, body command.Body, what string, de
 	if !auth.Rights(c.user).Root() {
 		return command.Result{}, c.deny(what, "")
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	result, err := c.service.changeAuth(ctx, auth, command.Command{User: c.user, AuthRevision: auth.Revision, Body: body})
 	if kv.Is(err, kv.Denied) {

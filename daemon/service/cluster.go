@@ -44,6 +44,9 @@ type MemberView struct {
 	Applied     uint64        // last log entry executed
 	LastContact time.Duration // since it has heard of the leader; 0 for the leader
 	Version     string        // of kvd
+
+	ElectionTimeout time.Duration // in use; 0 if its release does not say
+	ElectionFixed   bool          // it was given, and does not follow what is measured
 }
 
 // Standings returns the members as the quorum sees them.

@@ -49,7 +49,7 @@ func (c *Session) Invite(ctx context.Context, ttl time.Duration) (token string, 
 	if ttl < time.Second {
 		return "", nil, &kv.Error{Op: "member invite", Kind: kv.Invalid, Cause: "an invitation is good for a second at least"}
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	var secret [invite.TokenBytes]byte
 	rand.Read(secret[:]) // never fails: it ends the process instead
@@ -73,7 +73,7 @@ func (s *Service) Redeem(ctx context.Context, token string, m NewMember, source 
 	if !s.invitees.open(s.audit.now()) {
 		return 0, &kv.Error{Op: "join", Kind: kv.Unavailable, Cause: "too many come with invitations: try again in a moment"}
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout())
 	defer cancel()
 	defer func() {
 		s.audit.membersChanged("add member by invitation", "", source, err, "member", strconv.FormatUint(id, 16), "name", m.Name, "urls", m.PeerURLs)

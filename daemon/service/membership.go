@@ -77,12 +77,17 @@ type memberStatus struct {
 	Applied     uint64        `json:"applied"`
 	LastContact time.Duration `json:"lastContact"` // ns
 	Version     string        `json:"version"`
+
+	ElectionTimeout time.Duration `json:"electionTimeout,omitempty"` // ns
+	Fixed           bool          `json:"fixed,omitempty"`           // it was given
 }
 
 // AnswerStatus answers a member that asks how this one is.
 func (s *Service) AnswerStatus(context.Context, uint64, []byte) ([]byte, error) {
+	status := s.members.cluster.Status()
 	return json.Marshal(memberStatus{
-		Applied: s.members.cluster.Status().AppliedIndex, LastContact: s.members.cluster.LastContact(), Version: program.Version(),
+		Applied: status.AppliedIndex, LastContact: s.members.cluster.LastContact(), Version: program.Version(),
+		ElectionTimeout: status.ElectionTimeout, Fixed: status.Fixed,
 	})
 }
 
@@ -141,6 +146,7 @@ func (s *Service) ask(ctx context.Context, m *MemberView) {
 		return
 	}
 	m.Alive, m.Applied, m.LastContact, m.Version = true, status.Applied, status.LastContact, status.Version
+	m.ElectionTimeout, m.ElectionFixed = status.ElectionTimeout, status.Fixed
 }
 
 // memberRequest is a change on its way to the leader.
@@ -210,7 +216,7 @@ func (s *Service) AnswerMembers(ctx context.Context, _ uint64, request []byte) (
 // changeMembers has the leader make a change, and returns when this member has seen it. When the leader is
 // lost on the way, as by a transfer, it asks the next one: no change is made twice.
 func (s *Service) changeMembers(ctx context.Context, r memberRequest) (memberAnswer, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout())
 	defer cancel()
 	r.Leader = uint64(s.members.cluster.Status().Leader)
 	doubt := false

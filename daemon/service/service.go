@@ -53,8 +53,8 @@ type Config struct {
 	// ReadQuorum makes every read linearizable.
 	ReadQuorum bool
 
-	// Timeout bounds how long a session waits for the cluster, or for its turn to log in; 0 means 7 s.
-	Timeout time.Duration
+	// Timeout returns how long a session waits for the cluster, or for its turn to log in; nil means 7 s.
+	Timeout func() time.Duration
 }
 
 const defaultTimeout = 7 * time.Second
@@ -67,7 +67,7 @@ type Service struct {
 	logins  *logins
 	audit   *audit
 	anybody *Session // without name and address
-	timeout time.Duration
+	timeout func() time.Duration
 	quorum  bool // every read is linearizable
 
 	certUsers bool
@@ -102,8 +102,8 @@ func New(state *State, log Log, cfg Config) *Service {
 	if cfg.HashCost == 0 {
 		cfg.HashCost = hashCost
 	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = defaultTimeout
+	if cfg.Timeout == nil {
+		cfg.Timeout = func() time.Duration { return defaultTimeout }
 	}
 	s := &Service{
 		state: state, log: log, replayed: state.machine.Counts(),
@@ -206,7 +206,7 @@ func (s *Service) barrier(ctx context.Context) error {
 	if err := s.checks.refuse(); err != nil {
 		return err
 	}
-	return s.log.ReadBarrierWithin(ctx, s.timeout)
+	return s.log.ReadBarrierWithin(ctx, s.timeout())
 }
 
 // Alarms returns what is wrong with the store, in the words of etcd: AlarmNoSpace, AlarmCorrupt.

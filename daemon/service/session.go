@@ -50,7 +50,7 @@ func (s *Service) Authenticate(ctx context.Context, c Credentials) (*Session, er
 	if !auth.Enabled || !c.Given {
 		return &Session{service: s, user: s.certified(auth, c), source: c.Source}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout())
 	defer cancel()
 	user, _ := auth.User(c.User) // one that is not there has no hash
 	right, err := s.logins.check(ctx, c.User, c.Password, user.Hash, c.Source)
@@ -131,7 +131,7 @@ func readable(rights *store.Rights, n *kv.Node) *kv.Node {
 
 // Write implements kv.Writer. Values that may not be read are left out of the answer.
 func (c *Session) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	key, asDir := kv.SplitDir(w.Key)
 	w.Key = key

@@ -13,7 +13,7 @@ var _ kv.Leaser = (*Session)(nil)
 
 // Grant implements kv.Leaser. It needs the right to write some key.
 func (c *Session) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	auth := c.auth()
 	if !auth.Rights(c.user).WritesAny() {
@@ -25,7 +25,7 @@ func (c *Session) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error
 
 // KeepAlive implements kv.Leaser. It needs the right to write all that is attached.
 func (c *Session) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	return c.service.keepAlive(ctx, id, func() error {
 		rights := c.auth().Rights(c.user)
@@ -38,7 +38,7 @@ func (c *Session) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error
 
 // Lease implements kv.Leaser. Keys that may not be read are left out.
 func (c *Session) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	lease, err := c.service.Lease(ctx, id)
 	rights := c.auth().Rights(c.user) // as of after the wait for what others had changed
@@ -63,14 +63,14 @@ func (c *Session) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, kv.
 	if !c.Administrator() {
 		return nil, 0, c.deny("lease list", "")
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	return c.service.Leases(ctx, after)
 }
 
 // Revoke implements kv.Leaser. It needs the right to write all that is attached.
 func (c *Session) Revoke(ctx context.Context, id kv.LeaseID) (kv.Index, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
 	defer cancel()
 	index, err := c.service.revoke(ctx, command.Command{User: c.user, AuthRevision: c.auth().Revision, Body: command.LeaseRevoke{ID: uint64(id)}})
 	return index, c.noteDenied(err, "lease revoke")

@@ -37,6 +37,9 @@ type ClusterMember struct {
 	AppliedIndex  *uint64  `json:"appliedIndex"`
 	LastContactMs *float64 `json:"lastContactMs"` // since it has heard of the leader
 	Version       *string  `json:"version"`
+
+	ElectionTimeoutMs *float64 `json:"electionTimeoutMs"` // in use; nil also of an older release
+	ElectionFixed     bool     `json:"electionTimeoutFixed,omitempty"`
 }
 
 // MemberChange is a change of the members to be looked at before it is made.
