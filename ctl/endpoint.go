@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -132,7 +133,8 @@ func unwell(problems []error) error {
 		if err != nil {
 			bad++
 		}
-		reached = reached || !kv.Is(err, kv.Unavailable)
+		var e *kv.Error // with a cause, it is what an endpoint has said
+		reached = reached || !kv.Is(err, kv.Unavailable) || errors.As(err, &e) && e.Cause != ""
 	}
 	switch {
 	case bad == 0:

@@ -62,6 +62,19 @@ func TestMembersAreManagedByNameOrID(t *testing.T) {
 	want(t, leader.URL(), 0, "Removed member", "removing "+victim.Name+" leaves 2 voters, of which 2 are alive", "member", "remove", victim.Name)
 }
 
+func TestTheDoctorNamesAStoreThatIsFull(t *testing.T) {
+	url := daemontest.Start(t, 1, "--quota-backend-bytes=2097152").URL()
+	large := strings.Repeat("x", 1<<20)
+	want(t, url, 0, "", "", "set", "/a", large)
+	want(t, url, 5, "", "2097152 bytes are used, and this write needs", "set", "/b", large)
+	want(t, url, 0, "", "", "set", "/b", large[:1_000_000])
+	want(t, url, 5, "", "delete keys until it is", "set", "/c", large[:60_000])
+	want(t, url, 5, "default: it has raised the alarm NOSPACE: only what makes the store smaller is written", "", "doctor")
+	want(t, url, 5, "is unhealthy: health: store unavailable (ALARM NOSPACE)", "", "endpoint", "health")
+	want(t, url, 0, "", "", "rm", "/b")
+	want(t, url, 0, "nothing is wrong", "", "doctor")
+}
+
 func TestAnInvitationIsOneLine(t *testing.T) {
 	url := daemontest.Start(t, 1).URL()
 	got := want(t, url, 0, ",token=", "", "member", "invite", "--name", "n2", "--ttl", "30s")

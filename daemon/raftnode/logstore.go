@@ -100,7 +100,7 @@ func openBolt(dir, name string, create bool) (*raftboltdb.BoltStore, error) {
 
 // guardLog puts guards, and a cache if need be, before a log store.
 func (n *Node) guardLog(kind string, disk logStore) (raft.LogStore, error) {
-	guarded := &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters, stored: &n.stored, verify: kind != LogStoreWAL}
+	guarded := &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters, stored: &n.stored, verify: kind != LogStoreWAL, keep: n.trailingBytes}
 	if kind == LogStoreWAL { // it has what was read lately in memory, and checks the rest itself
 		return guarded, nil
 	}
@@ -116,6 +116,15 @@ type guardedLog struct {
 	meters  *meters
 	stored  *watermark // highest index that was ever appended since the start; may be nil
 	verify  bool       // the store does not check itself on reading what it wrote
+
+	// keep returns how many bytes of the log stay behind a snapshot, for members that lag; nil is all.
+	keep func() int64
+}
+
+// sized is a log store that knows how much room it takes.
+type sized interface {
+	Bytes() int64
+	FirstWithin(size int64) uint64
 }
 
 // IsMonotonic tells raft whether the store refuses gaps between entries.
@@ -169,9 +178,32 @@ func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
 	return err
 }
 
-// DeleteRange removes the entries from first to last, both included.
+// DeleteRange removes the entries from first to last, both included. Of those behind a snapshot, which raft
+// leaves all but one of to be removed, some stay.
 func (l *guardedLog) DeleteRange(first, last uint64) error {
+	if l.keep != nil {
+		var err error
+		if last, err = l.needless(first, last); err != nil || last < first {
+			return err
+		}
+	}
 	return l.stop.Guard("truncate the log", func() error { return l.logStore.DeleteRange(first, last) })
+}
+
+// needless returns up to where the entries from first to last are to be removed. What is behind a snapshot
+// stays as long as it is not more than trailingLogs entries, and no more than keep says; whatever else is
+// removed, such as all of the log, is removed whole.
+func (l *guardedLog) needless(first, last uint64) (uint64, error) {
+	begin, err := l.FirstIndex()
+	end, err2 := l.LastIndex()
+	if err := errors.Join(err, err2); err != nil || first > begin || last >= end {
+		return last, err
+	}
+	limit := end - min(end, trailingLogs)
+	if store, ok := l.logStore.(sized); ok {
+		limit = max(limit, store.FirstWithin(l.keep())-1)
+	}
+	return min(last, limit), nil
 }
 
 // checksum returns the CRC-32C of an entry's index, term, type and data.

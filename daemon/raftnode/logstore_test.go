@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/daemon/wal"
 )
 
 // brokenStore fails each write while fault is set, and counts them.
@@ -242,5 +244,53 @@ func TestALogThatASnapshotHasOvertakenIsDroppedAtTheStart(t *testing.T) {
 		if last, err := logs.LastIndex(); err != nil || last != want {
 			t.Errorf("with a snapshot of entry %d the log ends with entry %d, %v, want %d", index, last, err, want)
 		}
+	}
+}
+
+func TestBehindASnapshotStaysAsMuchLogAsThereIsRoomFor(t *testing.T) {
+	disk, err := wal.Open(wal.Config{Dir: wal.DirAt(t.TempDir()), SegmentBytes: 256 << 10, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	room := int64(1 << 30)
+	logs := &guardedLog{logStore: disk, stop: &failStop{deadline: time.Minute}, written: newByteTrigger(1 << 40), meters: newMeters(), keep: func() int64 { return room }}
+	for i := range uint64(100) {
+		if err := logs.StoreLog(&raft.Log{Index: i + 1, Term: 1, Data: make([]byte, 50<<10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := func() uint64 {
+		t.Helper()
+		index, err := logs.FirstIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return index
+	}
+	remove := func(last uint64) {
+		t.Helper()
+		if err := logs.DeleteRange(first(), last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if remove(99); first() != 1 {
+		t.Errorf("with room for all, the log begins with entry %d", first())
+	}
+	room = 1 << 20
+	if remove(10); first() != 11 {
+		t.Errorf("what no snapshot stands for yet is removed, up to entry %d", first())
+	}
+	if remove(99); disk.Bytes() > room || first() < 50 || first() > 99 {
+		t.Errorf("with room for %d bytes, the log from entry %d has %d", room, first(), disk.Bytes())
+	}
+	if err := logs.DeleteRange(90, 100); err != nil {
+		t.Fatal(err)
+	}
+	if last, err := logs.LastIndex(); err != nil || last != 89 {
+		t.Errorf("what the leader does not have stays, up to entry %d, %v", last, err)
+	}
+	if remove(89); first() != 0 {
+		t.Errorf("of what is to go as a whole, entry %d stays", first())
 	}
 }

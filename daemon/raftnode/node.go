@@ -45,7 +45,8 @@ const (
 	// Entries are batches: sixteen of them fill a message of 4 MiB.
 	maxAppendEntries = 16
 	logCacheEntries  = 256
-	// Entries kept behind a snapshot for members that lag: one that needs more gets the snapshot.
+	// Entries kept behind a snapshot for members that lag, unless they are many bytes: see trailingBytes.
+	// A member that needs more gets the snapshot.
 	trailingLogs = 16 << 10
 
 	boltLockTimeout = time.Second // the data directory's lock is held by then: nobody else is there
@@ -174,6 +175,7 @@ type Node struct {
 
 	space         atomic.Pointer[Space] // as last seen
 	written       *byteTrigger          // to the log since then
+	tight         chan struct{}         // holds a signal when the log is to become smaller
 	snapshotBytes atomic.Int64          // size of the newest snapshot
 
 	ready   atomic.Bool   // raft runs
@@ -202,7 +204,7 @@ type Node struct {
 func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node, err error) {
 	cfg, deps = cfg.withDefaults(), deps.withDefaults()
 	n := &Node{
-		config: cfg, log: deps.Log, now: deps.Now, tls: deps.PeerTLS, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes),
+		config: cfg, log: deps.Log, now: deps.Now, tls: deps.PeerTLS, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes), tight: make(chan struct{}, 1),
 		registry: newRegistry(uint64(newID())), outlook: newOutlook(deps.Now), stop: &failStop{deadline: cfg.WriteDeadline},
 		metronome: newMetronome(cfg.ElectionTimeout), board: newBoard(), opened: make(chan struct{}), stopped: make(chan struct{}), removed: make(chan struct{}),
 	}
@@ -386,7 +388,7 @@ func (n *Node) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 	config.MaxAppendEntries = maxAppendEntries
 	config.ShutdownOnRemove = false // a daemon decides itself what it does then
 	config.NoLegacyTelemetry = true
-	config.TrailingLogs = trailingLogs
+	config.TrailingLogs = 1 // guardedLog keeps more
 	// Raft counts entries, which says nothing when entries are batches: snapshotLoop counts bytes.
 	config.SnapshotThreshold = math.MaxUint64
 	config.SnapshotInterval = time.Hour

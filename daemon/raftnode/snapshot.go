@@ -62,6 +62,7 @@ func (n *Node) snapshotLoop(ctx context.Context) {
 				continue
 			}
 		case <-n.fsm.logBytes.due:
+		case <-n.tight:
 		}
 		if err := n.snapshot(); err != nil && ctx.Err() == nil {
 			n.log.Error("cannot write a snapshot: the log keeps growing", "err", err, "retry", snapshotRetry)

@@ -16,6 +16,15 @@ const (
 	// written to the log.
 	spaceInterval = time.Second
 	spaceBytes    = 4 << 20
+
+	// noSpace is what two files of the log take, the next one and the one ahead.
+	noSpace = 32 << 20
+
+	// trailingLeast is how much of the log stays behind a snapshot at least, and trailingTight how much does
+	// while space is tight. A log of more than logTight is then made smaller at once.
+	trailingLeast = 128 << 20
+	trailingTight = 16 << 20
+	logTight      = 64 << 20
 )
 
 // Space is how much room there is for the data of a member, in bytes.
@@ -23,6 +32,19 @@ type Space struct {
 	Free    uint64 // what this user may still write
 	Reserve uint64 // what the member needs to go on: for its log, and for a snapshot beside the last one
 	Short   bool   // there is less than Reserve, or was and there is not a quarter more yet
+	Full    bool   // there is less than the log needs for its next file
+}
+
+// tight reports whether there is so little space that the log is kept as small as can be.
+func (s Space) tight() bool { return s.Free < 2*s.Reserve }
+
+// trailingBytes returns how much of the log stays behind a snapshot: to send it takes a member that lags
+// no longer than to be sent the snapshot.
+func (n *Node) trailingBytes() int64 {
+	if n.Space().tight() {
+		return trailingTight
+	}
+	return max(trailingLeast, n.snapshotBytes.Load())
 }
 
 // freeSpace returns how many bytes this user may still write below path.
@@ -50,6 +72,12 @@ func (n *Node) spaceLoop(ctx context.Context) {
 		}
 		n.written.Reset()
 		n.lookAtSpace()
+		if store, ok := n.logs.(sized); ok && n.Space().tight() && store.Bytes() > logTight {
+			select {
+			case n.tight <- struct{}{}:
+			default:
+			}
+		}
 	}
 }
 
@@ -66,11 +94,12 @@ func (n *Node) lookAtSpace() {
 		return
 	}
 	now := Space{Free: free, Reserve: littleSpace + uint64(n.snapshotBytes.Load())}
+	now.Full = free < noSpace
 	now.Short = free < now.Reserve || before.Short && free < now.Reserve+now.Reserve/4
 	n.space.Store(&now)
 	switch {
 	case now.Short && !before.Short:
-		n.log.Warn("there is little space for data: what makes the store grow is refused; kvd stops when there is none", "data", n.dir.path,
+		n.log.Warn("there is little space for data: what makes the store grow is refused, and later all but removals and refreshes", "data", n.dir.path,
 			"free_mib", free>>20, "try", fmt.Sprintf("make room for at least %d MiB", now.Reserve>>20))
 	case before.Short && !now.Short:
 		n.log.Info("there is space for data again", "data", n.dir.path, "free_mib", free>>20)

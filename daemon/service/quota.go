@@ -62,9 +62,23 @@ func (q *quota) reserve(growth int64) error {
 	return err
 }
 
+// admit refuses what only takes room in the log, when that has none left: all but what removes keys, or
+// keeps them from expiring. Errors: NoSpace.
+func (q *quota) admit(w kv.Write) error {
+	if disk := q.disk(); disk.Full && w.Op != kv.OpDelete && w.Op != kv.OpCompareAndDelete && !w.Refresh {
+		q.refused.Add(1)
+		return shortOfDisk(disk)
+	}
+	return nil
+}
+
+func shortOfDisk(disk raftnode.Space) error {
+	return noSpace("%d MiB are free for the data of this member, and it needs %d MiB to go on: make room on its disk", disk.Free>>20, disk.Reserve>>20)
+}
+
 func (q *quota) refuse(growth int64) error {
 	if disk := q.disk(); disk.Short {
-		return noSpace("%d MiB are free for the data of this member, and it needs %d MiB to go on: make room on its disk", disk.Free>>20, disk.Reserve>>20)
+		return shortOfDisk(disk)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

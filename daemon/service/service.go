@@ -156,6 +156,9 @@ func (s *Service) write(ctx context.Context, c command.Command) (kv.Result, erro
 	if err := w.Check(); err != nil { // an unknown operation in the log would stop every member
 		return kv.Result{}, err
 	}
+	if err := s.quota.admit(w); err != nil {
+		return kv.Result{}, err
+	}
 	growth := s.state.machine.Growth(w)
 	if err := s.quota.reserve(growth); err != nil {
 		return kv.Result{}, err

@@ -189,6 +189,35 @@ func (l *Log) LastBatch() uint64 {
 	return l.batch
 }
 
+// Bytes returns how much room the segments of the log take on the disk.
+func (l *Log) Bytes() (total int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, s := range l.segments {
+		total += s.size
+	}
+	return total
+}
+
+// FirstWithin returns the lowest index from which on the entries are in segments of at most size bytes
+// together, the last one counted in any case: what is before can be removed to make the log so small. It is
+// 0 for an empty log.
+func (l *Log) FirstWithin(size int64) uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.bounds.empty() {
+		return 0
+	}
+	at := len(l.segments) - 1
+	for size -= l.segments[at].size; at > 0 && size >= l.segments[at-1].size; size -= l.segments[at].size {
+		at--
+	}
+	if at == 0 {
+		return l.bounds.first
+	}
+	return min(max(l.segments[at-1].last+1, l.bounds.first), l.bounds.last)
+}
+
 // GetLog reads an entry and compares it with its checksum, unless it is still in memory. Errors:
 // raft.ErrLogNotFound; ErrClosed; *DamageError; others are those of the file system.
 func (l *Log) GetLog(index uint64, entry *raft.Log) error {

@@ -169,6 +169,24 @@ func (m *Member) Died() error {
 	}
 }
 
+// Exit waits for the process to end by itself, for half a minute at most, and returns its exit code, -1 if
+// it has none. The member counts as running until Stop or Kill.
+func (m *Member) Exit(ctx context.Context) int {
+	m.mu.Lock()
+	p := m.process
+	m.mu.Unlock()
+	if p == nil {
+		return -1
+	}
+	select {
+	case <-p.ended:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(stopMax):
+	case <-ctx.Done():
+	}
+	return -1
+}
+
 // PID returns the id of the process, 0 while there is none.
 func (m *Member) PID() int {
 	m.mu.Lock()

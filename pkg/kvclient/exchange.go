@@ -303,6 +303,10 @@ var kinds = map[int]kv.Kind{
 // foreign returns the error of an answer that is not of the keys API: of another part of the v2
 // API, which has a message, or of some other server, as a proxy.
 func (a *answer) foreign(message string) error {
+	var health struct{ Health, Reason string }
+	if json.Unmarshal(a.body, &health) == nil && health.Health != "" {
+		return &kv.Error{Kind: kv.Unavailable, Cause: health.Reason}
+	}
 	e := &kv.Error{Kind: kinds[a.status], Cause: message}
 	switch {
 	case a.status >= 500:

@@ -442,7 +442,8 @@ func TestClusterCallsReadWhatServersSay(t *testing.T) {
 	}
 
 	sick, _ := serve(t, says(503, `{"health":"false","reason":"RAFT NO LEADER"}`))
-	if err := open(t, inOrder(sick)).Health(t.Context()); err == nil || !strings.Contains(err.Error(), "RAFT NO LEADER") {
+	var e *kv.Error
+	if err := open(t, inOrder(sick)).Health(t.Context()); !errors.As(err, &e) || e.Kind != kv.Unavailable || e.Cause != "RAFT NO LEADER" {
 		t.Errorf("got %v, want the reason", err)
 	}
 }
