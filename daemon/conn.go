@@ -23,6 +23,10 @@ const (
 // the door's next round; one that has passed already, with which net/http ends a Read under way,
 // does so at once. A Write whose client takes nothing for answerTimeout fails.
 //
+// While a request is being answered net/http reads one byte, to learn that the client has gone, and
+// gives the Read up before the next request. It would cost as much as any other for what is hardly ever
+// there, so it begins in the door's next round: most requests are answered by then.
+//
 // It is safe for concurrent use, with one Read and one Write at a time.
 type conn struct {
 	net.Conn
@@ -37,6 +41,8 @@ type conn struct {
 	secure  *tls.Conn     // over this one, after its handshake; else nil
 	greeted int           // bytes of the preface of HTTP/2 with which the client has begun, -1 for another beginning
 	reading bool          // a Read is under way
+	held    bool          // a Read waits for the door's next round
+	resumed sync.Cond     // held is over, or late has come
 	readBy  time.Duration // of the door's clock; 0 for no deadline
 	late    bool          // readBy has passed
 	woken   bool          // the poller was told, so that a Read under way ends
@@ -46,9 +52,19 @@ type conn struct {
 	gone    bool          // has left the door
 }
 
+func newConn(under net.Conn, d *door, plain bool) *conn {
+	c := &conn{Conn: under, door: d, plain: plain}
+	c.resumed.L = &c.mu
+	return c
+}
+
 // Read reads until the deadline. Errors: os.ErrDeadlineExceeded, and those of the connection.
 func (c *conn) Read(p []byte) (int, error) {
 	c.mu.Lock()
+	for c.held = len(p) == 1 && c.turn().state() == asking; c.held && !c.late; {
+		c.resumed.Wait()
+	}
+	c.held = false
 	if c.late {
 		c.mu.Unlock()
 		return 0, os.ErrDeadlineExceeded
@@ -114,6 +130,9 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		c.readBy = t.Sub(c.door.opened)
 		c.late = c.readBy <= c.door.clock()
 	}
+	if c.late && c.held {
+		c.resumed.Signal()
+	}
 	if c.late && c.reading && !c.woken {
 		c.woken = true
 		c.mu.Unlock() // which the Read that ends now needs
@@ -164,6 +183,7 @@ func (c *conn) Close() error {
 	c.mu.Lock()
 	first := !c.gone
 	c.gone = true
+	c.resume()
 	c.mu.Unlock()
 	if first {
 		c.door.leave(c)
@@ -178,6 +198,14 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
+// resume lets a Read that is held begin. c.mu is held.
+func (c *conn) resume() {
+	if c.held {
+		c.held = false
+		c.resumed.Signal()
+	}
+}
+
 // lookAfter enforces the deadlines that have passed at now.
 func (c *conn) lookAfter(now time.Duration) {
 	c.mu.Lock()
@@ -185,6 +213,7 @@ func (c *conn) lookAfter(now time.Duration) {
 	if c.gone {
 		return
 	}
+	c.resume()
 	if c.readBy != 0 && c.readBy <= now && !c.late {
 		c.late = true
 		if c.reading {

@@ -147,7 +147,7 @@ func (w doorway) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: accepted, door: w.door, plain: !w.secure}
+		c := newConn(accepted, w.door, !w.secure)
 		why := w.door.enter(c)
 		if why == "" {
 			return c, nil

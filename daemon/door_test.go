@@ -257,3 +257,24 @@ func TestWhoDawdlesIsCutOffAndHindersNobody(t *testing.T) {
 		}
 	})
 }
+
+func TestAClientThatGoesWhileItWaitsIsNoticedInTheNextRound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		listener := newPipes()
+		gone := make(chan time.Duration, 1)
+		s := serve([]net.Listener{listener}, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			start := time.Now()
+			<-r.Context().Done()
+			gone <- time.Since(start)
+		}), newDoor(limits{connections: 10}, slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
+		defer s.Close()
+		client := listener.dial()
+		io.WriteString(client, askRoot)
+		synctest.Wait()
+		client.Close()
+		if took := <-gone; took > roundInterval {
+			t.Errorf("it was noticed after %v", took)
+		}
+	})
+}

@@ -32,8 +32,13 @@ func (p params) compares() bool { return p.prevIndex != 0 || p.prevValue != "" }
 // Errors: *etcdv2.Error, or a *kv.Error of Kind TooLarge for a body above maxBytes.
 func parse(w http.ResponseWriter, r *http.Request, maxBytes int64) (params, error) {
 	hasForm := r.Method == http.MethodPut || r.Method == http.MethodPost
-	if !hasForm && r.URL.RawQuery == "" {
-		return params{}, nil
+	if !hasForm {
+		switch r.URL.RawQuery { // the usual ones
+		case "":
+			return params{}, nil
+		case "quorum=true":
+			return params{quorum: true}, nil
+		}
 	}
 	if hasForm {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBytes)

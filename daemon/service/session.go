@@ -93,17 +93,17 @@ func (c *Session) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	if c.service.quorum {
 		r.Quorum = true
 	}
-	if !c.auth().Enabled && !r.Quorum {
-		return c.service.Read(ctx, r)
-	}
 	key, asDir := kv.SplitDir(r.Key)
 	need := store.Need{Key: key, AsDir: asDir, Below: r.Recursive}
-	if c.auth().Rights(c.user).Decide(need) == store.Denied {
+	if auth := c.auth(); auth.Enabled && auth.Rights(c.user).Decide(need) == store.Denied {
 		return kv.Result{}, c.deny("get", key)
 	}
 	result, err := c.service.Read(ctx, r)
-	// A quorum read has waited for what others had changed before it began, of rights too.
-	rights := c.auth().Rights(c.user)
+	auth := c.auth() // a quorum read has waited for what others had changed before it began, of rights too
+	if !auth.Enabled {
+		return result, err
+	}
+	rights := auth.Rights(c.user)
 	verdict := rights.Decide(need)
 	if verdict == store.Denied || err == nil && verdict == store.AllowedAsDir && !result.Node.Dir {
 		return kv.Result{}, c.deny("get", key)
