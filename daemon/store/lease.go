@@ -383,8 +383,12 @@ func (m *Machine) MayEnd(rights *Rights, id kv.LeaseID) bool {
 	return m.state.mayEnd(rights, uint64(id))
 }
 
+// left returns what a lease has left at now, negative if it is over: no more than its TTL, though it may have
+// been renewed since the clock was looked at.
+func (s *state) left(l lease, now int64) int64 { return min(s.endOf(l)-now, l.ttl) }
+
 func (s *state) showLease(l lease, now int64) kv.Lease {
-	left := max(s.endOf(l)-max(now, s.clock), 0)
+	left := max(s.left(l, max(now, s.clock)), 0)
 	return kv.Lease{ID: kv.LeaseID(l.id), TTL: time.Duration(l.ttl), Remaining: time.Duration(left), Attached: s.uses[l.id], Index: s.revision}
 }
 
@@ -396,11 +400,12 @@ func (m *Machine) showTimeLeft(n *kv.Node, now int64) {
 	if n.Lease != 0 {
 		m.mu.RLock()
 		if l, ok := m.state.leases.Get(uint64(n.Lease)); ok {
-			now, end := max(now, m.state.clock), m.state.endOf(l)
+			now := max(now, m.state.clock)
+			left := m.state.left(l, now)
 			if !m.leads {
-				end = saturatingAdd(now, l.remaining)
+				left = l.remaining
 			}
-			n.Expiration, n.TTL = m.state.timeLeft(end, now)
+			n.Expiration, n.TTL = m.state.timeLeft(saturatingAdd(now, left), now)
 		}
 		m.mu.RUnlock()
 	}

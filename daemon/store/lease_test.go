@@ -397,6 +397,22 @@ func TestANewLeaderGivesALeaseItsFullTimeAndNotMore(t *testing.T) {
 	}
 }
 
+func TestALeaseThatIsRenewedDuringAReadHasNoMoreThanItsTTLLeft(t *testing.T) {
+	r := leased(t)
+	r.apply(attached(shared, set("/a", "1")))
+	r.Resume(0, 0)
+	r.now = 80 * time.Second // when the reader has looked at the clock
+	if _, _, err := r.Renew(shared, int64(r.now)+1); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.get("/a", false); got != "get /a=1 {2,2} ttl 90 until 2m50s lease 2748 @2" {
+		t.Error(got)
+	}
+	if l, err := r.Lease(shared, int64(r.now), 0); err != nil || l.Remaining != l.TTL {
+		t.Errorf("%v of %v, %v", l.Remaining, l.TTL, err)
+	}
+}
+
 // It knows of no renewals. To say that the time is over would be to call every lease dead that lives for long.
 func TestAMemberThatDoesNotLeadShowsWhatTheLogSaysThatALeaseHasLeft(t *testing.T) {
 	r := leased(t)

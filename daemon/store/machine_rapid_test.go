@@ -360,7 +360,7 @@ func (tr *trial) renew(t *rapid.T) {
 		}
 		prolong(id, l, l.ttl)
 		want := kv.Lease{ID: kv.LeaseID(id), TTL: time.Duration(l.ttl), Index: tr.model.index, Attached: len(tr.model.attached(id)),
-			Remaining: time.Duration(max(0, l.end(id, tr.model.renewed)-now))}
+			Remaining: time.Duration(max(0, min(l.ttl, l.end(id, tr.model.renewed)-now)))}
 		if err != nil || !reflect.DeepEqual(got, want) || checkpointed != (l.remaining < l.ttl) {
 			t.Fatalf("renewed %+v, %v, %v; want %+v", got, checkpointed, err, want)
 		}

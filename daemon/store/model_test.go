@@ -125,7 +125,7 @@ func (m *model) look(key string, now int64, renewed map[uint64]int64) *kv.Node {
 	if l := m.leases[m.nodes[key].shared]; l != nil {
 		end := now + l.remaining
 		if renewed != nil {
-			end = l.end(m.nodes[key].shared, renewed)
+			end = min(l.end(m.nodes[key].shared, renewed), now+l.ttl)
 		}
 		shown.Expiration = time.Unix(0, end).Add(time.Duration(wallOffset)).UTC()
 		for left := end - now; left > 0; left -= int64(time.Second) {
