@@ -91,6 +91,9 @@ func (c *Client) failedAt(i int, cause *kv.Error) {
 func (c *Client) scope(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(c.lifetime, cancel)
+	if c.lifetime.Err() != nil { // AfterFunc would cancel a moment later
+		cancel()
+	}
 	return ctx, func() { stop(); cancel() }
 }
 
