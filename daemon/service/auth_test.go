@@ -226,6 +226,45 @@ func TestAnEventBehindTheRevocationInTheSameEntryIsNotDelivered(t *testing.T) {
 	}
 }
 
+func TestAWatchEndsWhenItsUserGetsAnotherPassword(t *testing.T) {
+	s, _ := open()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	guard(t, s, "/a", "")
+	login := func(password Secret) *Session {
+		session, err := s.Authenticate(t.Context(), Credentials{Given: true, User: "u", Password: password})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return session
+	}
+	give := func(password Secret) {
+		hash, err := s.logins.hash(t.Context(), password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		propose(t, s, command.AuthUser{Op: Update, Name: "u", Hash: hash})
+	}
+	give("old")
+	old, err := login("old").Watch(t.Context(), kv.WatchFrom{Key: "/a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	give("new")
+	young, err := login("new").Watch(t.Context(), kv.WatchFrom{Key: "/a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Next(ctx); !kv.Is(err, kv.Denied) {
+		t.Errorf("with the old password: %v", err)
+	}
+	propose(t, s, command.AuthUser{Op: Update, Name: "u", Grant: []string{"guest"}}) // is no reason to end it
+	write(t, s, set("/a", "1", 0))
+	if e, err := young.Next(ctx); err != nil || e.Node.Value != "1" {
+		t.Errorf("with the new password: %+v, %v", e, err)
+	}
+}
+
 func TestAWatchOfADirectoryShowsNoValueAtItsOwnKey(t *testing.T) {
 	s, _ := open()
 	u := guard(t, s, "/d/*", "")

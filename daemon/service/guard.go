@@ -57,7 +57,14 @@ type guardedWatch struct {
 }
 
 func (w *guardedWatch) permitted(auth *store.Auth) bool {
-	return !auth.Enabled || auth.Rights(w.session.user).Decide(w.need) != store.Denied
+	if !auth.Enabled {
+		return true
+	}
+	user, _ := auth.User(w.session.user)
+	if w.session.hash != "" && w.session.hash != user.Hash { // whoever watches may not know the new password
+		return false
+	}
+	return auth.Rights(w.session.user).Decide(w.need) != store.Denied
 }
 
 // Next implements kv.Watch. In addition it returns Denied when the watch has lost its right.

@@ -29,6 +29,7 @@ type Credentials struct {
 type Session struct {
 	service *Service
 	user    string // "" has given no name
+	hash    Secret // of the password that was shown; "" if none was
 	source  string
 }
 
@@ -61,7 +62,7 @@ func (s *Service) Authenticate(ctx context.Context, c Credentials) (*Session, er
 		s.audit.denied("log in", "", c.User, c.Source, "wrong user name or password")
 		return nil, denied("log in", "")
 	}
-	return &Session{service: s, user: c.User, source: c.Source}, nil
+	return &Session{service: s, user: c.User, hash: user.Hash, source: c.Source}, nil
 }
 
 // certified returns the user that a certificate stands for, "" for none: it may be shown by who is no
@@ -168,7 +169,8 @@ func discreet(w kv.Write, verdict store.Verdict, result kv.Result, err error) (k
 	return result, err
 }
 
-// Watch implements kv.Watcher. A watch that loses its right ends with Denied at once.
+// Watch implements kv.Watcher. A watch that loses its right, or whose user gets another password, ends with
+// Denied at once.
 func (c *Session) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
 	key, asDir := kv.SplitDir(from.Key)
 	w := &guardedWatch{session: c, need: store.Need{Key: key, AsDir: asDir, Below: from.Recursive}}
