@@ -36,6 +36,12 @@
 // own first success, a delete can take away what somebody has written in between, and a child in
 // order would be there twice. After Timeout or Unknown only a read tells what is so.
 //
+// # Silence
+//
+// A link that is dead is noticed within ten seconds. A process that hangs is not: its kernel goes on to
+// acknowledge. So each endpoint at which watches wait is asked for its version every ten seconds, over a
+// connection of its own; without an answer within RequestTimeout its watches go on at the next one.
+//
 // # Users
 //
 // Username and Password are sent as Basic authentication. A store that refuses is kind Denied; the
@@ -116,6 +122,7 @@ type Client struct {
 	lifetime context.Context // ends with Close
 	end      context.CancelFunc
 	watches  sync.WaitGroup
+	pulses   pulses
 
 	mu     sync.Mutex // guards the fields below
 	closed bool
@@ -161,6 +168,7 @@ func New(cfg Config) (*Client, error) {
 		shuffle = rand.Shuffle
 	}
 	shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
+	c.pulses = pulses{interval: pulseInterval, polls: map[*poll]struct{}{}}
 	c.lifetime, c.end = context.WithCancel(context.Background())
 	return c, nil
 }

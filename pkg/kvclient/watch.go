@@ -57,7 +57,8 @@ type poll struct {
 	body       io.ReadCloser
 	limit      *io.LimitedReader
 	events     *json.Decoder
-	cancel     context.CancelFunc
+	ctx        context.Context
+	cancel     context.CancelCauseFunc
 	opened     time.Time
 }
 
@@ -131,7 +132,12 @@ func (w *watch) run(p *poll) {
 	defer close(w.events)
 	var wait backoff.Backoff
 	for {
+		w.client.lookAfter(p)
 		received, err := w.receive(p)
+		w.client.rest(p)
+		if cause := context.Cause(p.ctx); err != nil && cause != nil && w.lifetime.Err() == nil {
+			err = cause
+		}
 		p.close()
 		if err != nil && w.lifetime.Err() == nil {
 			w.client.unpin(p.endpoint) // it accepts watches, but who knows whether it keeps them
@@ -234,16 +240,16 @@ func (w *watch) open(ctx context.Context) (*poll, error) {
 // openAt registers a poll at endpoint i. ctx bounds only the registration.
 func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 	c := w.client
-	pollCtx, cancel := context.WithCancel(w.lifetime)
-	stop := context.AfterFunc(ctx, cancel)
+	pollCtx, cancel := context.WithCancelCause(w.lifetime)
+	stop := context.AfterFunc(ctx, func() { cancel(nil) })
 	defer stop()
 	response, _, err := c.send(pollCtx, c.endpoints[i], etcdv2.WatchRequest(w.from))
 	if err != nil {
-		cancel()
+		cancel(nil)
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		defer cancel()
+		defer cancel(nil)
 		a, err := c.readAnswer(c.endpoints[i], response)
 		if err != nil {
 			return nil, err
@@ -252,7 +258,7 @@ func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 	}
 	if number(response.Header, etcdv2.HeaderIndex) == 0 {
 		response.Body.Close()
-		cancel()
+		cancel(nil)
 		return nil, noStore(c.endpoints[i])
 	}
 	limit := &io.LimitedReader{R: response.Body}
@@ -263,6 +269,7 @@ func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 		body:       response.Body,
 		limit:      limit,
 		events:     json.NewDecoder(limit),
+		ctx:        pollCtx,
 		cancel:     cancel,
 		opened:     time.Now(),
 	}
@@ -385,6 +392,6 @@ func concerns(event kv.Event, from kv.WatchFrom) bool {
 }
 
 func (p *poll) close() {
-	p.cancel()
+	p.cancel(nil)
 	p.body.Close()
 }

@@ -43,7 +43,7 @@ var plan = []layer{
 	{"pkg/kv/kvfake", []string{"pkg/kv"}, "a fake that needed more than the contract would prove another contract"},
 	{"pkg/kv/kvtest", []string{"pkg/kv"}, "one suite for every Store can use only what all of them have"},
 	{"pkg/etcdv2", []string{"pkg/kv"}, "wire forms translate the vocabulary and nothing else"},
-	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/clock", "pkg/discovery", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
+	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/pace", "pkg/clock", "pkg/discovery", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
 	{"pkg/kvclient/etcdtest", []string{"e2e/parts", "pkg/..."}, "it starts a real part for tests"},
 	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
 	{"pkg/tlsconfig", nil, "who may speak to whom is the same whatever is spoken"},
