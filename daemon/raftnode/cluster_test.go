@@ -17,6 +17,12 @@ import (
 // cluster starts n members that found a cluster together; they are closed at the end of the test.
 func cluster(t *testing.T, n int) []*Node {
 	t.Helper()
+	return clusterWith(t, n, Deps{Fatal: func(err error) { panic(err) }})
+}
+
+// clusterWith is cluster with these dependencies for each member.
+func clusterWith(t *testing.T, n int, deps Deps) []*Node {
+	t.Helper()
 	nodes, configs, listeners := make([]*Node, n), make([]Config, n), make([][]net.Listener, n)
 	var founders []Founder
 	for i := range n {
@@ -26,7 +32,7 @@ func cluster(t *testing.T, n int) []*Node {
 	var starting sync.WaitGroup
 	for i, f := range founders {
 		configs[i] = Config{Name: f.Name, DataDir: t.TempDir(), ClusterToken: "test", PeerURLs: f.PeerURLs, Founders: founders}
-		starting.Go(func() { nodes[i] = startMember(t, configs[i], listeners[i]) })
+		starting.Go(func() { nodes[i] = startWith(t, configs[i], deps, listeners[i]) })
 	}
 	starting.Wait()
 	if t.Failed() {
@@ -36,9 +42,14 @@ func cluster(t *testing.T, n int) []*Node {
 }
 
 func startMember(t *testing.T, cfg Config, listeners []net.Listener) *Node {
+	return startWith(t, cfg, Deps{Fatal: func(err error) { panic(err) }}, listeners)
+}
+
+func startWith(t *testing.T, cfg Config, deps Deps, listeners []net.Listener) *Node {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	node, err := Open(ctx, cfg, Deps{Peers: listeners, Fatal: func(err error) { panic(err) }}, &ledger{})
+	deps.Peers = listeners
+	node, err := Open(ctx, cfg, deps, &ledger{})
 	if err != nil {
 		t.Error(err)
 		return nil

@@ -57,11 +57,16 @@ func (f *failStop) Guard(what string, write func() error) error {
 	if err := f.Err(); err != nil {
 		return err
 	}
+	return f.Finish(what, write)
+}
+
+// Finish is Guard for the rest of a write that has begun: that runs whatever has happened since.
+func (f *failStop) Finish(what string, rest func() error) error {
 	late := time.AfterFunc(f.deadline, func() {
 		f.Trip(fmt.Errorf("%s has not finished in %s: the disk does not answer", what, f.deadline))
 	})
 	defer late.Stop()
-	if err := write(); err != nil {
+	if err := rest(); err != nil {
 		f.Trip(fmt.Errorf("%s: %w", what, err))
 	}
 	return f.Err()

@@ -100,7 +100,7 @@ func openBolt(dir, name string, create bool) (*raftboltdb.BoltStore, error) {
 
 // guardLog puts guards, and a cache if need be, before a log store.
 func (n *Node) guardLog(kind string, disk logStore) (raft.LogStore, error) {
-	guarded := &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters, stored: &n.stored, verify: kind != LogStoreWAL, keep: n.trailingBytes}
+	guarded := &guardedLog{logStore: disk, stop: n.stop, written: n.written, meters: n.meters, stored: &n.stored, overlap: &n.overlap, verify: kind != LogStoreWAL, keep: n.trailingBytes}
 	if kind == LogStoreWAL { // it has what was read lately in memory, and checks the rest itself
 		return guarded, nil
 	}
@@ -115,6 +115,7 @@ type guardedLog struct {
 	written *byteTrigger
 	meters  *meters
 	stored  *watermark // highest index that was ever appended since the start; may be nil
+	overlap *overlap   // nil: every append is durable when it returns
 	verify  bool       // the store does not check itself on reading what it wrote
 
 	// keep returns how many bytes of the log stay behind a snapshot, for members that lag; nil is all.
@@ -158,24 +159,48 @@ func (l *guardedLog) GetLog(index uint64, entry *raft.Log) error {
 // StoreLog appends one entry.
 func (l *guardedLog) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
 
-// StoreLogs appends entries durably. The leader's entries get their checksum here; a follower's
-// come with it.
+// StoreLogs appends entries. Those from another leader, which come with their checksum, are durable when
+// it returns; those that this member appends as the leader get theirs here, and may be synced later: see
+// overlap.
 func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
-	if len(entries) > 0 && len(entries[0].Extensions) > 0 { // one request of the leader
-		l.meters.appends.received.add(time.Now(), sizeOf(entries))
+	if len(entries) == 0 {
+		return nil
+	}
+	begun := time.Now()
+	own := len(entries[0].Extensions) == 0
+	if !own {
+		l.meters.appends.received.add(begun, sizeOf(entries))
 	}
 	for _, entry := range entries {
-		if len(entry.Extensions) == 0 {
+		if own {
 			entry.Extensions = checksum(entry)
 		}
 		l.written.Add(len(entry.Data))
 	}
-	defer observeSince(l.meters.logSync, time.Now())
-	err := l.stop.Guard("append to the log", func() error { return l.logStore.StoreLogs(entries) })
-	if err == nil && l.stored != nil && len(entries) > 0 {
+	err := l.store(entries, own, begun)
+	if err == nil && l.stored != nil {
 		l.stored.Advance(entries[len(entries)-1].Index)
 	}
 	return err
+}
+
+const appending = "append to the log" // as a fault is told of
+
+func (l *guardedLog) store(entries []*raft.Log, own bool, begun time.Time) error {
+	if disk, ok := l.logStore.(halving); ok && own && l.overlap != nil && l.overlap.allows(entries) {
+		var sync func() error
+		err := l.stop.Guard(appending, func() (err error) { sync, err = disk.Begin(entries); return err })
+		if sync == nil {
+			return err
+		}
+		l.overlap.sync(entries[0].Index, func() error {
+			defer observeSince(l.meters.logSync, begun)
+			return l.stop.Finish(appending, sync)
+		})
+		return err
+	}
+	defer observeSince(l.meters.logSync, begun)
+	return l.stop.Guard(appending, func() error { return l.logStore.StoreLogs(entries) })
 }
 
 // DeleteRange removes the entries from first to last, both included. Of those behind a snapshot, which raft

@@ -164,6 +164,7 @@ type Node struct {
 	known     atomic.Pointer[configuration] // as last seen
 	remote    *rounds                       // of asking the leader for a read index
 	stored    watermark                     // index of what was appended to the log, perhaps taken back since
+	overlap   overlap
 	learning  sync.Mutex
 	installs  installs
 
@@ -211,6 +212,8 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 	n.running, n.cancel = context.WithCancel(context.Background())
 	n.remote = newRounds(n.start, n.meters.counted(n.fetchIndex))
 	n.space.Store(&Space{})
+	n.overlap.start = n.start
+	n.overlap.voters = func() bool { return n.ready.Load() && len(n.configured().others) > 0 }
 	n.fsm = &fsm{machine: machine, stop: n.stop, meters: n.meters, registry: n.registry, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
 	n.fsm.readClock()
 	n.leadWork = append(n.leadWork, n.seatLoop)
@@ -360,7 +363,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		newestIndex = newest[0].Index
 	}
 	config := n.raftConfig(log, notify)
-	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams(), n.fitsSnapshot), n.meters.appends, n.isGone, n.grace, log)
+	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams(), n.fitsSnapshot), n.meters.appends, n.isGone, n.grace, n.overlap.wait, log)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}

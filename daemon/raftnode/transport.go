@@ -20,22 +20,24 @@ type transport struct {
 	self    raft.ServerID
 	appends *appends
 	removed func(raft.ServerID) bool // from the cluster
+	durable func(index uint64) error // waits for this member's disk: see overlap
 	beats   *heartbeats
 }
 
 // newTransport speaks over layer. With one request in flight there is no pipeline, which can
 // wedge for ever after a follower refuses entries; with batches as entries it would gain nothing.
 // grace is that of heartbeats.
-func newTransport(layer *streams, measured *appends, removed func(raft.ServerID) bool, grace func() time.Duration, log hclog.Logger) *transport {
+func newTransport(layer *streams, measured *appends, removed func(raft.ServerID) bool, grace func() time.Duration, durable func(uint64) error, log hclog.Logger) *transport {
 	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: peerTimeout,
 		MsgpackUseNewTimeFormat: true, ServerAddressProvider: byID{},
-	}), self: raft.ServerID(layer.self.String()), appends: measured, removed: removed}
+	}), self: raft.ServerID(layer.self.String()), appends: measured, removed: removed, durable: durable}
 	t.beats = &heartbeats{send: t.send, grace: grace, pulses: map[raft.ServerID]*pulse{}}
 	return t
 }
 
-// AppendEntries implements raft.Transport.
+// AppendEntries implements raft.Transport. That a follower has entries counts once this member has them on its
+// own disk, too.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, answer *raft.AppendEntriesResponse) error {
 	if isHeartbeat(request) && id != t.self {
 		return t.beats.give(id, target, request, answer)
@@ -49,6 +51,9 @@ func (t *transport) send(id raft.ServerID, target raft.ServerAddress, request *r
 	err := t.NetworkTransport.AppendEntries(id, target, request, answer)
 	if id != t.self { // see Node.learn
 		t.appends.note(id, t.removed, request, answer, began, err)
+	}
+	if last := len(request.Entries); err == nil && answer.Success && last > 0 {
+		return t.durable(request.Entries[last-1].Index)
 	}
 	return err
 }

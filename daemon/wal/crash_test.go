@@ -83,9 +83,22 @@ func (m model) difference(log *Log) string {
 type change struct {
 	entries     []*raft.Log // to append, or
 	first, last uint64      // to delete
+	halves      bool        // the append is begun, and then synced
 }
 
 func (c change) do(log *Log) error {
+	if c.halves {
+		sync, err := log.Begin(c.entries)
+		if err != nil {
+			return err
+		}
+		for _, entry := range c.entries {
+			if err := log.GetLog(entry.Index, new(raft.Log)); err != nil {
+				return fmt.Errorf("begun and not to be read: %w", err)
+			}
+		}
+		return sync()
+	}
 	if c.entries != nil {
 		return log.StoreLogs(c.entries)
 	}
@@ -139,7 +152,7 @@ func draw(random *rand.Rand, m model, term *uint64) change {
 		entries = append(entries, entry)
 		next++
 	}
-	return change{entries: entries}
+	return change{entries: entries, halves: random.IntN(2) == 0}
 }
 
 // moment is a note in a trace: a call begins, which leads from before to after, or has returned.

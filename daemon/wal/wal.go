@@ -10,6 +10,7 @@
 //
 //	log, err := wal.Open(wal.Config{Dir: wal.DirAt(path), Create: true})
 //	err = log.StoreLogs(entries)  // durable when it returns
+//	sync, err := log.Begin(more)  // there when it returns, durable when sync has returned
 //	err = log.GetLog(7, &entry)   // from memory if it is recent, else read and checked
 package wal
 
@@ -77,7 +78,7 @@ type Log struct {
 	config  Config
 	keeping keeper
 
-	writing sync.Mutex // guards the fields below; held by an append or a deletion
+	writing sync.Mutex // guards the fields below; held by an append or a deletion, until it is synced
 	batch   uint64     // number of the last batch
 	marked  bool       // the last batch changes nothing: it marks the end of the log
 	asked   bool       // the keeper makes the next segment, or has made it
@@ -258,38 +259,77 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if err := l.writable(); err != nil {
-		return err
-	}
-	first := entries[0].Index
-	if first == 0 || !l.bounds.empty() && first != l.bounds.last+1 {
-		return fmt.Errorf("entry %d cannot be appended to a log that ends with entry %d", first, l.bounds.last)
-	}
-	for i, entry := range entries {
-		if entry.Index != first+uint64(i) {
-			return fmt.Errorf("entry %d cannot follow entry %d", entry.Index, first+uint64(i)-1)
-		}
-		if err := checkEntry(entry); err != nil {
-			return err
-		}
-	}
-	s, offsets, err := l.append(nil, entries)
+	at, err := l.append(entries)
 	if err != nil {
 		return err
 	}
+	if err := l.sync(at.segment); err != nil {
+		return err
+	}
+	l.show(entries, at)
+	return nil
+}
+
+// Begin is StoreLogs in two halves: when it returns the entries are written and can be read, and when
+// sync has returned nil they are durable. Who gets a sync calls it once, from any goroutine. Until it has
+// returned, all that would change the log waits: never more than one append is without its sync.
+func (l *Log) Begin(entries []*raft.Log) (sync func() error, err error) {
+	if len(entries) == 0 {
+		return func() error { return nil }, nil
+	}
+	l.writing.Lock()
+	at, err := l.append(entries)
+	if err != nil {
+		l.writing.Unlock()
+		return nil, err
+	}
+	l.show(entries, at)
+	return func() error {
+		defer l.writing.Unlock()
+		return l.sync(at.segment)
+	}, nil
+}
+
+// written is where an append is: its segment, and where there its entries begin.
+type written struct {
+	segment *segment
+	offsets []int64
+}
+
+// append writes entries that follow the last one.
+func (l *Log) append(entries []*raft.Log) (written, error) {
+	if err := l.writable(); err != nil {
+		return written{}, err
+	}
+	first := entries[0].Index
+	if first == 0 || !l.bounds.empty() && first != l.bounds.last+1 {
+		return written{}, fmt.Errorf("entry %d cannot be appended to a log that ends with entry %d", first, l.bounds.last)
+	}
+	for i, entry := range entries {
+		if entry.Index != first+uint64(i) {
+			return written{}, fmt.Errorf("entry %d cannot follow entry %d", entry.Index, first+uint64(i)-1)
+		}
+		if err := checkEntry(entry); err != nil {
+			return written{}, err
+		}
+	}
+	return l.write(nil, entries)
+}
+
+// show makes entries that were appended a part of what is read.
+func (l *Log) show(entries []*raft.Log, at written) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bounds.empty() {
+	if first := entries[0].Index; l.bounds.empty() {
 		l.bounds = bounds{first, first - 1}
 	}
 	for i, entry := range entries {
 		n := frameBytes + len(entry.Data) + len(entry.Extensions)
-		l.places = append(l.places, place{seq: uint32(s.seq), bytes: uint32(n), off: offsets[i]})
+		l.places = append(l.places, place{seq: uint32(at.segment.seq), bytes: uint32(n), off: at.offsets[i]})
 		l.recent.add(entry)
 	}
 	l.bounds.last += uint64(len(entries))
-	s.last = max(s.last, l.bounds.last)
-	return nil
+	at.segment.last = max(at.segment.last, l.bounds.last)
 }
 
 // DeleteRange removes the entries from first to last, both included, durably, from one end of the log;
@@ -312,7 +352,7 @@ func (l *Log) DeleteRange(first, last uint64) error {
 	default:
 		now.first = min(last, now.last) + 1
 	}
-	if _, _, err := l.append([]bounds{now}, nil); err != nil {
+	if err := l.mark(now); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -352,16 +392,24 @@ func (l *Log) writable() error {
 	return l.keeping.fault()
 }
 
-// append writes one batch and syncs it. It returns the segment it is in, and where there the entries
-// begin.
-func (l *Log) append(marks []bounds, entries []*raft.Log) (*segment, []int64, error) {
+// mark writes what the bounds of the log are from now on, durably.
+func (l *Log) mark(now bounds) error {
+	at, err := l.write([]bounds{now}, nil)
+	if err != nil {
+		return err
+	}
+	return l.sync(at.segment)
+}
+
+// write writes one batch, which is to be synced.
+func (l *Log) write(marks []bounds, entries []*raft.Log) (written, error) {
 	s := l.segments[len(l.segments)-1]
 	need := batchBytes(entries, len(marks))
 	// A block is left for the seal. A batch that is larger than a whole segment makes its file longer.
 	if s.end > blockBytes && s.end+need > s.size-blockBytes {
 		next, err := l.nextSegment(s)
 		if err != nil {
-			return nil, nil, l.keeping.fail(err)
+			return written{}, l.keeping.fail(err)
 		}
 		s = next
 	}
@@ -378,10 +426,7 @@ func (l *Log) append(marks []bounds, entries []*raft.Log) (*segment, []int64, er
 	}
 	offsets := putBatch(b, s.id, l.batch+1, marks, entries)
 	if _, err := s.file.WriteAt(b, s.end); err != nil {
-		return nil, nil, l.keeping.fail(fmt.Errorf("write to %s: %w", l.dir.Path(segmentName(s.seq)), err))
-	}
-	if err := s.file.Sync(); err != nil {
-		return nil, nil, l.keeping.fail(fmt.Errorf("sync %s: %w", l.dir.Path(segmentName(s.seq)), err))
+		return written{}, l.keeping.fail(fmt.Errorf("write to %s: %w", l.dir.Path(segmentName(s.seq)), err))
 	}
 	for i := range offsets {
 		offsets[i] += s.end
@@ -392,7 +437,15 @@ func (l *Log) append(marks []bounds, entries []*raft.Log) (*segment, []int64, er
 	if s.end > s.size/2 {
 		l.askForNext(s)
 	}
-	return s, offsets, nil
+	return written{s, offsets}, nil
+}
+
+// sync makes durable what was written to s.
+func (l *Log) sync(s *segment) error {
+	if err := s.file.Sync(); err != nil {
+		return l.keeping.fail(fmt.Errorf("sync %s: %w", l.dir.Path(segmentName(s.seq)), err))
+	}
+	return nil
 }
 
 // askForNext has the keeper make the segment behind s, unless it does so already.
@@ -442,7 +495,7 @@ func (l *Log) Close() error {
 	}
 	var err error
 	if l.writable() == nil && !l.marked {
-		_, _, err = l.append([]bounds{l.bounds}, nil)
+		err = l.mark(l.bounds)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
