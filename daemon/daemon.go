@@ -73,6 +73,7 @@ type Daemon struct {
 	server  *server
 	traffic traffic
 	door    *door
+	front   *front
 	secure  *tlsconfig.Server // of the https ports for clients; nil without any
 	members *peer.TLS         // of the https ports for members; nil without any
 	now     func() time.Time
@@ -125,10 +126,16 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		return nil, err
 	}
 	useTLS(clients, secure)
-	d := &Daemon{config: cfg, secure: secure, members: members, door: newDoor(limits, deps.Log), now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
+	d := &Daemon{config: cfg, secure: secure, members: members, door: newDoor(limits, deps.Log), front: newFront(), now: deps.Now, started: deps.Now(), listening: reachable(clients), clientURLs: cfg.AdvertiseClientURLs}
 	if d.clientURLs == nil {
 		d.clientURLs = d.listening
 	}
+	names := cfg.HostWhitelist
+	if name, err := deps.Hostname(); err == nil {
+		names = append(slices.Clone(names), name)
+	}
+	known := newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names)
+	d.server = serve(clients, d.traffic.wrap(limitBody(unsniffed(known.wrap(pages.wrap(d.front))))), d.door, deps.Log)
 	peerURLs := cfg.peerURLs()
 	if peerURLs == nil {
 		peerURLs = reachable(peers)
@@ -138,8 +145,8 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		err = d.config.discover(ctx, peerURLs, deps.Resolver, deps.Log)
 	}
 	if err != nil {
-		closeAll(slices.Concat(clients, peers))
-		return nil, err
+		closeAll(peers)
+		return nil, d.giveUp(err)
 	}
 	if d.config.founder != "" {
 		peerURLs = d.config.peerURLs()
@@ -149,8 +156,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 			"try", "keep others away from it, or give the members --peer-cert-file, --peer-key-file and --peer-trusted-ca-file")
 	}
 	if err := d.openMember(ctx, deps, peers, peerURLs, limits.watchers); err != nil {
-		closeAll(clients)
-		return nil, err
+		return nil, d.giveUp(err)
 	}
 	if urls := reachable(slices.DeleteFunc(slices.Clone(clients), onLoopback)); len(urls) > 0 && d.service.OpenToAll() {
 		why, remedy := "access control is off", enableRemedy(d.listening[0])
@@ -158,10 +164,6 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 			why, remedy = "the role guest permits it", "curl -u root -X DELETE "+d.listening[0]+"/v2/auth/roles/guest"
 		}
 		deps.Log.Warn("anybody who reaches this member may read and write all keys: "+why, "clients", urls, "try", remedy)
-	}
-	names := cfg.HostWhitelist
-	if name, err := deps.Hostname(); err == nil {
-		names = append(slices.Clone(names), name)
 	}
 	member := memberView{d, uint64(d.node.Status().ClusterID)}
 	door := gate{d.service}
@@ -171,9 +173,14 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 		admin.Routes(member, d.metricsPage(deps.Log)),
 		d.backups.Routes(),
 	)...)
-	known := newHosts(slices.Concat(cfg.ListenClientURLs, d.clientURLs), names)
-	d.server = serve(clients, d.traffic.wrap(limitBody(unsniffed(known.wrap(pages.wrap(d.table))))), d.door, deps.Log)
+	d.front.open(d.table)
 	return d, nil
+}
+
+// giveUp ends serving clients, who have only been told that the member starts, and returns why it does not.
+func (d *Daemon) giveUp(err error) error {
+	d.front.open(nil)
+	return errors.Join(err, d.server.Close())
 }
 
 // enableRemedy says how to turn access control on.
@@ -190,7 +197,7 @@ func (d *Daemon) openMember(ctx context.Context, deps Deps, peers []net.Listener
 		Name: d.config.Name, DataDir: d.config.dataDir(), ClusterToken: d.config.InitialClusterToken,
 		LogStore: d.config.LogStore, ElectionTimeout: d.config.electionTimeout(), KeepLeader: d.config.KeepLeader,
 		PeerURLs: peerURLs, Founders: d.config.founders(), Founder: d.config.founder, Join: d.config.InitialClusterState == stateExisting,
-	}, raftnode.Deps{Peers: peers, PeerTLS: d.members, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal}, state)
+	}, raftnode.Deps{Peers: peers, PeerTLS: d.members, Log: deps.Log, Now: deps.Now, Fatal: deps.Fatal, Waits: d.front.wait}, state)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ const ClusterPath = "/kvd/cluster"
 const (
 	formAskTimeout = 2 * time.Second        // for one member to answer
 	formPause      = 200 * time.Millisecond // between two rounds of asking
-	formTold       = 10 * time.Second       // between two log lines about who is waited for
+	formToldFirst  = time.Second            // until the first log line about who is waited for
+	formTold       = 10 * time.Second       // between two of them
 	formBodyMax    = 64 << 10
 
 	// settledTimeout bounds the wait for the leader, who knows what this member may not know yet.
@@ -134,7 +135,7 @@ func (n *Node) form(ctx context.Context, list founders) error {
 	if err != nil {
 		return err
 	}
-	lastTold := n.now()
+	lastTold := n.now().Add(formToldFirst - formTold)
 	for {
 		reached, missing := 1, []string{}
 		var mu sync.Mutex
@@ -163,6 +164,8 @@ func (n *Node) form(ctx context.Context, list founders) error {
 			})
 		}
 		asking.Wait()
+		slices.Sort(missing)
+		n.waits(fmt.Sprintf("%d of %d members that begin the cluster are there, %d are needed; not reached: %s", reached, len(list), majority(len(list)), strings.Join(missing, ", ")))
 		switch {
 		case len(refusals) > 0:
 			return refusals[0]
@@ -172,7 +175,6 @@ func (n *Node) form(ctx context.Context, list founders) error {
 			return fmt.Errorf("start member %s: %w; it has waited for a majority of the cluster, but not reached %s", own.Name, ctx.Err(), strings.Join(missing, ", "))
 		case n.now().Sub(lastTold) >= formTold:
 			lastTold = n.now()
-			slices.Sort(missing)
 			n.log.Warn("waiting for a majority of the cluster", "reached", reached, "needed", majority(len(list)), "missing", strings.Join(missing, ", "))
 		}
 		select {
@@ -226,11 +228,11 @@ func judgeFounder(r record, founder Founder, page clusterPage) error {
 	case page.Cluster != r.ClusterID:
 		return mismatch("%s belongs to another cluster (id %s, not %s): it was not founded with --initial-cluster %s; to add this member to it, use kvctl member add and --initial-cluster-state existing", where, page.Cluster, r.ClusterID, r.Founders)
 	case page.Member == r.MemberID:
-		return mismatch("at the address of %s this member itself answers: each name in --initial-cluster needs an address of its own", where)
+		return mismatch("at the address of %s a member that is called %s answers, as this one is: each needs a --name and an address of its own", where, r.Name)
 	case page.Removed:
 		return mismatch("member %s (id %s) was removed from the cluster, says %s; add it as a new member with kvctl member add, and start it with --initial-cluster-state existing", r.Name, r.MemberID, where)
 	case page.Repeated:
-		return mismatch("member %s (id %s) has started before, says %s, and its data is gone: without it, it must not vote again. Replace it: kvctl member remove %s, kvctl member add %s, then start it with an empty --data-dir and --initial-cluster-state existing",
+		return mismatch("member %s (id %s) has started before, says %s, and this data directory is empty. If it runs elsewhere, --name is wrong here. If its data is gone, it must not vote again without it; replace it: kvctl member remove %s, kvctl member add %s, then start it with an empty --data-dir and --initial-cluster-state existing",
 			r.Name, r.MemberID, where, r.MemberID, r.Name)
 	}
 	return nil
@@ -239,7 +241,7 @@ func judgeFounder(r record, founder Founder, page clusterPage) error {
 // join returns the record of a member that was added to a cluster and has not started before. It asks
 // the members that list names, all but the one that has urls: this one.
 func (n *Node) join(ctx context.Context, r record, list founders, urls []string) (record, error) {
-	lastTold := n.now()
+	lastTold := n.now().Add(formToldFirst - formTold)
 	for {
 		var problems []string
 		for _, other := range list {
@@ -258,6 +260,7 @@ func (n *Node) join(ctx context.Context, r record, list founders, urls []string)
 				return joined(r, page, url, urls)
 			}
 		}
+		n.waits("no member of the cluster that it joins has answered: " + strings.Join(problems, ", "))
 		if ctx.Err() != nil {
 			return r, fmt.Errorf("join as member %s: %w; no member of the cluster has answered: %s", r.Name, ctx.Err(), strings.Join(problems, ", "))
 		}
@@ -287,7 +290,7 @@ func joined(r record, page clusterPage, url string, urls []string) (record, erro
 	}
 	self := page.Members[at]
 	if self.Started {
-		return r, mismatch("member %s (id %s) has started before, says %s, and its data is gone: without it, it must not vote again. Replace it: kvctl member remove %s, then kvctl member add %s, and start it with an empty --data-dir",
+		return r, mismatch("member %s (id %s) has started before, says %s, and this data directory is empty. If it runs elsewhere, the peer url is wrong here. If its data is gone, it must not vote again without it; replace it: kvctl member remove %s, then kvctl member add %s, and start it with an empty --data-dir",
 			r.Name, self.ID, url, self.ID, r.Name)
 	}
 	r.ClusterID, r.MemberID, r.Joining = page.Cluster, self.ID, true

@@ -26,7 +26,7 @@ func TestAFounderIsTurnedAwayWithTheReasonAndTheRemedy(t *testing.T) {
 		{"another token", func(p *clusterPage) { p.Token, p.Cluster = "u", 7 }, `the token "u", this member is started with "t"`},
 		{"another list", func(p *clusterPage) { p.Founders, p.Cluster = "m2=http://h2:2380", 7 }, "it has m2=http://h2:2380, this member has m1=http://h1:2380,m2="},
 		{"another cluster", func(p *clusterPage) { p.Founders, p.Cluster = "", 7 }, "belongs to another cluster (id 7"},
-		{"itself", func(p *clusterPage) { p.Member = self.MemberID }, "this member itself answers"},
+		{"itself", func(p *clusterPage) { p.Member = self.MemberID }, "a member that is called"},
 		{"a removal", func(p *clusterPage) { p.Removed = true }, "was removed from the cluster"},
 		{"an earlier start", func(p *clusterPage) { p.Repeated = true }, "has started before"},
 	} {

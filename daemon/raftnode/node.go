@@ -117,6 +117,8 @@ type Deps struct {
 	// Fatal ends the process after a fault that must not be survived: a failed write, a damaged
 	// log entry. It must not return. By default it logs the fault and exits with ExitFault.
 	Fatal func(error)
+	// Waits, unless nil, is told in words what Open waits for, whenever it has looked.
+	Waits func(what string)
 
 	wrapLog func(logStore) logStore // tests put a failing disk here
 }
@@ -127,6 +129,9 @@ func (d Deps) withDefaults() Deps {
 	}
 	if d.Now == nil {
 		d.Now = time.Now
+	}
+	if d.Waits == nil {
+		d.Waits = func(string) {}
 	}
 	if d.Fatal == nil {
 		log := d.Log
@@ -142,6 +147,7 @@ func (d Deps) withDefaults() Deps {
 type Node struct {
 	config    Config
 	log       *slog.Logger
+	waits     func(what string)
 	now       func() time.Time
 	tls       *peer.TLS
 	identity  Identity
@@ -205,7 +211,7 @@ type Node struct {
 func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node, err error) {
 	cfg, deps = cfg.withDefaults(), deps.withDefaults()
 	n := &Node{
-		config: cfg, log: deps.Log, now: deps.Now, tls: deps.PeerTLS, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes), tight: make(chan struct{}, 1),
+		config: cfg, log: deps.Log, now: deps.Now, waits: deps.Waits, tls: deps.PeerTLS, collector: newCollector(), meters: newMeters(), written: newByteTrigger(spaceBytes), tight: make(chan struct{}, 1),
 		registry: newRegistry(uint64(newID())), outlook: newOutlook(deps.Now), stop: &failStop{deadline: cfg.WriteDeadline},
 		metronome: newMetronome(cfg.ElectionTimeout), board: newBoard(), opened: make(chan struct{}), stopped: make(chan struct{}), removed: make(chan struct{}),
 	}

@@ -104,6 +104,12 @@ func Overloaded(why string) *Error {
 	return NewError(CodeRaftInternal, troubles[kv.Unavailable]+": "+why)
 }
 
+// Starting returns the error of a request that was surely not executed because the member that was
+// asked has not started yet; why says what it waits for. Decode makes kv.NoLeader of it.
+func Starting(why string) *Error {
+	return NewError(CodeRaftInternal, troubles[kv.NoLeader]+": this member is starting: "+why)
+}
+
 // EncodeError returns the wire form of err. Errors without a code of their own become 300 with
 // index 0, as etcd renders whatever its consensus layer reports, and with etcd's text for their
 // kind as cause, or else their own.

@@ -324,6 +324,10 @@ func (a *answer) foreign(message string) error {
 	if message != "" {
 		return e
 	}
+	var sick struct{ Health, Reason string }
+	if json.Unmarshal(a.body, &sick) == nil && sick.Health == "false" {
+		return &kv.Error{Kind: kv.Unavailable, Cause: sick.Reason}
+	}
 	text := strings.TrimSpace(string(a.body[:min(len(a.body), 200)]))
 	e.Cause = fmt.Sprintf("%s answered %d %s: %q", a.from.Host, a.status, http.StatusText(a.status), text)
 	if a.status == http.StatusNotFound {
