@@ -20,8 +20,8 @@ const acceptQuorumLoss = "lose-quorum"
 
 func memberCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "member COMMAND", Short: "show, add, promote and remove the members of the cluster", GroupID: groupCluster,
-		Long: `Show, add, promote and remove the members of the cluster.
+		Use: "member COMMAND", Short: "show, add, promote, demote and remove the members of the cluster", GroupID: groupCluster,
+		Long: `Show, add, promote, demote and remove the members of the cluster.
 
 A MEMBER is an id or a name. Before a change, what it does to the quorum is said on stderr;
 one that would lose the quorum is refused unless --accept-risk=lose-quorum is given.`,
@@ -38,6 +38,7 @@ one that would lose the quorum is refused unless --accept-risk=lose-quorum is gi
 		memberInvite(s),
 		&cobra.Command{Use: "update MEMBER URLS", Short: "give a member other peer URLs, separated by commas", RunE: s.run(updateMember)},
 		&cobra.Command{Use: "promote MEMBER", Short: "give a learner a vote", RunE: s.run(promoteMember)},
+		memberDemote(s),
 		memberRemove(s),
 		&cobra.Command{Use: "transfer [MEMBER]", Short: "have another member lead, MEMBER if it is given", RunE: s.run(transferLeadership)},
 	)
@@ -345,6 +346,35 @@ func promoteMember(ctx context.Context, c *session, args []string) error {
 	return nil
 }
 
+func memberDemote(s *settings) *cobra.Command {
+	var risk string
+	cmd := &cobra.Command{Use: "demote MEMBER", Short: "take a member's vote away; it stays a learner", RunE: s.run(func(ctx context.Context, c *session, args []string) error {
+		m, err := c.member(ctx, args)
+		if err != nil {
+			return err
+		}
+		if err := noMoreWords(args, 1); err != nil {
+			return err
+		}
+		forecast, err := c.foresee(ctx, kvclient.MemberChange{Change: "demote", Member: m.ID}, risk)
+		if err != nil {
+			return err
+		}
+		if err := c.client.DemoteMember(ctx, m.ID, risk != ""); err != nil {
+			return err
+		}
+		c.said(fmt.Sprintf("Demoted member %s", m.ID), memberDone{m.ID, m.Name, "demoted", forecast})
+		return nil
+	})}
+	riskFlag(cmd, &risk)
+	return cmd
+}
+
+// riskFlag defines --accept-risk.
+func riskFlag(cmd *cobra.Command, risk *string) {
+	cmd.Flags().StringVar(risk, "accept-risk", "", "`lose-quorum` does it although writes stop then")
+}
+
 func memberRemove(s *settings) *cobra.Command {
 	var risk string
 	cmd := &cobra.Command{Use: "remove MEMBER", Short: "remove a member for good", RunE: s.run(func(ctx context.Context, c *session, args []string) error {
@@ -368,7 +398,7 @@ func memberRemove(s *settings) *cobra.Command {
 		c.said(fmt.Sprintf("Removed member %s from cluster", m.ID), memberDone{m.ID, m.Name, "removed", forecast})
 		return nil
 	})}
-	cmd.Flags().StringVar(&risk, "accept-risk", "", "`lose-quorum` does it although writes stop then")
+	riskFlag(cmd, &risk)
 	return cmd
 }
 

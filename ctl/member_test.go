@@ -44,6 +44,11 @@ func TestMembersAreManagedByNameOrID(t *testing.T) {
 	want(t, url, 0, "Updated member with ID", "", "member", "update", "m4", "http://127.0.0.1:2")
 	want(t, url, 0, `"done":"removed","forecast":{"text":"3 voters, 3 alive: removing m4, which has no vote,`, "", "-o", "json", "member", "remove", "m4")
 
+	want(t, url, 0, "Demoted member ", "demoting "+followers[0].Name+" leaves 2 voters, of which 2 are alive", "member", "demote", followers[0].Name)
+	want(t, url, 4, "", followers[0].Name+" has no vote", "member", "demote", followers[0].Name)
+	want(t, url, 0, `"done":"promoted"`, "", "-o", "json", "member", "promote", followers[0].Name)
+	want(t, url, 1, "", "there is no such risk", "member", "demote", "m1", "--accept-risk", "all")
+
 	victim := followers[1]
 	victim.Kill()
 	got := want(t, leader.URL(), 5, "trouble: "+victim.Name+": it is down", "", "doctor")

@@ -85,6 +85,21 @@ func (th *three) run(name string, args ...string) string {
 	return string(out)
 }
 
+func (th *three) program(name string) string {
+	th.t.Helper()
+	return filepath.Join(parts.Build(th.t), name)
+}
+
+// said returns what the processes of member i have told so far.
+func (th *three) said(i int) string {
+	th.t.Helper()
+	text, err := os.ReadFile(filepath.Join(th.dir, fmt.Sprint("log", i+1)))
+	if err != nil {
+		th.t.Fatal(err)
+	}
+	return string(text)
+}
+
 func (th *three) fail(format string, args ...any) {
 	th.t.Helper()
 	for i := range 3 {

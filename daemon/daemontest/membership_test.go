@@ -183,6 +183,62 @@ func TestALearnerGetsAVoteWhenItIsPromoted(t *testing.T) {
 	}
 }
 
+func TestAVoterThatIsDemotedStaysALearnerUntilItIsPromoted(t *testing.T) {
+	cluster := daemontest.Start(t, 3)
+	leader, other := cluster.Leader(), cluster.Followers()[0]
+	v := look(t, other.URL())
+	demote := func(name, query string) (int, string) {
+		return tell(t, http.MethodPost, other.URL()+"/v2/cluster/demote"+query, `{"member":"`+v.id(name)+`"}`)
+	}
+	// The leader is asked for its own vote: another one takes over and takes it away.
+	if status, body := demote(leader.Name, ""); status != http.StatusNoContent {
+		t.Fatalf("%d %s", status, body)
+	}
+	v = await(t, other.URL(), "another leads", func(v overview) bool {
+		return v.Leader != "" && v.Leader != v.id(leader.Name) && v.role(leader.Name) == "learner"
+	})
+	if want := "2 voters, 2 alive, 2 are needed"; !strings.HasPrefix(v.Quorum, want) {
+		t.Errorf("%s, want %s", v.Quorum, want)
+	}
+	if status, body := demote(leader.Name, ""); status != http.StatusBadRequest || body != `{"message":"it has no vote"}` {
+		t.Errorf("a second time: %d %s", status, body)
+	}
+	leader.Kill() // the quorum does not need it any more
+	if status, body := tell(t, http.MethodPut, other.URL()+"/v2/keys/a", ""); status != http.StatusCreated {
+		t.Errorf("%d %s", status, body)
+	}
+	leader.Start()
+	await(t, leader.URL(), "it has come back as a learner", func(v overview) bool { return v.role(leader.Name) == "learner" && v.Leader != "" })
+
+	third := cluster.Members()[0]
+	for _, m := range cluster.Members() {
+		if m != leader && m != other {
+			third = m
+		}
+	}
+	third.Kill()
+	await(t, leader.URL(), third.Name+" is seen to be down", func(v overview) bool { return strings.HasPrefix(v.Quorum, "2 voters, 1 alive") })
+	if status, body := demote(third.Name, ""); status != http.StatusConflict || !strings.Contains(body, "no change can be made until more of them are back") {
+		t.Errorf("without a quorum: %d %s", status, body)
+	}
+	third.Start()
+	await(t, leader.URL(), "all are back", func(v overview) bool { return strings.HasPrefix(v.Quorum, "2 voters, 2 alive") && v.Leader != "" })
+	if status, body := tell(t, http.MethodPost, other.URL()+"/v2/cluster/promote", `{"member":"`+v.id(leader.Name)+`"}`); status != http.StatusNoContent {
+		t.Fatalf("%d %s", status, body)
+	}
+	await(t, other.URL(), "it votes again", func(v overview) bool { return v.role(leader.Name) == "voter" })
+}
+
+func TestTheLastVoterIsNotDemoted(t *testing.T) {
+	url := daemontest.Start(t, 1).URL()
+	id := look(t, url).Members[0].ID
+	for _, query := range []string{"", "?accept-risk=lose-quorum"} {
+		if status, body := tell(t, http.MethodPost, url+"/v2/cluster/demote"+query, `{"member":"`+id+`"}`); status != http.StatusConflict || !strings.Contains(body, "demoting default leaves nobody who votes") {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+}
+
 func invitation(t *testing.T, url, body string) string {
 	t.Helper()
 	status, text := tell(t, http.MethodPost, url+"/v2/cluster/invite", body)

@@ -38,6 +38,7 @@ type Session interface {
 	UpdateMember(ctx context.Context, id uint64, peerURLs []string) error
 	RemoveMember(ctx context.Context, id uint64, acceptRisk bool) error
 	PromoteMember(ctx context.Context, id uint64) error
+	DemoteMember(ctx context.Context, id uint64, acceptRisk bool) error
 	Invite(ctx context.Context, ttl time.Duration) (token string, peers []string, err error)
 	TransferLeadership(ctx context.Context, to uint64) error
 }

@@ -225,6 +225,24 @@ func (h *handler) serveClusterPromote(w http.ResponseWriter, r *http.Request) {
 	h.acted(w, session(r).PromoteMember(r.Context(), id))
 }
 
+// serveClusterDemote takes a vote away.
+func (h *handler) serveClusterDemote(w http.ResponseWriter, r *http.Request) {
+	h.setClusterID(w)
+	risk, ok := h.risk(w, r)
+	if !ok {
+		return
+	}
+	var in subjectJSON
+	if !h.readTypedJSON(w, r, &in) {
+		return
+	}
+	id, ok := h.subject(w, in)
+	if !ok {
+		return
+	}
+	h.acted(w, session(r).DemoteMember(r.Context(), id, risk))
+}
+
 // acted answers a change that has nothing to show.
 func (h *handler) acted(w http.ResponseWriter, err error) {
 	if err != nil {

@@ -88,6 +88,9 @@ func (fakeSession) UpdateMember(context.Context, uint64, []string) error {
 func (fakeSession) RemoveMember(context.Context, uint64, bool) error {
 	return &kv.Error{Kind: kv.NoLeader}
 }
+func (fakeSession) DemoteMember(context.Context, uint64, bool) error {
+	return errors.New("no members")
+}
 func (fakeSession) PromoteMember(context.Context, uint64) error {
 	return &kv.Error{Kind: kv.NoLeader}
 }

@@ -90,6 +90,7 @@ func Routes(cfg Config) []route.Route {
 		{Path: clusterPath + "/check", Handler: h.serveClusterCheck, Methods: route.For(route.Nothing, post)},
 		{Path: clusterPath + "/invite", Handler: h.serveClusterInvite, Methods: route.For(route.Root, post)},
 		{Path: clusterPath + "/leader", Handler: h.serveClusterLeader, Methods: route.For(route.Root, post)},
+		{Path: clusterPath + "/demote", Handler: h.serveClusterDemote, Methods: route.For(route.Root, post)},
 		{Path: clusterPath + "/promote", Handler: h.serveClusterPromote, Methods: route.For(route.Root, post)},
 		{Path: etcdv2.LeasesPath, Handler: h.serveLeases, Methods: slices.Concat(route.For(route.Root, get), route.For(route.Rights, post))},
 		{Path: etcdv2.LeasesPath, Below: true, Handler: h.serveLease, Methods: route.For(route.Rights, get, put, del)},

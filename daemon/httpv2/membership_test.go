@@ -37,6 +37,9 @@ func (s *memberSession) RemoveMember(_ context.Context, id uint64, acceptRisk bo
 func (s *memberSession) PromoteMember(_ context.Context, id uint64) error {
 	return s.note("promote %x", id)
 }
+func (s *memberSession) DemoteMember(_ context.Context, id uint64, acceptRisk bool) error {
+	return s.note("demote %x %v", id, acceptRisk)
+}
 func (s *memberSession) TransferLeadership(_ context.Context, to uint64) error {
 	return s.note("transfer %x", to)
 }
@@ -104,6 +107,11 @@ func TestMembersAreChangedAsEtcdDoes(t *testing.T) {
 		{"POST /v2/cluster/leader", jsonBody, `{"member":"x"}`, nil, 404, `{"message":"No such member: x"}`, ""},
 		{"POST /v2/cluster/leader", jsonBody, `{"member":"ab"}`, &kv.Error{Op: "transfer", Kind: kv.NoLeader, Cause: "an election"}, 503, `{"message":"transfer: no leader (an election)"}`, "transfer ab"},
 		{"POST /v2/cluster/promote", jsonBody, `{"member":"ab"}`, nil, 204, "", "promote ab"},
+		{"POST /v2/cluster/demote", jsonBody, `{"member":"ab"}`, nil, 204, "", "demote ab false"},
+		{"POST /v2/cluster/demote?accept-risk=lose-quorum", jsonBody, `{"member":"ab"}`, nil, 204, "", "demote ab true"},
+		{"POST /v2/cluster/demote?accept-risk=x", jsonBody, `{"member":"ab"}`, nil, 400, `{"message":"the only risk to accept is accept-risk=lose-quorum"}`, ""},
+		{"POST /v2/cluster/demote", jsonBody, `{"member":"ab"}`, risk, 409, `{"message":"writes would stop"}`, "demote ab false"},
+		{"POST /v2/cluster/demote", jsonBody, `{"member":"x"}`, nil, 404, `{"message":"No such member: x"}`, ""},
 		{"POST /v2/cluster/promote", jsonBody, `{}`, nil, 404, `{"message":"No such member: "}`, ""},
 		{"POST /v2/cluster/promote", formType, `{}`, nil, 415, `{"message":"Bad Content-Type application/x-www-form-urlencoded, accept application/json"}`, ""},
 		{"PUT /v2/cluster", jsonBody, `{}`, nil, 405, "Method Not Allowed\n", ""},
@@ -130,7 +138,7 @@ func TestMembersAreChangedAsEtcdDoes(t *testing.T) {
 func TestOnlyRootChangesMembers(t *testing.T) {
 	session := &memberSession{}
 	url := serve(t, Config{Gate: memberGate{openGate{&recorder{}}, session, true}, Cluster: twoMembers()})
-	for _, request := range []string{"POST /v2/members", "PUT /v2/members/a", "DELETE /v2/members/a", "POST /v2/cluster/leader", "POST /v2/cluster/promote"} {
+	for _, request := range []string{"POST /v2/members", "PUT /v2/members/a", "DELETE /v2/members/a", "POST /v2/cluster/leader", "POST /v2/cluster/promote", "POST /v2/cluster/demote"} {
 		got := askWith(t, url, request, jsonBody, strings.NewReader(`{"peerURLs":["http://n:1"],"member":"a"}`))
 		if got.status != 401 || got.body != `{"message":"Insufficient credentials"}` || got.header.Get("X-Etcd-Cluster-Id") != "" {
 			t.Errorf("%s: %d %q", request, got.status, got.body)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/peer"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/pace"
@@ -47,6 +48,21 @@ func (n *Node) Servers() []Server {
 	return list
 }
 
+// Founders returns the members that the cluster was founded with, as all of them were told; none if one
+// member founded it, or if this one has joined it. Some may have left since.
+func (n *Node) Founders() []command.Member {
+	r := n.notes.look()
+	list, err := ParseFounders(r.Founders)
+	if err != nil {
+		return nil
+	}
+	members := make([]command.Member, len(list))
+	for i, f := range list {
+		members[i] = command.Member{ID: uint64(f.memberID(r.ClusterToken)), Name: f.Name, PeerURLs: f.PeerURLs, Voter: true}
+	}
+	return members
+}
+
 // AddServer makes a member without a vote, or moves one that is there to another address. This member
 // must lead; it returns when the change is committed. Errors by Kind: NoLeader, Unknown, Invalid.
 func (n *Node) AddServer(id ID, address string) error {
@@ -56,6 +72,11 @@ func (n *Node) AddServer(id ID, address string) error {
 // PromoteServer gives a member a vote, under the conditions of AddServer.
 func (n *Node) PromoteServer(id ID, address string) error {
 	return n.changed(n.raft.AddVoter(raft.ServerID(id.String()), raft.ServerAddress(address), 0, enqueueTimeout))
+}
+
+// DemoteServer takes a member's vote away, under the conditions of AddServer.
+func (n *Node) DemoteServer(id ID) error {
+	return n.changed(n.raft.DemoteVoter(raft.ServerID(id.String()), 0, enqueueTimeout))
 }
 
 // RemoveServer takes a member out, under the conditions of AddServer.

@@ -33,6 +33,7 @@ const (
 type Cluster interface {
 	Status() raftnode.Status
 	Servers() []raftnode.Server
+	Founders() []command.Member
 	Connections() map[raftnode.ID]raftnode.Connection
 	LastContact() time.Duration
 	// Ask has a member answer a call, be it this one.
@@ -41,6 +42,7 @@ type Cluster interface {
 	// For the leader alone:
 	AddServer(id raftnode.ID, address string) error
 	PromoteServer(id raftnode.ID, address string) error
+	DemoteServer(id raftnode.ID) error
 	RemoveServer(id raftnode.ID) error
 	Transfer(ctx context.Context, to raftnode.ID) error
 }
@@ -151,7 +153,7 @@ func (s *Service) ask(ctx context.Context, m *MemberView) {
 
 // memberRequest is a change on its way to the leader.
 type memberRequest struct {
-	Op         string   `json:"op"` // add, update, remove, promote or transfer
+	Op         string   `json:"op"` // add, update, remove, promote, demote or transfer
 	ID         uint64   `json:"id,omitempty"`
 	Name       string   `json:"name,omitempty"`
 	PeerURLs   []string `json:"peerURLs,omitempty"`
@@ -194,6 +196,8 @@ func (s *Service) AnswerMembers(ctx context.Context, _ uint64, request []byte) (
 		err = s.removeMember(ctx, r)
 	case "promote":
 		err = s.promoteMember(ctx, r.ID)
+	case "demote":
+		err = s.demoteMember(ctx, r)
 	case "transfer":
 		err = s.transfer(ctx, r.ID, r.Leader)
 	default:
@@ -240,6 +244,9 @@ func (s *Service) doneBefore(r memberRequest, err error) (memberAnswer, error) {
 			return memberAnswer{ID: m.ID}, nil
 		}
 		if r.Op == "promote" && m.ID == r.ID && m.Voter {
+			return memberAnswer{}, nil
+		}
+		if r.Op == "demote" && m.ID == r.ID && m.Learner {
 			return memberAnswer{}, nil
 		}
 	}
@@ -391,17 +398,49 @@ func (s *Service) removeMember(ctx context.Context, r memberRequest) error {
 	if err := s.foresee(ctx, RemoveMember, Standing{ID: r.ID}, r.AcceptRisk); err != nil {
 		return err
 	}
-	if status := s.members.cluster.Status(); status.MemberID == server.ID {
-		// Another member leads from here on and is asked next.
-		if err := s.members.cluster.Transfer(ctx, 0); err != nil {
-			return err
-		}
-		return raftnode.ErrNotHandled
+	if err := s.leadNoMore(ctx, server.ID); err != nil {
+		return err
 	}
 	if err := s.members.cluster.RemoveServer(server.ID); err != nil {
 		return err
 	}
 	return s.forget(ctx, r.ID)
+}
+
+// leadNoMore returns nil if another member leads than id. If it is this one, it hands over: the change has
+// not been handled then, and the next leader is asked for it.
+func (s *Service) leadNoMore(ctx context.Context, id raftnode.ID) error {
+	if s.members.cluster.Status().MemberID != id {
+		return nil
+	}
+	if err := s.members.cluster.Transfer(ctx, 0); err != nil {
+		return err
+	}
+	return raftnode.ErrNotHandled
+}
+
+// demoteMember takes a member's vote away, and has it stay a learner. One that has lost its vote, and of
+// which the leader was lost before it could say so, becomes a learner as well.
+func (s *Service) demoteMember(ctx context.Context, r memberRequest) error {
+	m, server, err := s.member(r.ID)
+	if err != nil {
+		return err
+	}
+	if server.Voter {
+		if err := s.foresee(ctx, DemoteMember, Standing{ID: r.ID}, r.AcceptRisk); err != nil {
+			return err
+		}
+		if err := s.leadNoMore(ctx, server.ID); err != nil {
+			return err
+		}
+		if err := s.members.cluster.DemoteServer(server.ID); err != nil {
+			return err
+		}
+	} else if m.Learner {
+		return &kv.Error{Op: "member demote", Kind: kv.Invalid, Cause: "it has no vote"}
+	}
+	m.Voter, m.Learner, m.Part = false, true, command.MemberStanding
+	return s.propose(ctx, m)
 }
 
 // forget has all members know that one was removed. It may have been known before.
@@ -505,8 +544,29 @@ func (s *Service) propose(ctx context.Context, body command.Body) error {
 // LeadMembers does the leader's work on the members until ctx ends: those that have caught up and are to
 // vote get their vote, and removals that an earlier leader has begun are brought to their end.
 func (s *Service) LeadMembers(ctx context.Context) {
+	s.nameFounders(ctx)
 	for range pace.Every(ctx.Done(), promoteRound) {
 		s.settleMembers(ctx)
+	}
+}
+
+// nameFounders has all members know the founders by the names and URLs that they were all told, until each
+// says more of itself.
+func (s *Service) nameFounders(ctx context.Context) {
+	if !s.members.begin(ctx) {
+		return
+	}
+	defer s.members.end()
+	servers, known := s.serversByID(), s.Members()
+	for _, founder := range s.members.cluster.Founders() {
+		_, there := servers[founder.ID]
+		if !there || slices.ContainsFunc(known, func(m command.Member) bool { return m.ID == founder.ID }) {
+			continue
+		}
+		founder.Part = command.MemberStanding // what it has said of itself meanwhile stays
+		if err := s.propose(ctx, founder); err != nil {
+			s.audit.log.Debug("a founder is not known by its name yet", "name", founder.Name, "err", err)
+		}
 	}
 }
 

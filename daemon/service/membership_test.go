@@ -58,6 +58,10 @@ func (c *raftSide) AddServer(id raftnode.ID, address string) error {
 func (c *raftSide) PromoteServer(id raftnode.ID, address string) error {
 	return c.put(raftnode.Server{ID: id, Address: address, Voter: true})
 }
+func (c *raftSide) DemoteServer(id raftnode.ID) error {
+	return c.put(raftnode.Server{ID: id})
+}
+func (c *raftSide) Founders() []command.Member { return nil }
 func (c *raftSide) RemoveServer(id raftnode.ID) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

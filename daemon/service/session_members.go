@@ -52,6 +52,14 @@ func (c *Session) PromoteMember(ctx context.Context, id uint64) error {
 	return err
 }
 
+// DemoteMember takes a member's vote away; it stays a learner. Errors by Kind: NotFound; Invalid if it is
+// a learner already, or, with ErrRisk, if the quorum would be lost, unless acceptRisk; Denied, NoLeader,
+// Timeout, Unknown.
+func (c *Session) DemoteMember(ctx context.Context, id uint64, acceptRisk bool) error {
+	_, err := c.changeMembers(ctx, memberRequest{Op: "demote", ID: id, AcceptRisk: acceptRisk})
+	return err
+}
+
 // TransferLeadership has a member lead, 0 for the one that is most up to date. It returns when the leader
 // of before has given the leadership up. Errors by Kind: NotFound, Invalid, Denied, NoLeader, Timeout, Unknown.
 func (c *Session) TransferLeadership(ctx context.Context, to uint64) error {

@@ -108,17 +108,27 @@ func (c *Client) UpdateMember(ctx context.Context, id string, peerURLs []string)
 // RemoveMember removes a member for good. What would lose the quorum is refused unless that is accepted.
 // Errors by Kind: NotFound, also if it was removed before; Invalid, Denied, Timeout, Unknown.
 func (c *Client) RemoveMember(ctx context.Context, id string, acceptQuorumLoss bool) error {
-	var query url.Values
-	if acceptQuorumLoss {
-		query = url.Values{"accept-risk": {"lose-quorum"}}
-	}
-	return c.changeMembers(ctx, "member remove", http.MethodDelete, membersPath+"/"+url.PathEscape(id), query, nil, false, nil)
+	return c.changeMembers(ctx, "member remove", http.MethodDelete, membersPath+"/"+url.PathEscape(id), accepted(acceptQuorumLoss), nil, false, nil)
 }
 
 // PromoteMember gives a learner a vote. Errors by Kind: NotFound, Invalid if it has one or has not caught
 // up, Denied, Timeout, Unknown.
 func (c *Client) PromoteMember(ctx context.Context, id string) error {
 	return c.changeMembers(ctx, "member promote", http.MethodPost, clusterPath+"/promote", nil, MemberChange{Member: id}, false, nil)
+}
+
+// DemoteMember takes a member's vote away; it stays a learner. What would lose the quorum is refused unless
+// that is accepted. Errors by Kind: NotFound, Invalid, Denied, Timeout, Unknown.
+func (c *Client) DemoteMember(ctx context.Context, id string, acceptQuorumLoss bool) error {
+	return c.changeMembers(ctx, "member demote", http.MethodPost, clusterPath+"/demote", accepted(acceptQuorumLoss), MemberChange{Member: id}, false, nil)
+}
+
+// accepted is the query of a change that may lose the quorum.
+func accepted(quorumLoss bool) url.Values {
+	if !quorumLoss {
+		return nil
+	}
+	return url.Values{"accept-risk": {"lose-quorum"}}
 }
 
 // TransferLeadership has a member lead, or whichever is fittest for "". Errors by Kind: NotFound, Invalid,
