@@ -58,6 +58,9 @@ func judgeCluster(cluster kvclient.Cluster, patients []patient) (findings []find
 		name := called(p.ClusterMember)
 		switch {
 		case p.problem == nil:
+		case !p.Alive && p.Role == "joining" && p.Name != "" && len(p.ClientURLs) == 0:
+			down[p.ID] = true
+			add(warning, name, "it was added, and has not come: "+p.Problem, "it has no vote until it has", "start it with the settings that kvctl member add has printed, or take it back with kvctl member remove "+p.ID)
 		case !p.Alive:
 			down[p.ID] = true
 			add(severe, name, "it is down, or cut off: "+p.Problem, cluster.Quorum, "start it, or replace it: docs/how-to/replace-a-member.md")
@@ -89,6 +92,20 @@ func judgeCluster(cluster kvclient.Cluster, patients []patient) (findings []find
 		}
 		slices.Sort(parts)
 		add(warning, "cluster", "its members run different versions: "+strings.Join(parts, "; "), "that is meant for the time of an upgrade only", "finish it: docs/how-to/rolling-upgrade.md")
+	}
+	return findings
+}
+
+// judgeStrays returns what is wrong with endpoints that are client URLs of no member.
+func judgeStrays(cluster kvclient.Cluster, strays []patient) (findings []finding) {
+	for _, p := range strays {
+		switch {
+		case p.problem != nil:
+			findings = append(findings, finding{warning, p.endpoint, "this endpoint does not answer, and no member names it: " + p.problem.Error(), "whoever has it tries it in vain", "correct --endpoints"})
+		case p.view.ID != cluster.ID:
+			findings = append(findings, finding{severe, p.endpoint, "this endpoint belongs to another cluster: " + p.view.ID + ", not " + cluster.ID,
+				"what is written goes now to one of them, and now to the other", "name endpoints of one cluster"})
+		}
 	}
 	return findings
 }

@@ -48,6 +48,11 @@ func TestEachAilmentIsFoundOnceAndNamed(t *testing.T) {
 			p[1].Alive, p[1].Problem, p[1].problem, p[1].AppliedIndex, p[1].Version = false, "refused", errors.New("refused"), nil, nil
 			p[0].view.Members[1].Alive, p[2].view.Members[1].Alive = false, false
 		},
+		"warning m2: it was added, and has not come: refused": func(c *kvclient.Cluster, p []patient) {
+			p[1].Alive, p[1].Problem, p[1].problem, p[1].AppliedIndex, p[1].Version = false, "refused", errors.New("none"), nil, nil
+			p[1].Role, p[1].ClientURLs, p[1].endpoint = "joining", nil, ""
+			p[0].view.Members[1].Alive, p[2].view.Members[1].Alive = false, false
+		},
 		"trouble m2: its client port does not answer": func(c *kvclient.Cluster, p []patient) { p[1].problem = errors.New("refused") },
 		"warning m2: it has no client URL": func(c *kvclient.Cluster, p []patient) {
 			p[1].problem, p[1].endpoint = errors.New("none"), ""
@@ -96,6 +101,24 @@ func TestEachAilmentIsFoundOnceAndNamed(t *testing.T) {
 		found := judgeCluster(cluster, patients)
 		if len(found) != 1 || !strings.HasPrefix(found[0].Severity+" "+found[0].Subject+": "+found[0].Finding, want) || found[0].Meaning == "" || found[0].Remedy == "" {
 			t.Errorf("found %+v, want %q", found, want)
+		}
+	}
+}
+
+func TestAnEndpointThatIsNoMembersIsLookedAt(t *testing.T) {
+	cluster, _ := sound()
+	cluster.ID = "a"
+	for want, stray := range map[string]patient{
+		"": {endpoint: "http://x", view: kvclient.Cluster{ID: "a"}},
+		"warning http://x: this endpoint does not answer, and no member names it: refused": {endpoint: "http://x", problem: errors.New("refused")},
+		"trouble http://x: this endpoint belongs to another cluster: b, not a":             {endpoint: "http://x", view: kvclient.Cluster{ID: "b"}},
+	} {
+		got := ""
+		for _, f := range judgeStrays(cluster, []patient{stray}) {
+			got += f.Severity + " " + f.Subject + ": " + f.Finding
+		}
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -64,17 +64,42 @@ func examine(ctx context.Context, c *session, files []string) error {
 		patients[i].ClusterMember = m
 	}
 	list := make([]endpoint, len(patients))
-	ask(list, func(i int, _ endpoint) { c.examine(ctx, &patients[i]) })
-	findings := slices.Concat(judgeCluster(cluster, patients), judgeCerts(c.certificates(ctx, patients, files), time.Now()))
+	ask(list, func(i int, _ endpoint) { c.examine(ctx, &patients[i], patients[i].ClientURLs) })
+	strays := c.strays(ctx, patients)
+	for _, stray := range strays {
+		if i := slices.IndexFunc(patients, func(p patient) bool { return p.ID == stray.view.Member }); stray.problem == nil && i >= 0 && patients[i].problem != nil {
+			stray.ClusterMember = patients[i].ClusterMember
+			patients[i] = stray
+		}
+	}
+	for _, p := range patients {
+		if cluster.Leader == "" && p.problem == nil && p.view.Leader != "" {
+			cluster.Leader, cluster.Quorum = p.view.Leader, p.view.Quorum // the first one that answered is cut off
+		}
+	}
+	findings := slices.Concat(judgeCluster(cluster, patients), judgeStrays(cluster, strays), judgeCerts(c.certificates(ctx, patients, files), time.Now()))
 	slices.SortStableFunc(findings, func(a, b finding) int { return a.rank() - b.rank() })
 	c.tell(len(patients), findings)
 	return verdictOf(findings)
 }
 
-// examine asks one member about itself.
-func (c *session) examine(ctx context.Context, p *patient) {
+// strays asks those endpoints that are client URLs of no member as it says: perhaps a member answers there
+// all the same.
+func (c *session) strays(ctx context.Context, patients []patient) []patient {
+	var strays []patient
+	for _, url := range c.config.Endpoints {
+		if !slices.ContainsFunc(patients, func(p patient) bool { return slices.Contains(p.ClientURLs, url) }) {
+			strays = append(strays, patient{endpoint: url})
+		}
+	}
+	ask(make([]endpoint, len(strays)), func(i int, _ endpoint) { c.examine(ctx, &strays[i], []string{strays[i].endpoint}) })
+	return strays
+}
+
+// examine asks one member about itself, at the first of urls that answers.
+func (c *session) examine(ctx context.Context, p *patient, urls []string) {
 	p.problem = errors.New("it has no client URL")
-	for _, url := range p.ClientURLs {
+	for _, url := range urls {
 		cfg := c.config
 		cfg.Endpoints = []string{url}
 		client, err := kvclient.New(cfg)

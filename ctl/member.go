@@ -88,7 +88,11 @@ func clusterTable(v kvclient.Cluster) string {
 			dash(strings.Join(m.PeerURLs, ",")), dash(strings.Join(m.ClientURLs, ",")),
 		})
 	}
-	return table(rows) + "\n" + v.Quorum
+	sum := v.Quorum
+	if v.Leader == "" {
+		sum += "; but member " + v.Member + ", who says so, knows no leader"
+	}
+	return table(rows) + "\n" + sum
 }
 
 // table sets rows in columns, without a newline at the end.

@@ -107,12 +107,17 @@ func (n *Node) Transfer(ctx context.Context, to ID) error {
 }
 
 // Ask has a member answer a call of method, be it this one. It fails at once if the member cannot be
-// reached.
+// reached; the error says why, and not whom it was about.
 func (n *Node) Ask(ctx context.Context, member ID, method Method, request []byte) ([]byte, error) {
 	if member == n.identity.MemberID {
 		return n.handler(method)(ctx, uint64(member), request)
 	}
-	return n.network.Call(ctx, uint64(member), method, request)
+	answer, err := n.network.Call(ctx, uint64(member), method, request)
+	var failed *peer.Error
+	if errors.As(err, &failed) {
+		err = failed.Err
+	}
+	return answer, err
 }
 
 // Connection is what is known of the connection with another member.
