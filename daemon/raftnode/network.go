@@ -37,7 +37,7 @@ func (n *Node) openNetwork(deps Deps) error {
 	n.pages.HandleFunc("POST "+ClusterPath, n.serveCluster)
 	var err error
 	n.network, err = peer.New(peer.Config{
-		Listeners: deps.Peers, TLS: deps.PeerTLS, Log: n.log, Now: deps.Now, Handler: &n.pages,
+		Listeners: deps.Peers, TLS: deps.PeerTLS, Log: n.log, Now: deps.Now, Handler: &n.pages, Dial: deps.dial,
 		Self: func() (cluster, member uint64) {
 			if !n.ready.Load() {
 				return 0, 0

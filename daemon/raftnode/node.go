@@ -121,6 +121,7 @@ type Deps struct {
 	Waits func(what string)
 
 	wrapLog func(logStore) logStore // tests put a failing disk here
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 func (d Deps) withDefaults() Deps {

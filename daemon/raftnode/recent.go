@@ -39,12 +39,17 @@ func newRecent() *recent {
 	return r
 }
 
-// add notes something that took so long until now. It counts for each second in which it went on.
-func (r *recent) add(now time.Time, took time.Duration) {
+// add notes something that took so long until now.
+func (r *recent) add(now time.Time, took time.Duration) { r.note(now, took, now) }
+
+// spread is add for something that is usual in each second in which it went on.
+func (r *recent) spread(now time.Time, took time.Duration) { r.note(now, took, now.Add(-took)) }
+
+func (r *recent) note(now time.Time, took time.Duration, from time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := r.number(now)
-	for number := max(r.number(now.Add(-took)), last-recentSeconds+1, 0); number < last; number++ {
+	for number := max(r.number(from), last-recentSeconds+1, 0); number < last; number++ {
 		s := r.second(number)
 		s.count++
 		s.sum += took
@@ -66,10 +71,10 @@ func (r *recent) second(number int64) *recentSecond {
 	return s
 }
 
-// habit is what recent says.
+// habit is what recent says. The times are 0 until something has happened in recentOften seconds.
 type habit struct {
-	usual   time.Duration // the middle one of the means of the seconds; 0 if nothing happened
-	high    time.Duration // what was reached in recentOften seconds; 0 if nothing happened in as many
+	usual   time.Duration // the middle one of the means of the seconds
+	high    time.Duration // what was reached in recentOften seconds
 	seconds int           // in which something happened
 }
 
@@ -90,7 +95,7 @@ func (r *recent) look(now time.Time) habit {
 	h := habit{seconds: len(means)}
 	slices.Sort(means)
 	slices.Sort(peaks)
-	if len(means) > 0 {
+	if len(means) >= recentOften {
 		h.usual = means[len(means)/2]
 	}
 	if len(peaks) >= recentOften {
@@ -108,5 +113,5 @@ type remembering struct {
 // Observe implements prometheus.Observer: something has just ended that took so many seconds.
 func (h remembering) Observe(seconds float64) {
 	h.Histogram.Observe(seconds)
-	h.recent.add(time.Now(), time.Duration(seconds*float64(time.Second)))
+	h.recent.spread(time.Now(), time.Duration(seconds*float64(time.Second)))
 }

