@@ -133,3 +133,42 @@ func run(name string, args ...string) string {
 	out, _ := exec.Command(name, args...).CombinedOutput()
 	return string(out)
 }
+
+// TestTheDoctorFindsADiskThatIsSlow: each sync of one of three members takes 60 ms for a while.
+func TestTheDoctorFindsADiskThatIsSlow(t *testing.T) {
+	parts.Need(t, "strace")
+	t.Parallel()
+	kvctl := filepath.Join(parts.Build(t), "kvctl")
+	c, err := cluster.New(cluster.Config{Program: cluster.KVD(filepath.Join(parts.Build(t), "kvd")), Members: 3, Dir: t.TempDir(), Loopback: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	victim := c.Members()[2]
+	if err := c.Transfer(t.Context(), c.Members()[0]); err != nil {
+		t.Fatal(err)
+	}
+	caller := cluster.NewCaller(2)
+	t.Cleanup(caller.Close)
+	end, err := victim.Slow(60 * time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes := 0
+	await(t, "the doctor finds the slow disk", func() bool {
+		for range 100 {
+			writes++
+			if _, err := caller.Keys(t.Context(), http.MethodPut, c.Members()[0].ClientURL, "/a", url.Values{"value": {fmt.Sprint(writes)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := run(kvctl, "--endpoints", c.Members()[0].ClientURL, "doctor")
+		return strings.Contains(out, "warning: m3: its disk is slow: more than one in a hundred syncs of the log take longer than 32ms")
+	})
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
