@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 	"time"
@@ -193,20 +192,4 @@ func (c *session) saved(w io.Writer, name string, f snapfile.Facts) error {
 		_, err = fmt.Fprintf(w, "saved %s: %d keys at index %d, %d bytes, sum %s\n", name, f.Records, f.Index, f.Bytes, f.Sum)
 	}
 	return err
-}
-
-// liveRecords returns the keys of a member in their order, and what went wrong as the last.
-func (c *session) liveRecords(ctx context.Context) iter.Seq2[snapfile.Record, error] {
-	return func(yield func(snapfile.Record, error) bool) {
-		stopped := errors.New("enough")
-		_, err := c.receive(ctx, io.Discard, false, snapfile.Visitor{Record: func(r snapfile.Record) error {
-			if !yield(r, nil) {
-				return stopped
-			}
-			return nil
-		}})
-		if err != nil && err != stopped {
-			yield(snapfile.Record{}, err)
-		}
-	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,7 +53,7 @@ without a store. An etcd has no snapshots of this kind.`,
 		&cobra.Command{Use: "verify FILE", Short: "check that a file is whole, and show what it says about itself", RunE: s.runOffline(verifySnapshot)},
 		&cobra.Command{Use: "ls FILE [PREFIX]", Short: "list the keys in a file, all or those that begin with PREFIX", RunE: s.runOffline(listSnapshot)},
 		&cobra.Command{Use: "get FILE KEY", Short: "print the value of a key in a file, byte for byte", RunE: s.runOffline(getSnapshot)},
-		&cobra.Command{Use: "diff FILE [FILE]", Short: "show which keys were added, removed and changed from one file to the other, or to what a member has now", RunE: s.runUnbounded(diffSnapshots)},
+		&cobra.Command{Use: "diff FILE [FILE]", Short: "show what was added, removed and changed from one file to the other, or to what a member has now", RunE: s.runUnbounded(diffSnapshots)},
 		&cobra.Command{
 			Use: "restore FILE", Short: "make the data directory of a member of a new cluster (runs kvd restore)", DisableFlagParsing: true,
 			RunE: func(cmd *cobra.Command, args []string) error { return s.restoreSnapshot(cmd, args) },
@@ -274,91 +273,6 @@ func snapshotKeyOf(r snapfile.Record) snapshotKey {
 		k.ValueBase64 = []byte(r.Value)
 	}
 	return k
-}
-
-// change is a difference between two snapshots.
-type change struct {
-	Change string  `json:"change"` // "added", "removed" or "changed"
-	Key    string  `json:"key"`
-	Before *string `json:"before,omitempty"`
-	After  *string `json:"after,omitempty"`
-}
-
-var changeMarks = map[string]string{"added": "+", "removed": "-", "changed": "~"}
-
-// diffSnapshots goes through both at once, key by key, and holds no more than one key of each.
-func diffSnapshots(ctx context.Context, c *session, args []string) error {
-	if len(args) == 0 {
-		return &usageError{text: "file required", hint: "one file is compared with what a member of --endpoints has, two with each other"}
-	}
-	if err := tooMany(args, 2); err != nil {
-		return err
-	}
-	if len(args) == 2 && args[0] == "-" && args[1] == "-" {
-		return &usageError{text: "only one of two files can be stdin"}
-	}
-	before, stopBefore := iter.Pull2(c.records(ctx, args[0]))
-	defer stopBefore()
-	now := c.liveRecords(ctx)
-	if len(args) == 2 {
-		now = c.records(ctx, args[1])
-	}
-	after, stopAfter := iter.Pull2(now)
-	defer stopAfter()
-
-	differ := false
-	tell := func(what change) {
-		differ = true
-		if c.format == asJSON {
-			_ = json.NewEncoder(c.out).Encode(what) // a failing output shows in flush
-			return
-		}
-		fmt.Fprintln(c.out, changeMarks[what.Change], what.Key)
-	}
-	a, errA, moreA := before()
-	b, errB, moreB := after()
-	for (moreA || moreB) && errA == nil && errB == nil {
-		switch {
-		case !moreB || moreA && a.Key < b.Key:
-			tell(change{Change: "removed", Key: a.Key, Before: &a.Value})
-			a, errA, moreA = before()
-		case !moreA || b.Key < a.Key:
-			tell(change{Change: "added", Key: b.Key, After: &b.Value})
-			b, errB, moreB = after()
-		default:
-			if a.Value != b.Value {
-				tell(change{Change: "changed", Key: a.Key, Before: &a.Value, After: &b.Value})
-			}
-			a, errA, moreA = before()
-			b, errB, moreB = after()
-		}
-	}
-	if err := errors.Join(errA, errB); err != nil {
-		return err
-	}
-	if differ {
-		return errDiffer
-	}
-	return nil
-}
-
-// errDiffer ends a diff that has printed all there is to say.
-var errDiffer = errors.New("they differ")
-
-// records returns the keys of a file in their order, and its damage as the last.
-func (c *session) records(ctx context.Context, name string) iter.Seq2[snapfile.Record, error] {
-	return func(yield func(snapfile.Record, error) bool) {
-		stopped := errors.New("enough")
-		_, err := c.scan(ctx, name, snapfile.Visitor{Record: func(r snapfile.Record) error {
-			if !yield(r, nil) {
-				return stopped
-			}
-			return nil
-		}})
-		if err != nil && err != stopped {
-			yield(snapfile.Record{}, err)
-		}
-	}
 }
 
 // restoreSnapshot hands over to kvd, which knows what a data directory is.

@@ -65,6 +65,63 @@ func ReadLease(item *Item) Lease {
 	return l
 }
 
+// ImplicitLease is what the upper 16 bits of a lease's id are that belongs to one key or directory alone,
+// because that was given a TTL.
+const ImplicitLease = 0x7E76
+
+// Implicit reports whether a lease is of one key or directory alone.
+func (l Lease) Implicit() bool { return l.ID>>48 == ImplicitLease }
+
+// Dir is one directory.
+type Dir struct {
+	Path              string // "" is the root
+	Created, Modified uint64
+	Lease             uint64 // 0 for none
+	Children          uint64
+}
+
+// ReadDir reads a directory from an item.
+func ReadDir(item *Item) Dir {
+	item.Tag(ItemDir)
+	return Dir{Path: item.Text(), Created: item.Uint(), Modified: item.Uint(), Lease: item.Uint(), Children: item.Uint()}
+}
+
+// Access is an item of access control: whether it is on, a user, or a role.
+type Access struct {
+	Tag         byte        // ItemAuth, ItemUser or ItemRole
+	Name        string      // of the user or role
+	Enabled     bool        // ItemAuth
+	Hash        string      // of the user's password
+	Roles       []string    // of the user
+	Read, Write [][2]string // of the role: from the first key to before the second
+}
+
+// ReadAccess reads an item of access control.
+func ReadAccess(item *Item) Access {
+	a := Access{Tag: item.Byte()}
+	span := func() [2]string { return [2]string{item.Text(), item.Text()} }
+	switch a.Tag {
+	case ItemAuth:
+		item.Uint()
+		a.Enabled = item.Uint() == 1
+	case ItemUser:
+		a.Name, a.Hash, a.Roles = item.Text(), item.Text(), readList(item, item.Text)
+	case ItemRole:
+		a.Name, a.Read, a.Write = item.Text(), readList(item, span), readList(item, span)
+	default:
+		item.Fail()
+	}
+	return a
+}
+
+// readList reads a list, whose length is written one too high: 0 stands for one that is not there.
+func readList[T any](item *Item, one func() T) (list []T) {
+	for length := item.Uint(); length > 1 && !item.Failed(); length-- {
+		list = append(list, one())
+	}
+	return list
+}
+
 // Sum is the sum of the hashes of all items that the store sums up: see the store's Sum.
 type Sum struct{ Hi, Lo uint64 }
 
@@ -90,7 +147,9 @@ type Facts struct {
 type Visitor struct {
 	Facts  func(Facts) error // first: header and label, not counts and sum
 	Record func(Record) error
-	Lease  func(Lease) error // after all records
+	Dir    func(Dir) error    // after all records
+	Lease  func(Lease) error  // after all directories
+	Access func(Access) error // after all leases
 }
 
 // Scan reads a snapshot to its end, checks checksums, counts and sum, and shows it to v as it goes.
@@ -150,14 +209,14 @@ func (s *scanner) item(section byte, data []byte) error {
 	case Dirs:
 		s.add(data)
 		f.Dirs++
-		return nil
+		return visit(s.visitor.Dir, ReadDir(item), item)
 	case Leases:
 		s.add(data)
 		f.Leases++
 		return visit(s.visitor.Lease, ReadLease(item), item)
 	case Auth:
 		s.add(data)
-		return nil
+		return visit(s.visitor.Access, ReadAccess(item), item)
 	case History:
 		f.Events++
 		return nil

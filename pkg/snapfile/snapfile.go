@@ -79,6 +79,9 @@ const (
 	ItemDir    = 'd'
 	ItemLease  = 'l'
 	ItemOrigin = 'p'
+	ItemAuth   = 'a'
+	ItemUser   = 'u'
+	ItemRole   = 'o'
 )
 
 // Castagnoli is the table of the blocks' checksums. It is read only.
