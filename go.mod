@@ -36,7 +36,7 @@ require (
 require (
 	github.com/miekg/dns v1.1.72
 	golang.org/x/mod v0.41.0 // indirect
-	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/net v0.60.0
 )
 
 require (

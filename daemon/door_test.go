@@ -156,11 +156,8 @@ func TestATooLongHeadIsRefused(t *testing.T) {
 	}
 }
 
-func TestAConnectionCarriesOneRequestAtATime(t *testing.T) {
+func TestAnUpgradeToHTTP2IsPassedOver(t *testing.T) {
 	address := serveTest(t, answerOK, limits{connections: 9}, slog.New(slog.DiscardHandler))
-	if answer, _ := call(t, address).ask(t, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); answer.Proto != "HTTP/1.1" {
-		t.Errorf("HTTP/2 with prior knowledge is answered in %s", answer.Proto)
-	}
 	upgrade := "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
 	if answer, body := call(t, address).ask(t, upgrade); answer.StatusCode != 200 || answer.Proto != "HTTP/1.1" || body != "ok" {
 		t.Errorf("upgrade to HTTP/2: %d %q in %s", answer.StatusCode, body, answer.Proto)

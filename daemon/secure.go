@@ -163,7 +163,9 @@ func (c *Config) clientTLS(deps Deps) (*tlsconfig.Server, error) {
 	if !slices.ContainsFunc(c.ListenClientURLs, isHTTPS) {
 		return nil, nil
 	}
-	server, err := tlsconfig.NewServer(c.ClientTLS.settings(c.TLSMinVersion, deps.Log, deps.Now))
+	settings := c.ClientTLS.settings(c.TLSMinVersion, deps.Log, deps.Now)
+	settings.HTTP2 = true
+	server, err := tlsconfig.NewServer(settings)
 	if err != nil {
 		return nil, clientTLSFlags.explain(err)
 	}

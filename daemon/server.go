@@ -52,10 +52,12 @@ type server struct {
 func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog.Logger) *server {
 	s := &server{door: door, rechecked: make(chan struct{})}
 	s.http = http.Server{
-		Protocols: new(http.Protocols), Handler: lastWhenDraining(handler, door), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: headerBytesMax, ConnContext: withClient, ConnState: noteState, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Protocols: new(http.Protocols), HTTP2: settings2(), Handler: lastWhenDraining(bounded2(handler), door), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: headerBytesMax, ConnContext: withConn, ConnState: noteState, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	s.http.Protocols.SetHTTP1(true) // so that a connection carries one request at a time
+	s.http.Protocols.SetHTTP1(true)
+	s.http.Protocols.SetHTTP2(true) // over TLS, for those who ask for it in the handshake
+	s.http.Protocols.SetUnencryptedHTTP2(true)
 	door.open()
 	for _, l := range listeners {
 		p, ok := l.(*port)
@@ -155,7 +157,7 @@ func (s *server) Close() error {
 }
 
 // gentle is a listener that may be closed more than once. The system resets the connections that wait to be
-// accepted when it is; so it is closed at a moment when there are none, if one comes soon.
+// accepted when it is; so nobody else may connect until they have been accepted.
 type gentle struct {
 	net.Listener
 	once sync.Once
@@ -165,6 +167,7 @@ type gentle struct {
 // Close closes the listener the first time.
 func (l *gentle) Close() error {
 	l.once.Do(func() {
+		deafen(l.Listener)
 		for deadline := time.Now().Add(queueGrace); waiting(l.Listener) > 0 && time.Now().Before(deadline); {
 			time.Sleep(queueInterval)
 		}

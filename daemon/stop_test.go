@@ -174,6 +174,12 @@ func stopAmongWriters(t *testing.T, kinds map[string]*ends) {
 		once, end := overRaw(address)
 		start("raw"+suffix, pause, once, end)
 	}
+	client := &http.Client{Transport: &http.Transport{Protocols: new(http.Protocols)}, Timeout: 20 * time.Second}
+	client.Transport.(*http.Transport).Protocols.SetUnencryptedHTTP2(true)
+	for i := range 8 {
+		key := fmt.Sprint("/http2-", i)
+		start("HTTP/2", time.Duration(i%2)*40*time.Millisecond, func() error { return put(client, p.url, key, url.Values{"value": {"v"}}) }, client.CloseIdleConnections)
+	}
 	for range 2 {
 		start("curl", 0, overCurl(p.url), func() {})
 	}

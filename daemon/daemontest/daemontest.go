@@ -42,7 +42,8 @@ type Member struct {
 }
 
 // Start starts a cluster of n members and stops it when the test ends. It returns when all members
-// know each other. flags are those of the kvd program, such as "--cors=*", for every member.
+// know each other. flags are those of the kvd program, such as "--cors=*", for every member; ADDRESS in one
+// stands for the host and port of the member's clients.
 func Start(t testing.TB, n int, flags ...string) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, flags: flags}
@@ -102,7 +103,8 @@ func (c *Cluster) parse(m *Member) {
 	c.t.Helper()
 	set := pflag.NewFlagSet("daemontest", pflag.ContinueOnError)
 	m.config.AddFlags(set)
-	if err := set.Parse(c.flags); err != nil {
+	address := m.clients.Addr().String()
+	if err := set.Parse(strings.Split(strings.ReplaceAll(strings.Join(c.flags, "\n"), "ADDRESS", address), "\n")); err != nil {
 		c.t.Fatalf("daemontest: %v", err)
 	}
 }

@@ -23,7 +23,7 @@ var (
 	comparison   = regexp.MustCompile(`\[(\d+)( != |/)(\d+)\]`)
 	ttlField     = regexp.MustCompile(`"ttl":(-?\d+)`)
 	expiration   = regexp.MustCompile(`"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?Z"`)
-	address      = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
+	address      = regexp.MustCompile(`https?://127\.0\.0\.1:\d+`)
 	memberName   = regexp.MustCompile(`"id":"[1-9a-f][0-9a-f]*","name":"[^"]+"`)
 	opaqueHeader = []string{"X-Etcd-Cluster-Id", "X-Raft-Index", "X-Raft-Term"}
 )

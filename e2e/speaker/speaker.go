@@ -45,7 +45,8 @@ type Speaker struct {
 	address string // host:port
 	home    string // "/t7": the dialogue's directory
 	base    int64  // the server's index when the dialogue began
-	plain   map[string]*connection
+	dial    func(r request) (speaks, error)
+	plain   map[string]speaks
 	pending map[string]*Pending
 }
 
@@ -59,16 +60,22 @@ type Answer struct {
 
 // New begins a dialogue with the server at url ("http://host:port"), below the key home ("/t7").
 func New(url, home string) (*Speaker, error) {
-	s := &Speaker{address: strings.TrimPrefix(url, "http://"), home: home, plain: map[string]*connection{}, pending: map[string]*Pending{}}
+	address := strings.TrimPrefix(url, "http://")
+	s := &Speaker{address: address, home: home, dial: dialer(address), plain: map[string]speaks{}, pending: map[string]*Pending{}}
+	return s, s.begin()
+}
+
+// begin learns the server's index.
+func (s *Speaker) begin() error {
 	answer, err := s.Exchange("GET /v2/keys/_no_such_key")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if s.base, err = strconv.ParseInt(answer.Header.Get("X-Etcd-Index"), 10, 64); err != nil {
 		s.HangUp()
-		return nil, fmt.Errorf("%s: no index in %v", url, answer.Header)
+		return fmt.Errorf("%s: no index in %v", s.address, answer.Header)
 	}
-	return s, nil
+	return nil
 }
 
 // HangUp closes all connections, and waits for who reads them.
@@ -153,7 +160,7 @@ func (s *Speaker) exchange(which string, r request) (Answer, error) {
 	c := s.plain[which]
 	if c == nil {
 		var err error
-		if c, err = dial(s.address, r); err != nil {
+		if c, err = s.dial(r); err != nil {
 			return Answer{}, err
 		}
 		s.plain[which] = c
@@ -190,7 +197,7 @@ func (s *Speaker) Begin(name, line string) (*Pending, Answer, error) {
 	if err != nil {
 		return nil, Answer{}, err
 	}
-	c, err := dial(s.address, r)
+	c, err := s.dial(r)
 	if err != nil {
 		return nil, Answer{}, err
 	}
@@ -199,7 +206,7 @@ func (s *Speaker) Begin(name, line string) (*Pending, Answer, error) {
 		c.Close()
 		return nil, Answer{}, err
 	}
-	c.SetDeadline(time.Time{})
+	c.lasting()
 	p := &Pending{connection: c, lines: make(chan string), gone: make(chan struct{})}
 	s.pending[name] = p
 	p.reading.Go(func() { p.read(response) })
@@ -247,7 +254,7 @@ func Level(a, b *Speaker) (writes int, err error) {
 
 // Pending is a request whose answer is read piece by piece.
 type Pending struct {
-	connection *connection
+	connection speaks
 	lines      chan string // closed at the end of the body
 	gone       chan struct{}
 	close      sync.Once
@@ -358,6 +365,8 @@ func (c *connection) send(r request) (*http.Response, error) {
 	}
 	return response, nil
 }
+
+func (c *connection) lasting() { c.SetDeadline(time.Time{}) }
 
 // request is what a line asks for.
 type request struct {

@@ -46,6 +46,7 @@ type Config struct {
 	AllowedNames, AllowedHosts []string
 
 	MinVersion uint16 // tls.VersionTLS12 or later; 0 means TLS 1.2
+	HTTP2      bool   // is spoken with whoever wants it; HTTP/1.1 always is
 
 	Now func() time.Time // nil means time.Now
 	Log *slog.Logger     // nil discards
@@ -72,9 +73,13 @@ var ciphers = []uint16{
 	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 }
 
-// base returns what all connections of this side have in common. HTTP/2 is not offered.
+// base returns what all connections of this side have in common.
 func (c Config) base() *tls.Config {
-	return &tls.Config{MinVersion: c.MinVersion, CipherSuites: ciphers, NextProtos: []string{"http/1.1"}, Time: c.Now}
+	protocols := []string{"http/1.1"}
+	if c.HTTP2 {
+		protocols = []string{"h2", "http/1.1"}
+	}
+	return &tls.Config{MinVersion: c.MinVersion, CipherSuites: ciphers, NextProtos: protocols, Time: c.Now}
 }
 
 // Server is the side that is called. It is safe for concurrent use.
