@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkCall is one call after the other over loopback; BenchmarkCallParallel is 64 callers over
+// BenchmarkCall is one call after the other over loopback; BenchmarkCallAtOnce is the same where the
+// other side answers without a goroutine of its own; BenchmarkCallParallel is 64 callers over
 // the one connection; BenchmarkSocket is the floor of the first: the same bytes with one write and
 // one read on each side.
 func BenchmarkCall(b *testing.B) {
@@ -18,6 +19,18 @@ func BenchmarkCall(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := a.Call(ctx, 2, methodEcho, request); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkCallAtOnce(b *testing.B) {
+	town := newTown()
+	a, _ := town.join(b, 1, quiet), town.join(b, 2, quiet)
+	request, ctx := make([]byte, 256), within(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := a.Call(ctx, 2, methodMirror, request); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -94,9 +94,11 @@ type writer struct {
 	conn io.Writer
 
 	mu      sync.Mutex
-	wake    sync.Cond // of run: there is something to write, or it is over
+	wake    sync.Cond // of run: there is something to write and nobody writes, or it is over
 	room    sync.Cond // of put: there is room again, or it is over
 	pending []byte
+	spare   []byte // for pending, while that is written
+	writing bool
 	over    bool
 }
 
@@ -109,44 +111,70 @@ func newWriter(conn io.Writer) *writer {
 // put queues a message; h.length is set here. body may be changed afterwards. It waits while too
 // much is queued. After close it does nothing.
 func (w *writer) put(h header, body []byte) {
-	h.length = len(body)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.queue(h, body)
+	w.wake.Signal()
+}
+
+// send is put for who can wait for the connection to take the message. Unless somebody else writes
+// already, it writes itself: to wake run would cost more. Error: that of the connection.
+func (w *writer) send(h header, body []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue(h, body)
+	if w.over || w.writing { // who writes sees to the next
+		return nil
+	}
+	return w.write()
+}
+
+// queue waits for room. w.mu is held.
+func (w *writer) queue(h header, body []byte) {
 	for len(w.pending) >= queueBytesMax && !w.over {
 		w.room.Wait()
 	}
-	if w.over {
-		return
+	if !w.over {
+		h.length = len(body)
+		w.pending = append(h.append(w.pending), body...)
 	}
-	w.pending = append(h.append(w.pending), body...)
-	w.wake.Signal()
 }
 
 // run writes what is put until close or the first error, which it returns.
 func (w *writer) run() error {
-	var batch []byte
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for {
-		if cap(batch) > keptBytesMax {
-			batch = nil
-		}
-		w.mu.Lock()
-		for len(w.pending) == 0 && !w.over {
+		for (len(w.pending) == 0 || w.writing) && !w.over {
 			w.wake.Wait()
 		}
 		if w.over {
-			w.mu.Unlock()
 			return nil
 		}
-		batch, w.pending = w.pending, batch[:0]
-		w.room.Broadcast()
-		w.mu.Unlock()
-		if _, err := w.conn.Write(batch); err != nil {
+		if err := w.write(); err != nil {
 			return err
 		}
 	}
 }
 
-// close ends run and put. What is queued is dropped.
+// write writes what is queued, if nobody else does. w.mu is held, but for the time of the write.
+func (w *writer) write() error {
+	batch := w.pending
+	w.pending, w.spare = w.spare, nil
+	w.writing = true
+	w.room.Broadcast()
+	w.mu.Unlock()
+	_, err := w.conn.Write(batch)
+	w.mu.Lock()
+	w.writing = false
+	if cap(batch) <= keptBytesMax {
+		w.spare = batch[:0]
+	}
+	w.wake.Signal() // for what was put meanwhile
+	return err
+}
+
+// close ends run, put and send. What is queued is dropped.
 func (w *writer) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -155,6 +155,11 @@ type Method uint8
 // the caller's Error says that the call was surely not handled.
 type Handler func(ctx context.Context, from uint64, request []byte) (answer []byte, err error)
 
+// AtOnce answers those calls of a method that can be answered without waiting for anything, before they
+// go to the Handler; ok is false for the others. Further requests of the same member wait until it returns.
+// request and answer are as with Handler.
+type AtOnce func(from uint64, request []byte) (answer []byte, ok bool)
+
 // Network is this member's connections with the others. It is safe for concurrent use.
 type Network struct {
 	config   Config
@@ -166,6 +171,7 @@ type Network struct {
 	patience patience
 	raft     *StreamLayer
 	handlers [256]Handler // by Method; not changed after Serve
+	atOnce   [256]AtOnce  // the same
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -213,6 +219,9 @@ func closeAll(listeners []net.Listener) {
 
 // Handle has h answer the calls of a method. It must be called before Serve.
 func (n *Network) Handle(method Method, h Handler) { n.handlers[method] = h }
+
+// HandleAtOnce has h answer what it can of the calls of a method. It must be called before Serve.
+func (n *Network) HandleAtOnce(method Method, h AtOnce) { n.atOnce[method] = h }
 
 // Serve starts accepting, in the background.
 func (n *Network) Serve() {

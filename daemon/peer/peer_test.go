@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,6 +53,11 @@ func (t *town) remove(id uint64) {
 // methodEcho answers with the request.
 const methodEcho Method = 1
 
+// methodMirror answers at once with the request, if that has an even length, else what echo answers.
+const methodMirror Method = 200
+
+func mirror(_ uint64, request []byte) ([]byte, bool) { return request, len(request)%2 == 0 }
+
 func echo(_ context.Context, _ uint64, request []byte) ([]byte, error) { return request, nil }
 
 // setup is what a member is started with.
@@ -87,6 +93,7 @@ func (t *town) join(tb testing.TB, id uint64, change ...func(*setup)) *Network {
 	for method, h := range c.handlers {
 		n.Handle(method, h)
 	}
+	n.HandleAtOnce(methodMirror, mirror)
 	n.Serve()
 	return n
 }
@@ -105,6 +112,33 @@ func TestACallReturnsWhatTheHandlerOfTheOtherMemberAnswers(t *testing.T) {
 	if err != nil || string(answer) != "over there" {
 		t.Fatalf("%q, %v", answer, err)
 	}
+}
+
+func TestWhatCanBeAnsweredAtOnceNeverReachesTheHandler(t *testing.T) {
+	town := newTown()
+	a := town.join(t, 1)
+	town.join(t, 2, func(c *setup) {
+		c.handlers[methodMirror] = func(_ context.Context, _ uint64, request []byte) ([]byte, error) {
+			if len(request)%2 == 0 {
+				t.Error("the handler was asked")
+			}
+			return []byte("handled"), nil
+		}
+	})
+	var calls sync.WaitGroup
+	for i := range 1000 {
+		calls.Go(func() {
+			request := fmt.Sprint("request ", i)
+			want := request
+			if len(request)%2 != 0 {
+				want = "handled"
+			}
+			if answer, err := a.Call(within(t), 2, methodMirror, []byte(request)); err != nil || string(answer) != want {
+				t.Errorf("%s: %q, %v", request, answer, err)
+			}
+		})
+	}
+	calls.Wait()
 }
 
 func TestRaftStreamsCarryBytesBothWays(t *testing.T) {

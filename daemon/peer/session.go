@@ -251,24 +251,51 @@ func (a *answering) read(ctx context.Context) error {
 		if h.flags != 0 {
 			return errors.New("the other side sends answers where requests belong")
 		}
-		admitted := a.admit(h, len(body))
-		switch {
-		case h.method == 0:
-			a.out.put(header{id: h.id, flags: flagAnswer}, nil)
-		case !admitted:
-			a.out.put(header{id: h.id, method: h.method, flags: flagAnswer | flagFailed | flagNotHandled}, []byte("too many requests of this member are being handled already"))
-		default:
+		a.heard()
+		if h.method == 0 {
+			err = a.reply(r, header{id: h.id, flags: flagAnswer}, nil)
+		} else if answer, ok := a.atOnce(h.method, body); ok {
+			err = a.reply(r, header{id: h.id, method: h.method, flags: flagAnswer}, answer)
+		} else if a.admit(len(body)) {
 			a.work.Go(func() { a.handle(ctx, h, body) })
+		} else {
+			err = a.reply(r, header{id: h.id, method: h.method, flags: flagAnswer | flagFailed | flagNotHandled}, []byte("too many requests of this member are being handled already"))
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// admit notes a message, and reports whether there is room to handle it.
-func (a *answering) admit(h header, bytes int) bool {
+// atOnce answers a request if that takes no time.
+func (a *answering) atOnce(method Method, request []byte) (answer []byte, ok bool) {
+	if at := a.network.atOnce[method]; at != nil {
+		return at(a.conn.member, request)
+	}
+	return nil, false
+}
+
+// reply sends an answer from the goroutine that reads from r. While there is more to read it lets run write.
+func (a *answering) reply(r *bufio.Reader, h header, answer []byte) error {
+	if r.Buffered() == 0 {
+		return a.out.send(h, answer)
+	}
+	a.out.put(h, answer)
+	return nil
+}
+
+// heard notes a message.
+func (a *answering) heard() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.silent = 0
-	if h.method == 0 || a.running >= runningMax || a.bytes+bytes > runningBytesMax {
+}
+
+// admit notes a request, and reports whether there is room to handle it.
+func (a *answering) admit(bytes int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.running >= runningMax || a.bytes+bytes > runningBytesMax {
 		return false
 	}
 	a.running++

@@ -151,8 +151,8 @@ func (n *Node) confirms(ctx context.Context, voter ID, number uint64) bool {
 	return err == nil && numbers[0] == number
 }
 
-func (n *Node) serveConfirm(context.Context, uint64, []byte) ([]byte, error) {
-	return appendNumbers(nil, n.raft.CurrentTerm()), nil
+func (n *Node) serveConfirm(uint64, []byte) ([]byte, bool) {
+	return appendNumbers(nil, n.raft.CurrentTerm()), true
 }
 
 // fetchIndex asks the leader up to where a reader has to see the log.
@@ -181,30 +181,30 @@ func (n *Node) fetchIndex() (mark, error) {
 	return m, nil
 }
 
-func (n *Node) serveReadIndex(_ context.Context, from uint64, request []byte) ([]byte, error) {
-	numbers, err := parseNumbers(request, 1)
-	if err != nil {
-		return nil, err
-	}
+func (n *Node) serveReadIndex(context.Context, uint64, []byte) ([]byte, error) {
 	t := n.leading()
 	if t == nil {
 		return appendNumbers(nil, 0, 0, 0), nil
 	}
-	m, err := n.confirmedBy(t, ID(from), numbers[0])
+	m, err := n.confirmed(t)
 	if err != nil {
 		return appendNumbers(nil, 0, 0, 0), nil
 	}
 	return appendNumbers(nil, 1, m.index, m.term), nil
 }
 
-// confirmedBy is confirmed for the readers of a voter, who has said after they had asked that the term
-// is number. In a cluster of three that is a round already: with this member it makes a majority.
-func (n *Node) confirmedBy(t *term, voter ID, number uint64) (mark, error) {
-	others := n.configured().others
-	if number != t.number || majority(len(others)+1) > 2 || !slices.Contains(others, voter) {
-		return n.confirmed(t)
+// readIndexAtOnce answers a voter whose question is a round already: it has said which term it is after its
+// readers had asked. In a cluster of three it makes a majority together with this member.
+func (n *Node) readIndexAtOnce(from uint64, request []byte) ([]byte, bool) {
+	t, others := n.leading(), n.configured().others
+	if t == nil || majority(len(others)+1) > 2 || !slices.Contains(others, ID(from)) {
+		return nil, false
 	}
-	return n.committed(t)
+	if said, err := parseNumbers(request, 1); err != nil || said[0] != t.number {
+		return nil, false
+	}
+	m, err := n.committed(t)
+	return appendNumbers(nil, 1, m.index, m.term), err == nil
 }
 
 // learn tells raft that the leader of a term has committed the entry of that term at m. Raft would

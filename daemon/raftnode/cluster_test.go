@@ -155,21 +155,19 @@ func TestAReaderOnAFollowerOfThreeNeedsNoRoundOfTheLeader(t *testing.T) {
 	if leader.leading() == open && leader.meters.readRounds.Load() != before {
 		t.Error("the leader has asked who said by itself that it leads")
 	}
-	for name, c := range map[string]struct {
-		from ID
-		term uint64
-	}{
-		"a voter that knows a newer term":  {follower.identity.MemberID, open.number + 1},
-		"a voter that knows an older term": {follower.identity.MemberID, open.number - 1},
+	voter := uint64(follower.identity.MemberID)
+	for name, c := range map[string]struct{ from, term uint64 }{
+		"a voter that knows a newer term":  {voter, open.number + 1},
+		"a voter that knows an older term": {voter, open.number - 1},
 		"one that is no voter":             {0x666, open.number},
 	} {
-		before := leader.meters.readRounds.Load()
-		if _, err := leader.confirmedBy(open, c.from, c.term); leader.leading() == open && err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		if leader.meters.readRounds.Load() == before {
+		if _, taken := leader.readIndexAtOnce(c.from, appendNumbers(nil, c.term)); taken {
 			t.Errorf("the leader has taken the word of %s", name)
 		}
+	}
+	leader.Close()
+	if _, taken := leader.readIndexAtOnce(voter, appendNumbers(nil, open.number)); taken {
+		t.Error("who does not lead any more has taken a word")
 	}
 }
 

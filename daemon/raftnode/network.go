@@ -52,7 +52,8 @@ func (n *Node) openNetwork(deps Deps) error {
 	if err != nil {
 		return fmt.Errorf("open the peer port: %w", err)
 	}
-	n.network.Handle(methodConfirm, n.serveConfirm)
+	n.network.HandleAtOnce(methodConfirm, n.serveConfirm)
+	n.network.HandleAtOnce(methodReadIndex, n.readIndexAtOnce)
 	n.network.Handle(methodFigures, n.serveFigures)
 	n.network.Handle(MethodStatus, n.handler(MethodStatus))
 	for method, h := range map[peer.Method]peer.Handler{
