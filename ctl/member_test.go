@@ -2,8 +2,13 @@ package ctl_test
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/daemon/daemontest"
 )
@@ -78,6 +83,27 @@ func TestTheDoctorNamesAStoreThatIsFull(t *testing.T) {
 	want(t, url, 5, "is unhealthy: health: store unavailable (ALARM NOSPACE)", "", "endpoint", "health")
 	want(t, url, 0, "", "", "rm", "/b")
 	want(t, url, 0, "nothing is wrong", "", "doctor")
+}
+
+func TestTheDoctorComparesTheClockOfAMemberWithItsOwn(t *testing.T) {
+	var behind *httputil.ReverseProxy // to the member, and a minute back
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { behind.ServeHTTP(w, r) }))
+	defer front.Close()
+	cluster := daemontest.Start(t, 1, "--advertise-client-urls="+front.URL)
+	member, err := url.Parse(cluster.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind = httputil.NewSingleHostReverseProxy(member)
+	behind.ModifyResponse = func(r *http.Response) error {
+		date, err := http.ParseTime(r.Header.Get("Date"))
+		r.Header.Set("Date", date.Add(-time.Minute).Format(http.TimeFormat))
+		return err
+	}
+	got := want(t, cluster.URL(), 1, "warning: default: its clock is ", "", "doctor")
+	if !strings.Contains(got.stdout, "s behind this machine's: ") || strings.Count(got.stdout, "\n") != 1 {
+		t.Errorf("the doctor says\n%s", got.stdout)
+	}
 }
 
 func TestAnInvitationIsOneLine(t *testing.T) {

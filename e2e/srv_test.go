@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kvd-io/kvd/e2e/cluster"
@@ -21,7 +22,8 @@ func TestThreeMembersFormByTheirRecords(t *testing.T) {
 	parts.Need(t, "mountns")
 	t.Parallel()
 	dir := parts.Build(t)
-	c, err := cluster.New(cluster.Config{Program: cluster.KVD(filepath.Join(dir, "kvd")), Members: 3, Dir: t.TempDir(), Loopback: true, Domain: "example.org",
+	data := t.TempDir()
+	c, err := cluster.New(cluster.Config{Program: cluster.KVD(filepath.Join(dir, "kvd")), Members: 3, Dir: data, Loopback: true, Domain: "example.org",
 		Args: []string{"--host-whitelist", "m1.example.org,m2.example.org,m3.example.org"}})
 	if err != nil {
 		t.Fatal(err)
@@ -63,6 +65,37 @@ func TestThreeMembersFormByTheirRecords(t *testing.T) {
 			t.Errorf("%s is not in\n%s", m.Name, list)
 		}
 	}
+
+	// A fourth one joins by its record.
+	address := strings.TrimSuffix(c.Nameserver(), ".1") + ".20"
+	fourth := func() *exec.Cmd {
+		args := append(append(c.Naming(), filepath.Join(dir, "kvd")), "--name", "m4", "--data-dir", filepath.Join(data, "m4"), "--discovery-srv", "example.org",
+			"--initial-cluster-state", "existing", "--initial-cluster-token", filepath.Base(data),
+			"--listen-client-urls", "http://"+address+":2379", "--listen-peer-urls", "http://"+address+":2380")
+		return exec.Command(args[0], args[1:]...)
+	}
+	refused := func(wants string) {
+		t.Helper()
+		cmd := fourth()
+		if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), wants) {
+			t.Fatalf("%v\n%s\nwant %q", err, out, wants)
+		}
+	}
+	refused("and this member is at " + address + ":2380: publish a record for it")
+	hosts = append(hosts, "m4.example.org. 60 IN A "+address)
+	records = append(records, "_etcd-server._tcp.example.org. 60 IN SRV 0 0 2380 m4.example.org.")
+	server.Set(t, append(records, hosts...)...)
+	refused("add it first with kvctl member add m4 http://m4.example.org:2380")
+	kvctl(append(byRecords, "member", "add", "m4", "http://m4.example.org:2380", "--learner")...)
+	joined := fourth()
+	joined.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := joined.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { joined.Process.Kill(); joined.Wait() })
+	await(t, "the fourth has what the others have", func() bool {
+		return run(filepath.Join(dir, "kvctl"), "--endpoints", "http://"+address+":2379", "get", "--quorum", "/hello") == "world\n"
+	})
 
 	server.Be(dnstest.Silent)
 	if got := kvctl("--endpoints", c.Members()[1].ClientURL, "set", "/hello", "again"); got != "again\n" {
