@@ -96,7 +96,7 @@ func subject(t *testing.T) cluster.Program {
 
 // begun returns a cluster that has started, whose data is kept if the test fails. On loopback, nothing
 // can be cut.
-func begun(t *testing.T, program cluster.Program, members int, loopback bool) *cluster.Cluster {
+func begun(t *testing.T, program cluster.Program, members int, loopback bool, args ...string) *cluster.Cluster {
 	t.Helper()
 	if !loopback {
 		parts.Need(t, "netns")
@@ -105,7 +105,7 @@ func begun(t *testing.T, program cluster.Program, members int, loopback bool) *c
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.New(cluster.Config{Program: program, Members: members, Dir: dir, Loopback: loopback, Args: strings.Fields(os.Getenv(argsVariable))})
+	c, err := cluster.New(cluster.Config{Program: program, Members: members, Dir: dir, Loopback: loopback, Args: append(strings.Fields(os.Getenv(argsVariable)), args...)})
 	if err != nil {
 		t.Fatal(err)
 	}
