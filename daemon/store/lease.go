@@ -10,12 +10,13 @@ import (
 
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/snapfile"
 )
 
 // implicitLease marks the ids of leases that a TTL made; the low 48 bits are the index that the
 // lease was made at. Such a lease has exactly one attachment and dies with it. The range is
 // closed to shared leases, whose ids their proposers choose.
-const implicitLease = uint64(0x7E76) << 48
+const implicitLease = uint64(snapfile.ImplicitLease) << 48
 
 // checkpointMin is what a shared lease must have left by the log for its leader to tell the others
 // that it has less.

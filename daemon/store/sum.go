@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/zeebo/xxh3"
+
+	"github.com/kvd-io/kvd/pkg/snapfile"
 )
 
 // Sum is the sum of the hashes of all records, directories, leases, users and roles, and of the commands
@@ -49,12 +51,12 @@ func (s *Sum) sub(item []byte) {
 
 // The first byte of an item's encoding keeps a record and a directory of one path apart.
 const (
-	itemRecord = 'r'
-	itemDir    = 'd'
-	itemLease  = 'l'
-	itemAuth   = 'a'
-	itemUser   = 'u'
-	itemRole   = 'o'
+	itemRecord = snapfile.ItemRecord
+	itemDir    = snapfile.ItemDir
+	itemLease  = snapfile.ItemLease
+	itemAuth   = snapfile.ItemAuth
+	itemUser   = snapfile.ItemUser
+	itemRole   = snapfile.ItemRole
 
 	itemSequence = 's' // of an origin
 )
