@@ -305,7 +305,7 @@ func (s *Service) addMember(ctx context.Context, r memberRequest) (uint64, error
 	if err := s.members.cluster.AddServer(raftnode.ID(id), address); err != nil {
 		return 0, err
 	}
-	return id, s.propose(ctx, command.Member{ID: id, Name: r.Name, PeerURLs: r.PeerURLs, Learner: r.Learner})
+	return id, s.note(ctx, command.Member{ID: id, Name: r.Name, PeerURLs: r.PeerURLs, Learner: r.Learner})
 }
 
 func checkMember(r memberRequest) error {
@@ -321,10 +321,13 @@ func checkMember(r memberRequest) error {
 	return nil
 }
 
-// checkURLs refuses URLs that another member than id has.
+// checkURLs refuses URLs that lead to where another member than id is, whatever their scheme.
 func (s *Service) checkURLs(id uint64, urls []string) error {
 	for _, m := range s.Members() {
-		if m.ID != id && slices.ContainsFunc(urls, func(u string) bool { return slices.Contains(m.PeerURLs, u) }) {
+		taken := func(u string) bool {
+			return slices.ContainsFunc(m.PeerURLs, func(known string) bool { return hostPort(known) == hostPort(u) })
+		}
+		if m.ID != id && slices.ContainsFunc(urls, taken) {
 			return &kv.Error{Op: "member", Kind: kv.Exists, Cause: "membership: peerURL exists"}
 		}
 	}
@@ -385,13 +388,16 @@ func (s *Service) updateMember(ctx context.Context, r memberRequest) error {
 		}
 	}
 	m.PeerURLs, m.Part = r.PeerURLs, command.MemberStanding
-	return s.propose(ctx, m)
+	return s.note(ctx, m)
 }
 
 // removeMember takes a member out of raft first: what is in the table alone counts for nothing, while one
 // that raft counts on, and that nobody speaks to any more, could lose the others their quorum.
 func (s *Service) removeMember(ctx context.Context, r memberRequest) error {
 	_, server, err := s.member(r.ID)
+	if kv.Is(err, kv.NotFound) && !s.state.machine.Removed(r.ID) && s.isInTable(r.ID) {
+		return s.forget(ctx, r.ID) // an earlier leader has begun
+	}
 	if err != nil {
 		return err
 	}
@@ -439,13 +445,18 @@ func (s *Service) demoteMember(ctx context.Context, r memberRequest) error {
 	} else if m.Learner {
 		return &kv.Error{Op: "member demote", Kind: kv.Invalid, Cause: "it has no vote"}
 	}
+	return s.voteNoMore(ctx, m)
+}
+
+// voteNoMore has all members know that one has lost its vote.
+func (s *Service) voteNoMore(ctx context.Context, m command.Member) error {
 	m.Voter, m.Learner, m.Part = false, true, command.MemberStanding
-	return s.propose(ctx, m)
+	return s.note(ctx, m)
 }
 
 // forget has all members know that one was removed. It may have been known before.
 func (s *Service) forget(ctx context.Context, id uint64) error {
-	err := s.propose(ctx, command.MemberRemove{ID: id})
+	err := s.note(ctx, command.MemberRemove{ID: id})
 	if kv.Is(err, kv.NotFound) {
 		return nil
 	}
@@ -457,8 +468,11 @@ func (s *Service) promoteMember(ctx context.Context, id uint64) error {
 	if err != nil {
 		return err
 	}
-	if server.Voter {
+	switch {
+	case server.Voter && m.Voter:
 		return &kv.Error{Op: "member promote", Kind: kv.Invalid, Cause: "it has a vote already"}
+	case server.Voter: // an earlier leader has begun
+		return s.vote(ctx, m)
 	}
 	if err := s.foresee(ctx, PromoteMember, Standing{ID: id}, false); err != nil {
 		return err
@@ -467,6 +481,10 @@ func (s *Service) promoteMember(ctx context.Context, id uint64) error {
 		return &kv.Error{Op: "member promote", Kind: kv.Invalid, Cause: "it has not caught up with the log yet: try again when kvctl member list shows that it has"}
 	}
 	return s.promote(ctx, m, server)
+}
+
+func (s *Service) isInTable(id uint64) bool {
+	return slices.ContainsFunc(s.Members(), func(m command.Member) bool { return m.ID == id })
 }
 
 // started reports whether a member has told the others that it has started. Only by that they know, if it
@@ -508,7 +526,7 @@ func (s *Service) promote(ctx context.Context, m command.Member, server raftnode
 // vote has all members know that one has its vote.
 func (s *Service) vote(ctx context.Context, m command.Member) error {
 	m.Voter, m.Learner, m.Part = true, false, command.MemberStanding
-	return s.propose(ctx, m)
+	return s.note(ctx, m)
 }
 
 // transfer hands the leadership to a member, 0 for the fittest unless that has happened since from led.
@@ -531,6 +549,19 @@ func (s *Service) transfer(ctx context.Context, to, from uint64) error {
 		return &kv.Error{Op: "member transfer", Kind: kv.Invalid, Cause: "there is no other member that could lead"}
 	}
 	return s.members.cluster.Transfer(ctx, raftnode.ID(to))
+}
+
+// note has all members know of a change, as the leader that has decided on it. Under the next one that may not
+// hold any more: then it has not been handled, and that one is asked, which goes on from what raft knows.
+func (s *Service) note(ctx context.Context, body command.Body) error {
+	result, err := s.log.ProposeLeading(ctx, command.Command{Body: body})
+	if kv.Is(err, kv.NoLeader) {
+		return fmt.Errorf("%w: %w", raftnode.ErrNotHandled, err)
+	}
+	if err == nil {
+		err = result.Err
+	}
+	return err
 }
 
 func (s *Service) propose(ctx context.Context, body command.Body) error {
@@ -564,7 +595,7 @@ func (s *Service) nameFounders(ctx context.Context) {
 			continue
 		}
 		founder.Part = command.MemberStanding // what it has said of itself meanwhile stays
-		if err := s.propose(ctx, founder); err != nil {
+		if err := s.note(ctx, founder); err != nil {
 			s.audit.log.Debug("a founder is not known by its name yet", "name", founder.Name, "err", err)
 		}
 	}
@@ -588,6 +619,8 @@ func (s *Service) settleMembers(ctx context.Context) {
 			err = s.forget(ctx, m.ID)
 		case server.Voter && !m.Voter: // the vote was given, and the leader lost before it could say so
 			err = s.vote(ctx, m)
+		case !server.Voter && m.Voter: // the vote was taken away, likewise
+			err = s.voteNoMore(ctx, m)
 		case !server.Voter && !m.Learner && upToDate[m.ID]:
 			if err = s.foresee(ctx, PromoteMember, Standing{ID: m.ID}, false); err == nil {
 				err = s.promote(ctx, m, server)

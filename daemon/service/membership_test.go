@@ -179,6 +179,53 @@ func TestAMemberGetsNoVoteBeforeTheOthersKnowThatItHasStarted(t *testing.T) {
 	})
 }
 
+func TestWhatAnEarlierLeaderHasBegunIsFinishedByWhoIsAskedForItAgain(t *testing.T) {
+	s, side := governed(t, 1, 2, 3)
+	side.servers = side.servers[:2] // 3 was taken out
+	if err := s.RemoveMember(t.Context(), 3, false); err != nil || !s.service.state.machine.Removed(3) {
+		t.Errorf("removing: %v", err)
+	}
+	side.servers = append(side.servers, raftnode.Server{ID: 4, Address: "n4:2380", Voter: true}) // 4 was given its vote
+	side.applied[4] = 100
+	if err := s.service.propose(t.Context(), command.Member{ID: 4, Name: "n4", Learner: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PromoteMember(t.Context(), 4); err != nil || !tableOf(s)[4].Voter || tableOf(s)[4].Learner {
+		t.Errorf("promoting: %v, %+v", err, tableOf(s)[4])
+	}
+}
+
+func TestAVoteThatWasTakenAwayDoesNotComeBackByItself(t *testing.T) {
+	s, side := governed(t, 1, 2, 3)
+	side.servers[2].Voter = false // and the leader was lost before it could say so
+	s.service.settleMembers(t.Context())
+	if m := tableOf(s)[3]; m.Voter || !m.Learner || side.servers[2].Voter {
+		t.Errorf("%+v, %+v", m, side.servers)
+	}
+}
+
+func TestTwoMembersCannotHaveOneAddress(t *testing.T) {
+	s, side := governed(t, 1)
+	added, err := s.AddMember(t.Context(), NewMember{Name: "n2", PeerURLs: []string{"http://n2:2380"}, Learner: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, taken := range []string{"https://n2:2380", "http://n2:2380/", "https://n1:2380"} {
+		if _, err := s.AddMember(t.Context(), NewMember{Name: "n3", PeerURLs: []string{"http://n3:2380", taken}}); !kv.Is(err, kv.Exists) {
+			t.Errorf("%s beside another: %v", taken, err)
+		}
+		if _, err := s.AddMember(t.Context(), NewMember{Name: "n3", PeerURLs: []string{taken}}); !kv.Is(err, kv.Exists) {
+			t.Errorf("%s: %v", taken, err)
+		}
+	}
+	if m := tableOf(s)[added.ID]; m.Name != "n2" || len(side.servers) != 2 {
+		t.Errorf("%+v, %+v", m, side.servers)
+	}
+	if err := s.UpdateMember(t.Context(), added.ID, []string{"https://n2:2380"}); err != nil {
+		t.Errorf("another scheme for itself: %v", err)
+	}
+}
+
 func TestWhoLagsBehindHoldsUpNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, side := governed(t, 1)
