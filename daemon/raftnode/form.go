@@ -35,6 +35,7 @@ type clusterPage struct {
 	Token    string       `json:"token"`
 	Member   ID           `json:"member"` // who answers
 	Name     string       `json:"name"`
+	Process  ID           `json:"process"` // another one after each start
 	Founders string       `json:"founders,omitempty"`
 	Started  bool         `json:"started"` // who answers has joined in
 	Members  []pageMember `json:"members"`
@@ -72,7 +73,10 @@ func (n *Node) serveCluster(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	page, err := n.clusterPage(r.Context(), told)
+	page, err := n.selfPage(), error(nil)
+	if !r.URL.Query().Has(selfQuery) {
+		page, err = n.clusterPage(r.Context(), told)
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
@@ -81,14 +85,20 @@ func (n *Node) serveCluster(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(page)
 }
 
+// selfPage returns who lives here.
+func (n *Node) selfPage() clusterPage {
+	own := n.notes.look()
+	return clusterPage{
+		Cluster: own.ClusterID, Token: own.ClusterToken, Member: own.MemberID, Name: own.Name, Process: ID(n.registry.origin),
+		Founders: own.Founders, Started: n.ready.Load(), Members: []pageMember{},
+	}
+}
+
 // clusterPage returns what this member knows, or knows through its leader once there has been one,
 // and notes that a founder starts.
 func (n *Node) clusterPage(ctx context.Context, told start) (clusterPage, error) {
 	own := n.notes.look()
-	page := clusterPage{
-		Cluster: own.ClusterID, Token: own.ClusterToken, Member: own.MemberID, Name: own.Name,
-		Founders: own.Founders, Started: n.ready.Load(), Members: []pageMember{},
-	}
+	page := n.selfPage()
 	if page.Started && n.raft.LastIndex() > 1 {
 		// A member that lags, or that is cut off, would not know of others that have started.
 		ctx, cancel := context.WithTimeout(ctx, settledTimeout)

@@ -258,6 +258,10 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 	n.loops.Go(func() { n.removalLoop(n.running) })
 	n.loops.Go(func() { n.tempoLoop(n.running) })
 	n.serve.Do(n.network.Serve)
+	if list := newFounders(cfg.Founders); len(list) > 1 && n.Alone() {
+		n.log.Warn("this member is alone in its cluster, whatever --initial-cluster says: that counts for a new data directory only",
+			"given", list.String(), "data", n.dir.path, "try", "kvctl member add or kvctl member invite for each of the others; or, if nothing is in it that matters, an empty --data-dir")
+	}
 	if err := n.settle(ctx, opened); err != nil {
 		return nil, errors.Join(fmt.Errorf("start member %s: %w", cfg.Name, err), n.Close())
 	}
@@ -310,7 +314,7 @@ func (n *Node) settle(ctx context.Context, opened <-chan struct{}) error {
 	if err := n.ReadBarrier(patience); err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return nil
+	return n.lookAtSelf(ctx)
 }
 
 // start runs f in a goroutine that Close waits for. It returns false if Close was called.
