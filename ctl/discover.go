@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -50,7 +49,7 @@ func (b byRecords) endpoints(ctx context.Context, resolver discovery.Resolver, s
 	query := discovery.Query{Service: discovery.Clients, Name: b.name, Domain: b.domain}
 	found, err := discovery.Find(ctx, resolver, query)
 	if err != nil {
-		return nil, &kv.Error{Op: "discovery", Kind: kv.Unavailable, Cause: "no endpoints were found: " + err.Error(), Err: err}
+		return nil, &kv.Error{Op: "discovery", Kind: kv.Unavailable, Err: fmt.Errorf("no endpoints were found: %w; publish the records, or name endpoints with --endpoints", err)}
 	}
 	var urls []string
 	for _, t := range found.Secure {
@@ -64,8 +63,8 @@ func (b byRecords) endpoints(ctx context.Context, resolver discovery.Resolver, s
 		}
 	}
 	if len(urls) == 0 {
-		return nil, &kv.Error{Op: "discovery", Kind: kv.Unavailable, Err: errors.New("only insecure endpoints"),
-			Cause: fmt.Sprintf("there are records %s alone, whose endpoints speak without TLS: publish %s, or take them with --insecure-discovery", query.Record(false), query.Record(true))}
+		return nil, &kv.Error{Op: "discovery", Kind: kv.Unavailable, Err: fmt.Errorf(
+			"there are records %s alone, whose endpoints speak without TLS: publish %s, or take them with --insecure-discovery", query.Record(false), query.Record(true))}
 	}
 	return urls, nil
 }

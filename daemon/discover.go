@@ -22,6 +22,7 @@ const (
 	discoverTimeout  = 10 * time.Second // for one look at all records and addresses
 	discoverPause    = time.Second      // between two
 	discoverPatience = time.Minute      // while the resolver does not know
+	discoverTold     = 10 * time.Second // between two log lines about that
 )
 
 // discover makes cfg that of a member which finds the others by the SRV records of a domain, if it is told
@@ -72,6 +73,7 @@ type search struct {
 func (s search) patiently(ctx context.Context, log *slog.Logger) (members []discovery.Target, self discovery.Target, err error) {
 	patience, cancel := context.WithTimeout(ctx, discoverPatience)
 	defer cancel()
+	var told time.Time
 	for {
 		attempt, done := context.WithTimeout(patience, discoverTimeout)
 		members, self, err = s.look(attempt)
@@ -80,7 +82,10 @@ func (s search) patiently(ctx context.Context, log *slog.Logger) (members []disc
 		if err == nil || errors.As(err, &setting) || errors.Is(err, discovery.ErrNoRecords) || discovery.IsNotFound(err) {
 			return members, self, err
 		}
-		log.Warn("the members cannot be found by their records yet", "domain", s.Domain, "err", err)
+		if now := time.Now(); now.Sub(told) >= discoverTold {
+			told = now
+			log.Warn("the members cannot be found by their records yet", "domain", s.Domain, "err", err)
+		}
 		select {
 		case <-time.After(discoverPause):
 		case <-patience.Done():

@@ -152,7 +152,7 @@ func TestAMemberWithoutAnAnswerStopsWhenItIsToldTo(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.DiscoverySRV, cfg.DataDir = "example.org", filepath.Join(t.TempDir(), "data")
 	cfg.ListenClientURLs, cfg.ListenPeerURLs = []string{"http://127.0.0.1:0"}, []string{"http://127.0.0.1:0"}
-	if _, err := Open(ctx, cfg, Deps{Resolver: server.Resolver()}); err == nil || !strings.Contains(err.Error(), "look up _etcd-server-ssl._tcp.example.org") {
+	if _, err := Open(ctx, cfg, Deps{Resolver: server.Resolver()}); err == nil || !strings.Contains(err.Error(), "lookup _etcd-server-ssl._tcp.example.org") {
 		t.Error(err)
 	}
 }

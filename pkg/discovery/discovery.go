@@ -115,7 +115,7 @@ func lookup(ctx context.Context, r Resolver, q Query, secure bool) ([]Target, er
 	case IsNotFound(err):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("look up %s: %w", q.Record(secure), err)
+		return nil, err // it names the record
 	case len(records) > targetsMax:
 		return nil, fmt.Errorf("there are %d records %s, and no cluster has more than %d members", len(records), q.Record(secure), targetsMax)
 	}

@@ -56,7 +56,7 @@ func TestADomainWithoutRecordsIsNotOneThatCannotBeAsked(t *testing.T) {
 	server.Be(dnstest.Silent)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := discovery.Find(ctx, server.Resolver(), servers("")); err == nil || errors.Is(err, discovery.ErrNoRecords) || !strings.Contains(err.Error(), "look up _etcd-server-ssl._tcp.example.org") {
+	if _, err := discovery.Find(ctx, server.Resolver(), servers("")); err == nil || errors.Is(err, discovery.ErrNoRecords) || !strings.Contains(err.Error(), "lookup _etcd-server-ssl._tcp.example.org") {
 		t.Errorf("a server that is silent: %v", err)
 	}
 }
