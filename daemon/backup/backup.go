@@ -37,7 +37,7 @@ type Config struct {
 	// Current returns when Take returns everything that was acknowledged before the call, or why it cannot;
 	// nil: at once.
 	Current func(ctx context.Context) error
-	Spool   string // directory for what is being sent; nothing stays there
+	Spool   string // directory for what is being sent, of this process alone; nothing stays there
 
 	Schedule Schedule // zero: none
 
@@ -69,6 +69,7 @@ func New(cfg Config) *Backups {
 		cfg.Free = freeSpace
 	}
 	b := &Backups{config: cfg}
+	b.removeLeftovers()
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if cfg.Schedule.Interval > 0 {
 		b.work.Go(func() { b.keepSchedule(b.ctx) })

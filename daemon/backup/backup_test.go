@@ -175,6 +175,24 @@ func TestWithoutRoomNothingIsBegun(t *testing.T) {
 	}
 }
 
+func TestWhatAKilledProcessHasLeftOfASnapshotIsRemovedAndNothingElse(t *testing.T) {
+	directory := t.TempDir()
+	for _, name := range []string{".sending-123", ".sending-", "sending-1", "wal"} {
+		if err := os.WriteFile(filepath.Join(directory, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(directory, ".sending-directory"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	b := New(Config{Spool: directory, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	defer b.Close()
+	if left, want := names(t, directory), []string{".sending-directory", "sending-1", "wal"}; !slices.Equal(left, want) || log.Len() > 0 {
+		t.Errorf("left are %q, want %q; the log: %s", left, want, log.String())
+	}
+}
+
 // names returns what is in a directory.
 func names(t *testing.T, directory string) (names []string) {
 	t.Helper()

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,6 +20,9 @@ const (
 	// spoolKept is how long a snapshot is kept for somebody to go on with it.
 	spoolKept = 5 * time.Minute
 )
+
+// spoolPrefix begins the names of spools in the moment in which they have one.
+const spoolPrefix = ".sending-"
 
 var errBusy = errors.New("this member sends as many snapshots as it can: try again later, or ask another member")
 
@@ -73,11 +78,28 @@ func (b *Backups) newSpool() (*spool, error) {
 	return s, nil
 }
 
+// removeLeftovers removes the spools of a process that was killed before they had lost their names.
+func (b *Backups) removeLeftovers() {
+	entries, err := os.ReadDir(b.config.Spool)
+	if err != nil {
+		b.config.Log.Warn("cannot look for what is left of snapshots that were being sent", "directory", b.config.Spool, "err", err)
+		return
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), spoolPrefix) || !entry.Type().IsRegular() {
+			continue
+		}
+		if err := os.Remove(filepath.Join(b.config.Spool, entry.Name())); err != nil {
+			b.config.Log.Warn("cannot remove what is left of a snapshot that was being sent", "err", err)
+		}
+	}
+}
+
 func (b *Backups) openSpool(t Taken) (*spool, error) {
 	if err := b.checkSpace(b.config.Spool, t); err != nil {
 		return nil, err
 	}
-	file, err := os.CreateTemp(b.config.Spool, ".sending-*")
+	file, err := os.CreateTemp(b.config.Spool, spoolPrefix+"*")
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep a snapshot to send: %w", err)
 	}

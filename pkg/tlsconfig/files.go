@@ -64,6 +64,7 @@ type material struct {
 	pair    *tls.Certificate // nil for none; its Leaf is there
 	roots   *x509.CertPool   // nil for the system's
 	revoked map[revocation]bool
+	sum     [sha256.Size]byte // of the files
 }
 
 // stamp tells a file from what was in its place before.
@@ -103,7 +104,7 @@ func watch(c Config, usage x509.ExtKeyUsage) (*watched, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.sum = sum(contents)
+	w.sum = m.sum
 	w.latest.Store(m)
 	return w, nil
 }
@@ -229,7 +230,7 @@ func sum(contents [whats][]byte) (s [sha256.Size]byte) {
 
 // parse makes sense of the contents of the files.
 func (w *watched) parse(contents [whats][]byte) (*material, error) {
-	var m material
+	m := material{sum: sum(contents)}
 	if w.config.Cert != "" || w.config.Key != "" {
 		pair, err := w.parsePair(contents[Certificate], contents[Key])
 		if err != nil {

@@ -13,9 +13,11 @@
 package tlsconfig
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -118,6 +120,19 @@ func (s *Server) settled(m *material) *tls.Config {
 		config.ClientAuth, config.ClientCAs = tls.VerifyClientCertIfGiven, m.roots
 	case RequiredClientCerts:
 		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, m.roots
+	}
+	// A session is taken up again only with the files that it began with. Else the whole handshake is done again, with
+	// what the client shows now.
+	config.WrapSession = func(state tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+		session.Extra = append(session.Extra, m.sum[:])
+		return s.outer.EncryptTicket(state, session)
+	}
+	config.UnwrapSession = func(identity []byte, state tls.ConnectionState) (*tls.SessionState, error) {
+		session, err := s.outer.DecryptTicket(identity, state)
+		if err != nil || session == nil || !slices.ContainsFunc(session.Extra, func(extra []byte) bool { return bytes.Equal(extra, m.sum[:]) }) {
+			return nil, err
+		}
+		return session, nil
 	}
 	// Unlike VerifyPeerCertificate it is called for a session that is taken up again, too.
 	config.VerifyConnection = func(state tls.ConnectionState) error { return s.verify(m, state) }

@@ -534,3 +534,36 @@ func TestTimesAreToldWithTheirDistance(t *testing.T) {
 		}
 	}
 }
+
+func TestNoSessionOutlivesAChangeOfTheFilesAndItsClientIsLetInByWhatItShowsNow(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		ca, dir := authority(t)
+		files := issue(t, ca, certs.Server, "n1", time.Now(), "localhost")
+		lost, renewed := issue(t, ca, certs.Client, "ann", time.Now()), issue(t, ca, certs.Client, "ann-2", time.Now())
+		issue(t, ca, certs.Client, "nobody", time.Now())
+		if _, err := ca.Revoke("client-nobody", time.Now()); err != nil { // so that there is a list
+			t.Fatal(err)
+		}
+		files.CRL = filepath.Join(dir, "ca.crl")
+		server := newServer(t, tlsconfig.Config{Files: files, ClientCerts: tlsconfig.RequiredClientCerts})
+		session := tls.NewLRUClientSessionCache(1)
+		as := func(shown tlsconfig.Files) *link {
+			config := newClient(t, shown).Config("localhost")
+			config.ClientSessionCache, config.MaxVersion = session, version
+			return connect(t, server.Config(), config)
+		}
+		as(lost)
+		if l := as(lost); l.serverErr != nil || !l.server.ConnectionState().DidResume {
+			t.Fatalf("not resumed: %v", l.serverErr)
+		}
+		if _, err := ca.Revoke("client-ann", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if l := as(renewed); l.serverErr != nil || l.clientErr != nil || l.server.ConnectionState().DidResume {
+			t.Fatalf("another certificate with the session of one that was revoked: %v, %v, resumed: %v", l.serverErr, l.clientErr, l.server.ConnectionState().DidResume)
+		}
+		if l := as(renewed); l.serverErr != nil || !l.server.ConnectionState().DidResume {
+			t.Errorf("not resumed after the change: %v", l.serverErr)
+		}
+	}
+}
