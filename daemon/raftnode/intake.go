@@ -108,7 +108,7 @@ func (c *intake) keep(p []byte) {
 func (c *intake) step(b byte) error {
 	c.head = append(c.head, b)
 	c.room--
-	form := formOf(c.head[0])
+	form := forms[c.head[0]]
 	if len(c.head) < 1+form.length {
 		return nil
 	}
@@ -159,36 +159,36 @@ type form struct {
 	elements int    // values that each element is, 0 for a value that is bytes
 }
 
-func formOf(first byte) form {
-	switch {
-	case first <= 0x7f || first >= 0xe0: // small numbers
-		return form{valid: true}
-	case first <= 0x8f:
-		return form{valid: true, size: uint64(first & 0xf), elements: 2}
-	case first <= 0x9f:
-		return form{valid: true, size: uint64(first & 0xf), elements: 1}
-	case first <= 0xbf:
-		return form{valid: true, size: uint64(first & 0x1f)}
+// forms are those of all first bytes. It is read only.
+var forms = func() (table [256]form) {
+	for b := range table {
+		switch {
+		case b <= 0x7f, b >= 0xe0: // small numbers
+			table[b] = form{valid: true}
+		case b <= 0x8f: // small maps
+			table[b] = form{valid: true, size: uint64(b & 0xf), elements: 2}
+		case b <= 0x9f: // small lists
+			table[b] = form{valid: true, size: uint64(b & 0xf), elements: 1}
+		case b <= 0xbf: // short text
+			table[b] = form{valid: true, size: uint64(b & 0x1f)}
+		}
 	}
-	return forms[first-0xc0]
-}
-
-// forms are those of 0xc0 to 0xdf.
-var forms = func() (table [0x20]form) {
-	fixed := func(bytes uint64) form { return form{valid: true, size: bytes} }
-	of := func(length int, more uint64, elements int) form {
-		return form{valid: true, length: length, more: more, elements: elements}
+	for b, size := range map[byte]uint64{
+		0xc0: 0, 0xc2: 0, 0xc3: 0, // nothing, no, yes
+		0xca: 4, 0xcb: 8, // floating point
+		0xcc: 1, 0xcd: 2, 0xce: 4, 0xcf: 8, 0xd0: 1, 0xd1: 2, 0xd2: 4, 0xd3: 8, // numbers
+		0xd4: 2, 0xd5: 3, 0xd6: 5, 0xd7: 9, 0xd8: 17, // extensions
+	} {
+		table[b] = form{valid: true, size: size}
 	}
-	return [0x20]form{
-		0xc0 - 0xc0: fixed(0), 0xc2 - 0xc0: fixed(0), 0xc3 - 0xc0: fixed(0), // nothing, no, yes
-		0xc4 - 0xc0: of(1, 0, 0), 0xc5 - 0xc0: of(2, 0, 0), 0xc6 - 0xc0: of(4, 0, 0), // bytes
-		0xc7 - 0xc0: of(1, 1, 0), 0xc8 - 0xc0: of(2, 1, 0), 0xc9 - 0xc0: of(4, 1, 0), // extensions
-		0xca - 0xc0: fixed(4), 0xcb - 0xc0: fixed(8), // floating point
-		0xcc - 0xc0: fixed(1), 0xcd - 0xc0: fixed(2), 0xce - 0xc0: fixed(4), 0xcf - 0xc0: fixed(8), // unsigned
-		0xd0 - 0xc0: fixed(1), 0xd1 - 0xc0: fixed(2), 0xd2 - 0xc0: fixed(4), 0xd3 - 0xc0: fixed(8), // signed
-		0xd4 - 0xc0: fixed(2), 0xd5 - 0xc0: fixed(3), 0xd6 - 0xc0: fixed(5), 0xd7 - 0xc0: fixed(9), 0xd8 - 0xc0: fixed(17), // extensions
-		0xd9 - 0xc0: of(1, 0, 0), 0xda - 0xc0: of(2, 0, 0), 0xdb - 0xc0: of(4, 0, 0), // text
-		0xdc - 0xc0: of(2, 0, 1), 0xdd - 0xc0: of(4, 0, 1), // lists
-		0xde - 0xc0: of(2, 0, 2), 0xdf - 0xc0: of(4, 0, 2), // maps
+	for i, length := range []int{1, 2, 4} {
+		table[0xc4+i] = form{valid: true, length: length}          // bytes
+		table[0xc7+i] = form{valid: true, length: length, more: 1} // extensions
+		table[0xd9+i] = form{valid: true, length: length}          // text
 	}
+	for i, length := range []int{2, 4} {
+		table[0xdc+i] = form{valid: true, length: length, elements: 1} // lists
+		table[0xde+i] = form{valid: true, length: length, elements: 2} // maps
+	}
+	return table
 }()
