@@ -174,9 +174,9 @@ func TestAHostThatAcceptsAndSaysNothingIsNamed(t *testing.T) {
 	}
 	defer l.Close() // the system accepts
 	town := newTown()
-	a := town.join(t, 1)
+	a := town.join(t, 1, func(c *setup) { c.patience.hello = 50 * time.Millisecond })
 	town.move(2, l.Addr().String())
-	_, err = a.RaftStreams().Dial(2, 50*time.Millisecond)
+	_, err = a.RaftStreams().Dial(2, 10*time.Second)
 	if err == nil || !strings.Contains(err.Error(), l.Addr().String()+": it accepts connections, but does not answer") {
 		t.Error(err)
 	}
