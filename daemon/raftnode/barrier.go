@@ -208,7 +208,7 @@ func (n *Node) readIndexAtOnce(from uint64, request []byte) ([]byte, bool) {
 }
 
 // learn tells raft that the leader of a term has committed the entry of that term at m. Raft would
-// learn it with the next entries, or a few milliseconds later; whoever waits to read what he has just
+// learn it with the next entries, or from tidings a moment later; whoever waits to read what he has just
 // written should not have to. It is said in the leader's words, an AppendEntries without entries,
 // which raft checks like any other.
 func (n *Node) learn(m mark) {
@@ -224,11 +224,7 @@ func (n *Node) learn(m mark) {
 	if known() || leader == "" {
 		return
 	}
-	from := n.transport.EncodePeer(leader, address)
-	request := &raft.AppendEntriesRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader), Addr: from},
-		Term:      m.term, PrevLogEntry: m.index, PrevLogTerm: m.term, LeaderCommitIndex: m.index,
-	}
+	request := n.notice(m, leader, address)
 	self := raft.ServerID(n.identity.MemberID.String())
 	if err := n.transport.AppendEntries(self, n.transport.LocalAddr(), request, new(raft.AppendEntriesResponse)); err != nil {
 		n.log.Debug("raft was not told what is committed", "index", m.index, "err", err)

@@ -226,9 +226,11 @@ func (n *Node) attempt(ctx context.Context, s *sight, batch []*proposal) (verdic
 // execution here, which brings the result to all others.
 func (n *Node) finish(ctx context.Context, batch []*proposal, at mark) {
 	// The leader may have committed it with the others before it has come here.
-	arrival, cancel := context.WithTimeout(ctx, learnPatience)
-	_ = n.stored.Wait(arrival, at.index)
-	cancel()
+	if n.stored.Load() < at.index {
+		arrival, cancel := context.WithTimeout(ctx, learnPatience)
+		_ = n.stored.Wait(arrival, at.index)
+		cancel()
+	}
 	n.learn(at)
 	lost := outcomeLost()
 	if err := n.fsm.applied.Wait(ctx, at.index); err != nil {
@@ -275,7 +277,9 @@ func (n *Node) commit(t *term, commands []command.Command) ([]command.Result, ma
 	if len(results) != len(commands) { // it came into the log in a later term, and was void: see batchOf
 		return nil, mark{}, noLeader()
 	}
-	return results, mark{index: future.Index(), term: t.number}, nil
+	at := mark{index: future.Index(), term: t.number}
+	n.tidings.note(at)
+	return results, at, nil
 }
 
 // located returns a result with its place in the log.

@@ -57,8 +57,8 @@ const (
 	snapshotCloseBytes   = 4 << 20 // less than this is read again faster than a snapshot is written
 	snapshotRetry        = time.Minute
 
-	enqueueTimeout = 5 * time.Second // for raft's main loop to take an entry
-	commitTimeout  = 5 * time.Millisecond
+	enqueueTimeout = 5 * time.Second        // for raft's main loop to take an entry
+	commitTimeout  = 100 * time.Millisecond // see tidings
 	peerTimeout    = 2 * time.Second
 	notifyBuffer   = 64
 	joinGrace      = 2 * time.Second // for a member that starts to catch up before it serves
@@ -172,6 +172,7 @@ type Node struct {
 	remote    *rounds                       // of asking the leader for a read index
 	stored    watermark                     // index of what was appended to the log, perhaps taken back since
 	overlap   overlap
+	tidings   tidings
 	learning  sync.Mutex
 	installs  installs
 
@@ -220,10 +221,11 @@ func Open(ctx context.Context, cfg Config, deps Deps, machine Machine) (_ *Node,
 	n.remote = newRounds(n.start, n.meters.counted(n.fetchIndex))
 	n.space.Store(&Space{})
 	n.overlap.start = n.start
+	n.tidings.fresh = make(chan struct{}, 1)
 	n.overlap.voters = func() bool { return n.ready.Load() && len(n.configured().others) > 0 }
 	n.fsm = &fsm{machine: machine, stop: n.stop, meters: n.meters, registry: n.registry, logBytes: newByteTrigger(cfg.SnapshotLogBytes)}
 	n.fsm.readClock()
-	n.leadWork = append(n.leadWork, n.seatLoop)
+	n.leadWork = append(n.leadWork, n.seatLoop, n.tidingsLoop)
 	defer func() {
 		if err != nil && n.raft == nil {
 			n.cancel()
