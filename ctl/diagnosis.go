@@ -17,7 +17,7 @@ const (
 	enoughSyncs   = 100                   // to judge by
 	soundClock    = 2 * time.Second       // between a member and this machine
 	soundContact  = time.Second           // since a member has heard from the leader
-	soundElection = time.Second           // timeout, where it follows what is measured
+	soundElection = 2 * time.Second       // timeout, where it follows what is measured
 	soundLag      = 5000                  // entries behind the member that is furthest
 	soundTrip     = 50 * time.Millisecond // between two members
 	soundLifetime = 30 * 24 * time.Hour   // that a certificate has left

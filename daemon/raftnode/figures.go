@@ -193,7 +193,7 @@ func (n *Node) setTempo(now time.Time) {
 	}
 	syncs := n.meters.syncs.look(now)
 	own := sluggishness{trip: worstTrip(trips, len(voters)+1), sync: syncs.high, delay: n.meters.delays.look(now).high}
-	if len(voters) == 0 || n.Alone() {
+	if len(voters) == 0 {
 		own = sluggishness{} // nobody waits for a sign of life
 	}
 	told := figures{asks: own.asks(), sync: syncs.usual, syncs: syncs.seconds}

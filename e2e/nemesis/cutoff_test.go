@@ -21,7 +21,7 @@ const (
 
 func TestAWatchOnAMemberThatIsCutOffEndsWithinTwoElectionTimeouts(t *testing.T) {
 	program := subject(t)
-	c := begun(t, program, 3, false)
+	c := begun(t, program, 3, false, "--election-timeout=1000") // which else may grow on a busy machine
 	for _, who := range []string{"leader", "follower"} {
 		m, err := c.Leader(t.Context())
 		if err != nil {
