@@ -87,19 +87,27 @@ func (n *Node) reach(ctx context.Context, m mark) error {
 	return nil
 }
 
-// WhileLeading runs do if this member leads, and returns nil if it surely still led in the same term
-// at some moment after do had returned: what do did in memory was not overtaken by another leader's
-// work before. Errors by Kind: do's, and NoLeader, Closed, after which nothing is known.
-func (n *Node) WhileLeading(_ context.Context, do func() error) error {
+// WhileLeading runs do if this member leads. By then the local machine holds everything that was committed
+// before the call. It returns what do returns if this member surely still led in the same term at some
+// moment after that: what do saw, and did in memory, was not overtaken by another leader's work before.
+// Errors by Kind: do's, and NoLeader, Timeout, Closed, after which nothing is known.
+func (n *Node) WhileLeading(ctx context.Context, do func() error) error {
 	t := n.leading()
 	if t == nil {
 		return n.notLeading()
 	}
-	if err := do(); err != nil {
+	m, err := n.committed(t)
+	if err == nil {
+		err = n.reach(ctx, m)
+	}
+	if err != nil {
 		return err
 	}
-	_, err := n.confirmed(t)
-	return err
+	done := do()
+	if _, err := n.confirmed(t); err != nil {
+		return err
+	}
+	return done
 }
 
 // confirmed returns what is committed, once a majority of the voters has confirmed after the call

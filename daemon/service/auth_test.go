@@ -544,6 +544,13 @@ func (l revoking) ReadBarrier(ctx context.Context) error {
 	return err
 }
 
+func (l revoking) WhileLeading(ctx context.Context, do func() error) error {
+	if err := l.ReadBarrier(ctx); err != nil {
+		return err
+	}
+	return do()
+}
+
 func TestALeaseIsNotKeptAliveByARightThatOthersHadTaken(t *testing.T) {
 	s, log := open()
 	u := guard(t, s, "", "/own/*")

@@ -63,29 +63,35 @@ func (s *Service) grant(ctx context.Context, ttl time.Duration, by command.Comma
 // be short of time: see command.LeaseCheckpoint. The leader alone knows of renewals, and only while it
 // leads.
 func (s *Service) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
-	return s.keepAlive(ctx, id, func() error { return nil })
+	return s.keepAlive(ctx, id, permit)
 }
+
+// permit permits everything.
+func permit() error { return nil }
 
 // keepAlive asks permitted once this member knows what others had changed before the call.
 func (s *Service) keepAlive(ctx context.Context, id kv.LeaseID, permitted func() error) (kv.Lease, error) {
+	lease, err := s.keepAliveLeading(ctx, id, permitted)
+	if !kv.Is(err, kv.NoLeader) {
+		return lease, err
+	}
 	if err := s.log.ReadBarrier(ctx); err != nil {
 		return kv.Lease{}, err
 	}
 	if err := permitted(); err != nil {
 		return kv.Lease{}, err
 	}
-	lease, err := s.keepAliveLeading(ctx, id)
-	if kv.Is(err, kv.NoLeader) {
-		answer, err := s.askLeader(ctx, raftnode.MethodRenew, leaseQuestion{Lease: id})
-		return answer.Lease, err
-	}
-	return lease, err
+	answer, err := s.askLeader(ctx, raftnode.MethodRenew, leaseQuestion{Lease: id})
+	return answer.Lease, err
 }
 
-// keepAliveLeading renews a lease if this member leads. It is done only if the member led afterwards,
+// keepAliveLeading renews a lease if this member leads and it is permitted. It is done only if the member led afterwards,
 // too: a renewal that a new leader knows nothing of is none.
-func (s *Service) keepAliveLeading(ctx context.Context, id kv.LeaseID) (lease kv.Lease, err error) {
+func (s *Service) keepAliveLeading(ctx context.Context, id kv.LeaseID, permitted func() error) (lease kv.Lease, err error) {
 	err = s.log.WhileLeading(ctx, func() error {
+		if err := permitted(); err != nil {
+			return err
+		}
 		for {
 			renewed, checkpointed, held, err := s.renew(id)
 			switch {
@@ -135,30 +141,29 @@ func lateError(ctx context.Context, op string) error {
 
 // Lease implements kv.Leaser. What a lease has left is known to the leader alone.
 func (s *Service) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
-	if err := s.log.ReadBarrier(ctx); err != nil {
-		return kv.Lease{}, err
-	}
-	answer, err := s.lookLeading(ctx, leaseQuestion{Lease: id})
-	if kv.Is(err, kv.NoLeader) {
-		answer, err = s.askLeader(ctx, raftnode.MethodLease, leaseQuestion{Lease: id})
-	}
+	answer, err := s.aboutLeases(ctx, leaseQuestion{Lease: id})
 	return answer.Lease, err
 }
 
 // Leases implements kv.Leaser.
 func (s *Service) Leases(ctx context.Context, after kv.LeaseID) ([]kv.Lease, kv.Index, error) {
-	if err := s.log.ReadBarrier(ctx); err != nil {
-		return nil, 0, err
-	}
-	answer, err := s.lookLeading(ctx, leaseQuestion{All: true, After: after})
-	if kv.Is(err, kv.NoLeader) {
-		answer, err = s.askLeader(ctx, raftnode.MethodLease, leaseQuestion{All: true, After: after})
-	}
+	answer, err := s.aboutLeases(ctx, leaseQuestion{All: true, After: after})
 	return answer.Leases, answer.Index, err
 }
 
-// lookLeading answers a question about leases if this member leads, from a state that holds what was
-// committed before.
+// aboutLeases answers a question about leases, when this member knows what others had changed before the call.
+func (s *Service) aboutLeases(ctx context.Context, q leaseQuestion) (leaseAnswer, error) {
+	answer, err := s.lookLeading(ctx, q)
+	if !kv.Is(err, kv.NoLeader) {
+		return answer, err
+	}
+	if err := s.log.ReadBarrier(ctx); err != nil {
+		return leaseAnswer{}, err
+	}
+	return s.askLeader(ctx, raftnode.MethodLease, q)
+}
+
+// lookLeading answers a question about leases if this member leads.
 func (s *Service) lookLeading(ctx context.Context, q leaseQuestion) (answer leaseAnswer, err error) {
 	err = s.log.WhileLeading(ctx, func() (err error) {
 		if q.All {

@@ -72,26 +72,17 @@ func (s *Service) askLeader(ctx context.Context, method raftnode.Method, q lease
 }
 
 // AnswerRenew answers a member that has been asked to keep a lease alive; it has looked after the right
-// to do that, and knows of the lease, which this member must have seen, too.
+// to do that.
 func (s *Service) AnswerRenew(ctx context.Context, _ uint64, request []byte) ([]byte, error) {
 	return answerLease(request, func(q leaseQuestion) (answer leaseAnswer, err error) {
-		if err := s.log.ReadBarrier(ctx); err != nil {
-			return leaseAnswer{}, err
-		}
-		answer.Lease, err = s.keepAliveLeading(ctx, q.Lease)
+		answer.Lease, err = s.keepAliveLeading(ctx, q.Lease, permit)
 		return answer, err
 	})
 }
 
-// AnswerLease answers a member that has been asked about leases. It has waited for what was committed
-// before, but this member must have executed it, too.
+// AnswerLease answers a member that has been asked about leases.
 func (s *Service) AnswerLease(ctx context.Context, _ uint64, request []byte) ([]byte, error) {
-	return answerLease(request, func(q leaseQuestion) (leaseAnswer, error) {
-		if err := s.log.ReadBarrier(ctx); err != nil {
-			return leaseAnswer{}, err
-		}
-		return s.lookLeading(ctx, q)
-	})
+	return answerLease(request, func(q leaseQuestion) (leaseAnswer, error) { return s.lookLeading(ctx, q) })
 }
 
 func answerLease(request []byte, answer func(leaseQuestion) (leaseAnswer, error)) ([]byte, error) {

@@ -23,7 +23,8 @@ type Log interface {
 	Propose(ctx context.Context, c command.Command) (command.Result, error)
 	// ProposeLeading is Propose for what this member does as the leader, and only while it leads.
 	ProposeLeading(ctx context.Context, c command.Command) (command.Result, error)
-	// WhileLeading runs do if this member leads, and returns nil if it surely still led after that.
+	// WhileLeading runs do if this member leads, when the state here holds everything that was committed
+	// before the call, and returns what do returns if it surely still led after that.
 	WhileLeading(ctx context.Context, do func() error) error
 	// AskLeader has the leader answer a call.
 	AskLeader(ctx context.Context, method raftnode.Method, request []byte) ([]byte, error)

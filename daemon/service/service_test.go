@@ -68,9 +68,9 @@ func (l *memoryLog) ReadBarrierWithin(ctx context.Context, _ time.Duration) erro
 	return l.ReadBarrier(ctx)
 }
 
-func (l *memoryLog) WhileLeading(_ context.Context, do func() error) error {
-	if l.err != nil {
-		return l.err
+func (l *memoryLog) WhileLeading(ctx context.Context, do func() error) error {
+	if err := l.ReadBarrier(ctx); err != nil {
+		return err
 	}
 	return do()
 }
