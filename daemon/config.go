@@ -202,6 +202,10 @@ func (c *Config) Validate() error {
 		}
 	}
 	refuse(c.Name == "" || strings.ContainsAny(c.Name, "=,/\x00\n"), "name", "%q cannot be a name: it must not be empty nor contain any of = , /", c.Name)
+	for _, text := range c.ListenPeerURLs {
+		refuse(!strings.HasSuffix(address(text), ":0") && slices.ContainsFunc(c.ListenClientURLs, func(u string) bool { return address(u) == address(text) }),
+			"listen-peer-urls", "%s is one of --listen-client-urls, too: clients and members need ports of their own, such as 2379 and 2380", text)
+	}
 	refuse(c.InitialClusterToken == "", "initial-cluster-token", "it must not be empty")
 	refuse(c.HeartbeatInterval == 0, "heartbeat-interval", "it must be at least 1 ms")
 	shortest := cmp.Or(c.ElectionTimeout, uint(raftnode.ElectionShortest/time.Millisecond))
@@ -284,11 +288,29 @@ func (c *Config) checkCluster() error {
 			names = append(names, f.Name)
 		}
 		return configErrorf("initial-cluster", "it names %s, but not this member, %q: add it, or start with the --name that is meant", strings.Join(names, ", "), c.Name)
+	case c.InitialAdvertisePeerURLs == nil && len(own) > 1 && !c.listensOn(own):
+		return configErrorf("initial-cluster", "it names %s %d times, with %s: each member needs a name of its own; if it is one member with several addresses, say so with --initial-advertise-peer-urls", c.Name, len(own), strings.Join(own, ","))
 	case c.InitialAdvertisePeerURLs != nil && !slices.Equal(own, slices.Sorted(slices.Values(c.InitialAdvertisePeerURLs))):
 		return configErrorf("initial-advertise-peer-urls", "%s is not what --initial-cluster says of %s, which is %s: give both the same, or leave this one out",
 			strings.Join(c.InitialAdvertisePeerURLs, ","), c.Name, strings.Join(own, ","))
 	}
 	return nil
+}
+
+// listensOn reports whether the peer port may be reached at all of urls: they are of one host, or it listens
+// at each of them, or everywhere.
+func (c *Config) listensOn(urls []string) bool {
+	everywhere := func(text string) bool {
+		host, _, _ := net.SplitHostPort(address(text))
+		return net.ParseIP(host).IsUnspecified()
+	}
+	elsewhere := func(text string) bool {
+		host, _, _ := net.SplitHostPort(address(text))
+		first, _, _ := net.SplitHostPort(address(urls[0]))
+		return host != first
+	}
+	return slices.ContainsFunc(c.ListenPeerURLs, everywhere) || !slices.ContainsFunc(urls, elsewhere) ||
+		!slices.ContainsFunc(urls, func(u string) bool { return !slices.Contains(c.ListenPeerURLs, u) })
 }
 
 // founders returns the members of InitialCluster, of a configuration that was validated.
@@ -331,6 +353,8 @@ func urlProblem(text string) string {
 	}
 	u, err := url.Parse(text)
 	switch {
+	case strings.ContainsAny(strings.TrimSpace(text), " \t"):
+		return "it has a space in it; urls are separated by commas"
 	case err != nil:
 		return errors.Unwrap(err).Error()
 	case u.Scheme == "unix" || u.Scheme == "unixs":

@@ -286,6 +286,9 @@ func (s *Service) addMember(ctx context.Context, r memberRequest) (uint64, error
 	if err := s.checkURLs(0, r.PeerURLs); err != nil {
 		return 0, err
 	}
+	if err := s.checkName(r.Name); err != nil {
+		return 0, err
+	}
 	if len(s.members.cluster.Servers()) >= membersMax {
 		return 0, &kv.Error{Op: "member add", Kind: kv.Invalid, Cause: fmt.Sprintf("a cluster has at most %d members", membersMax)}
 	}
@@ -316,6 +319,16 @@ func checkMember(r memberRequest) error {
 	for _, text := range r.PeerURLs {
 		if hostPort(text) == "" {
 			return &kv.Error{Op: "member", Kind: kv.Invalid, Cause: text + " is no peer URL"}
+		}
+	}
+	return nil
+}
+
+// checkName refuses the name of another member: people go by names.
+func (s *Service) checkName(name string) error {
+	for _, m := range s.Members() {
+		if name != "" && m.Name == name {
+			return &kv.Error{Op: "member add", Kind: kv.Invalid, Cause: fmt.Sprintf("a member is called %s already, %s: take another name, or remove that one first", name, raftnode.ID(m.ID))}
 		}
 	}
 	return nil

@@ -204,6 +204,17 @@ func TestAVoteThatWasTakenAwayDoesNotComeBackByItself(t *testing.T) {
 	}
 }
 
+func TestTwoMembersCannotHaveOneName(t *testing.T) {
+	s, side := governed(t, 1)
+	if _, err := s.AddMember(t.Context(), NewMember{Name: "n2", PeerURLs: []string{"http://n2:2380"}, Learner: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.AddMember(t.Context(), NewMember{Name: "n2", PeerURLs: []string{"http://n3:2380"}})
+	if !kv.Is(err, kv.Invalid) || !strings.Contains(err.Error(), "a member is called n2 already") || len(side.servers) != 2 {
+		t.Errorf("%v, %+v", err, side.servers)
+	}
+}
+
 func TestTwoMembersCannotHaveOneAddress(t *testing.T) {
 	s, side := governed(t, 1)
 	added, err := s.AddMember(t.Context(), NewMember{Name: "n2", PeerURLs: []string{"http://n2:2380"}, Learner: true})

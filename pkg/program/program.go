@@ -259,7 +259,7 @@ func suggestFlag(flags *pflag.FlagSet, err error) string {
 	if !errors.As(err, &unknown) {
 		return ""
 	}
-	if whole := unknown.GetSpecifiedShortnames(); flags.Lookup(whole) != nil { // -ip, by old habit
+	if whole, _, _ := strings.Cut(unknown.GetSpecifiedShortnames(), "="); flags.Lookup(whole) != nil { // -ip, by old habit
 		return "--" + whole
 	}
 	var names []string

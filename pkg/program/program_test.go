@@ -276,6 +276,12 @@ func TestAnUnsetSecretIsNotMasked(t *testing.T) {
 	}
 }
 
+func TestAFlagWithOneDashIsRefusedWithBoth(t *testing.T) {
+	if o := (trial{args: []string{"show", "-timeout=3s"}}).run(t); o.code != ExitUsage || !strings.Contains(o.stderr, "did you mean --timeout?") {
+		t.Errorf("code %d: %s", o.code, o.stderr)
+	}
+}
+
 func TestAnUnknownFlagIsRefusedWithTheNearestOne(t *testing.T) {
 	o := trial{args: []string{"show", "--timeuot", "3s"}}.run(t)
 	if o.code != ExitUsage || o.ran {
