@@ -29,6 +29,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/route"
 	"github.com/kvd-io/kvd/daemon/service"
 	"github.com/kvd-io/kvd/pkg/discovery"
+	"github.com/kvd-io/kvd/pkg/pace"
 	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
@@ -255,15 +256,8 @@ func (d *Daemon) publish(ctx context.Context, self command.Member) {
 // watchLeader ends watches while this member is cut off from the leader: they would wait for events
 // that others have seen.
 func (d *Daemon) watchLeader(ctx context.Context) {
-	ticker := time.NewTicker(leaderChecked)
-	defer ticker.Stop()
 	lost := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	for range pace.Every(ctx.Done(), leaderChecked) {
 		if now := d.node.CutOff(); now != lost {
 			lost = now
 			d.service.CutOff(lost)

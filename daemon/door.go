@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/etcdv2"
+	"github.com/kvd-io/kvd/pkg/pace"
 )
 
 const (
@@ -73,14 +74,7 @@ func (d *door) open() { d.walking.Go(d.goRounds) }
 
 // goRounds looks after all connections once in a while.
 func (d *door) goRounds() {
-	ticker := time.NewTicker(roundInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-d.rounds:
-			return
-		case <-ticker.C:
-		}
+	for range pace.Every(d.rounds, roundInterval) {
 		now := time.Since(d.opened)
 		d.round.Store(int64(now))
 		for _, c := range d.all() {

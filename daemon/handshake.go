@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvd-io/kvd/pkg/pace"
 	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
@@ -280,14 +281,8 @@ func (b *begun) Read(p []byte) (int, error) {
 // change, until stop is closed.
 func recheck(secure *tlsconfig.Server, d *door, log *slog.Logger, stop <-chan struct{}) {
 	told := newTeller(log, "open connections closed: their certificates are not accepted any more")
-	ticker := time.NewTicker(recheckInterval)
-	defer ticker.Stop()
-	for seen := secure.Refresh(); ; {
-		select {
-		case <-stop:
-			return
-		case <-ticker.C:
-		}
+	seen := secure.Refresh()
+	for range pace.Every(stop, recheckInterval) {
 		now := secure.Refresh()
 		if now == seen {
 			continue

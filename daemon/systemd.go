@@ -6,6 +6,8 @@ import (
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/kvd-io/kvd/pkg/pace"
 )
 
 // manager tells the service manager how the daemon is, if one started it.
@@ -34,14 +36,7 @@ func notifyManager(d *Daemon, log *slog.Logger) *manager {
 
 // feed reports life as often as raft's main loop shows it.
 func (m *manager) feed(d *Daemon, interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-m.done:
-			return
-		case <-ticker.C:
-		}
+	for range pace.Every(m.done, interval) {
 		if d.Alive() == nil {
 			systemd.SdNotify(false, systemd.SdNotifyWatchdog)
 		}
