@@ -364,7 +364,7 @@ func TestTheLogOfAStoreThatDoesNotGrowFillsNoDisk(t *testing.T) {
 	p := startProcess(t, "--data-dir", filepath.Join(smallDisk(t, "200m"), "data"))
 	client := newClient(t)
 	large := strings.Repeat("x", 1<<20)
-	for i := range 400 {
+	for i := range 250 {
 		if err := put(client, p.url, "/k", url.Values{"value": {large}}); err != nil {
 			t.Fatalf("after %d MiB: %v\n%s", i, err, p.log)
 		}
