@@ -17,7 +17,7 @@ const (
 	ElectionShortest = time.Second
 	// electionMargin is how often what a sign of life may have to wait for fits into an election timeout.
 	// A leader gives up after a quarter of one without a majority.
-	electionMargin = 10
+	electionMargin = 8
 	// calmTime is for how long less must have been enough before the timeout falls by one step.
 	calmTime = 30 * time.Second
 )

@@ -20,7 +20,7 @@ func TestTheElectionTimeoutIsTheShortestWhileAllIsWell(t *testing.T) {
 func TestTheElectionTimeoutRisesAtOnceAndFallsStepByStep(t *testing.T) {
 	now := time.Now()
 	p := newMetronome(0).tempo.next(sluggishness{trip: 300 * ms, delay: 10 * ms}.asks(), now)
-	if p.election != 4*time.Second {
+	if p.election != 3*time.Second {
 		t.Fatalf("a round trip of 300 ms makes it %v", p.election)
 	}
 	if got := p.next(time.Hour, now).election; got != 10*time.Second {
@@ -35,7 +35,7 @@ func TestTheElectionTimeoutRisesAtOnceAndFallsStepByStep(t *testing.T) {
 		}
 		p = next
 	}
-	if want := []time.Duration{3 * time.Second, 2 * time.Second, 1500 * ms, time.Second}; !slices.Equal(seen, want) {
+	if want := []time.Duration{2 * time.Second, 1500 * ms, time.Second}; !slices.Equal(seen, want) {
 		t.Errorf("it fell over %v, want %v", seen, want)
 	}
 }
