@@ -590,7 +590,7 @@ func (n *Node) Alive() error {
 // Close stops the member cleanly: the work of LeadWhile ends, leases keep exactly the time they
 // have left, and a log that has grown long is folded into a snapshot. It waits for everything that
 // Open started and may be called twice. A leader that has followers should hand over before: see
-// TransferLeadership.
+// HandOver.
 func (n *Node) Close() error {
 	var err error
 	n.close.Do(func() {
