@@ -51,6 +51,7 @@ func (k *keeper) run() {
 		case <-k.retired:
 			k.takeBack()
 		case <-k.quit:
+			k.takeBack() // or the next start would find them in the log
 			return
 		}
 	}

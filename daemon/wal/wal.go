@@ -434,9 +434,6 @@ func (l *Log) write(marks []bounds, entries []*raft.Log) (written, error) {
 	s.end += need
 	l.batch++
 	l.marked = len(entries) == 0 && marks[len(marks)-1] == l.bounds
-	if s.end > s.size/2 {
-		l.askForNext(s)
-	}
 	return written{s, offsets}, nil
 }
 
@@ -444,6 +441,9 @@ func (l *Log) write(marks []bounds, entries []*raft.Log) (written, error) {
 func (l *Log) sync(s *segment) error {
 	if err := s.file.Sync(); err != nil {
 		return l.keeping.fail(fmt.Errorf("sync %s: %w", l.dir.Path(segmentName(s.seq)), err))
+	}
+	if s.end > s.size/2 {
+		l.askForNext(s)
 	}
 	return nil
 }
