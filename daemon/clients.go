@@ -90,25 +90,19 @@ func addressOf(conn net.Conn) netip.Addr {
 	return from.AddrPort().Addr().Unmap().WithZone("")
 }
 
-type connKey struct{}
+type clientKey struct{}
 
-// withConn gives the requests of a connection, with ctx, the one that the door has let in.
-func withConn(ctx context.Context, accepted net.Conn) context.Context {
-	if c := beneath(accepted); c != nil {
-		return context.WithValue(ctx, connKey{}, c)
+// withClient gives the requests of conn, with ctx, who counts them.
+func withClient(ctx context.Context, conn net.Conn) context.Context {
+	if c := beneath(conn); c != nil {
+		return context.WithValue(ctx, clientKey{}, c.client)
 	}
 	return ctx
 }
 
-// connOf returns what withConn has given, nil for nothing.
-func connOf(ctx context.Context) *conn {
-	c, _ := ctx.Value(connKey{}).(*conn)
-	return c
-}
-
 // countClient counts a request with this context.
 func countClient(ctx context.Context) {
-	if c := connOf(ctx); c != nil {
-		c.client.requests.Add(1)
+	if k, ok := ctx.Value(clientKey{}).(*client); ok {
+		k.requests.Add(1)
 	}
 }

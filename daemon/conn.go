@@ -36,7 +36,6 @@ type conn struct {
 
 	now         atomic.Uint64 // a turn
 	multiplexed atomic.Bool   // HTTP/2 is spoken: turns say nothing
-	watches     atomic.Int64  // of HTTP/2
 
 	mu      sync.Mutex    // guards the fields below
 	secure  *tls.Conn     // over this one, after its handshake; else nil

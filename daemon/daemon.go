@@ -170,7 +170,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Daemon, error) {
 	door := gate{d.service}
 	d.backups = d.openBackups(deps.Log)
 	d.table = route.New(httpv2.OnlyRoot(door), slices.Concat(
-		httpv2.Routes(httpv2.Config{Gate: door, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, EnterWatch: enterWatch, Log: deps.Log}),
+		httpv2.Routes(httpv2.Config{Gate: door, Cluster: member, Statistics: member, MaxRequestBytes: cfg.MaxRequestBytes, Log: deps.Log}),
 		admin.Routes(member, d.metricsPage(deps.Log)),
 		d.backups.Routes(),
 	)...)

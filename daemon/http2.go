@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"net/http"
 	"time"
 )
@@ -10,9 +9,8 @@ import (
 // handlers that run beside each other also when their requests were reset, frames that continue
 // headers, frames that wait to be sent, settings.
 const (
+	// streamsMax may be taken up by watches alone: clients know it, and make another connection for more.
 	streamsMax = 250
-	// watchesPerConnection leaves room for those who write what the watches wait for.
-	watchesPerConnection = streamsMax - (streamsMax+15)/16
 	// After pingAfter without a frame the client is asked whether it is there, and has pingTimeout to say so.
 	pingAfter   = 30 * time.Second
 	pingTimeout = 15 * time.Second
@@ -66,16 +64,3 @@ func (b boundedWriter) bound() { _ = b.control.SetWriteDeadline(time.Now().Add(a
 
 // unbound lifts the bound: a watch waits for its next event as long as it takes.
 func (b boundedWriter) unbound() { _ = b.control.SetWriteDeadline(time.Time{}) }
-
-// enterWatch is httpv2.Config.EnterWatch.
-func enterWatch(r *http.Request) (leave func(), why string) {
-	c := connOf(r.Context())
-	if c == nil || r.ProtoMajor < 2 {
-		return func() {}, ""
-	}
-	if c.watches.Add(1) > watchesPerConnection {
-		c.watches.Add(-1)
-		return nil, fmt.Sprintf("one connection carries no more than %d watches at a time: use another one for more", watchesPerConnection)
-	}
-	return func() { c.watches.Add(-1) }, ""
-}

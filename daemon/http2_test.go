@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -52,8 +51,9 @@ func get(t *testing.T, client *http.Client, path string) (answer *http.Response,
 	return answer, cancel
 }
 
-func TestTheWatchesOfAConnectionLeaveRoomForRequestsAndGoWithIt(t *testing.T) {
+func TestAThousandWatchesOfOneClientShareAFewConnectionsAndHoldUpNoWrite(t *testing.T) {
 	t.Parallel()
+	const watches = 1000
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.ListenClientURLs, cfg.ListenPeerURLs = t.TempDir(), []string{"http://127.0.0.1:0"}, []string{"http://127.0.0.1:0"}
 	d, err := Open(t.Context(), cfg, Deps{})
@@ -62,50 +62,54 @@ func TestTheWatchesOfAConnectionLeaveRoomForRequestsAndGoWithIt(t *testing.T) {
 	}
 	t.Cleanup(func() { d.Close() })
 	address := strings.TrimPrefix(d.listening[0], "http://")
-	var only net.Conn
+	var mu sync.Mutex
+	var connections []net.Conn
 	client, _ := newHTTP2(t, func() (net.Conn, error) {
-		if only != nil {
-			return nil, errors.New("there is one connection")
-		}
-		var err error
-		only, err = net.Dial("tcp", address)
-		return only, err
+		conn, err := net.Dial("tcp", address)
+		mu.Lock()
+		defer mu.Unlock()
+		connections = append(connections, conn)
+		return conn, err
 	})
-	watching := func() int { return int(d.service.Stats().Watches.Watchers) }
 	await := func(want int) {
 		t.Helper()
-		for deadline := time.Now().Add(edgePatience); watching() != want; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(edgePatience); int(d.service.Stats().Watches.Watchers) != want; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("there are %d watches, want %d", watching(), want)
+				t.Fatalf("there are %d watches, want %d", d.service.Stats().Watches.Watchers, want)
 			}
 		}
 	}
+	var answers []*http.Response
 	var cancels []func()
-	for i := range watchesPerConnection {
-		answer, cancel := get(t, client, fmt.Sprintf("/v2/keys/a%d?wait=true", i))
+	for range watches {
+		answer, cancel := get(t, client, "/v2/keys/a?wait=true&recursive=true")
 		if answer.StatusCode != http.StatusOK {
-			t.Fatalf("watch %d: %d", i, answer.StatusCode)
+			t.Fatalf("watch %d: %d", len(answers), answer.StatusCode)
 		}
-		cancels = append(cancels, cancel)
+		answers, cancels = append(answers, answer), append(cancels, cancel)
 	}
-	answer, _ := get(t, client, "/v2/keys/b?wait=true")
-	body, _ := io.ReadAll(answer.Body)
-	if answer.StatusCode != http.StatusTooManyRequests || !strings.Contains(string(body), `"errorCode":300`) || !strings.Contains(string(body), "no more than 234 watches") {
-		t.Errorf("one watch more: %d %s", answer.StatusCode, body)
+	await(watches)
+	cancels[0]()
+	await(watches - 1)
+	if n := len(connections); n != watches/streamsMax { // one of which has room again
+		t.Errorf("%d watches take %d connections", watches, n)
 	}
-	write, err := client.PostForm("http://127.0.0.1/v2/keys/c", url.Values{"value": {"v"}})
+	write, err := client.PostForm("http://127.0.0.1/v2/keys/b", url.Values{"value": {"v"}})
 	if err != nil || write.StatusCode != http.StatusCreated {
 		t.Fatalf("a write beside the watches: %+v, %v", write, err)
 	}
 	write.Body.Close()
-	await(watchesPerConnection)
-	cancels[0]()
-	await(watchesPerConnection - 1)
-	if answer, _ := get(t, client, "/v2/keys/b?wait=true"); answer.StatusCode != http.StatusOK {
-		t.Errorf("a watch in the place of one that has gone: %d", answer.StatusCode)
+	connections[0].Close()
+	await(watches - streamsMax)
+	if write, err = client.PostForm("http://127.0.0.1/v2/keys/a", url.Values{"value": {"v"}}); err != nil || write.StatusCode != http.StatusCreated {
+		t.Fatalf("what the others wait for: %+v, %v", write, err)
 	}
-	only.Close()
-	await(0)
+	write.Body.Close()
+	for i, answer := range answers[streamsMax:] {
+		if body, err := io.ReadAll(answer.Body); err != nil || !strings.Contains(string(body), `"action":"create"`) {
+			t.Fatalf("watch %d: %q, %v", streamsMax+i, body, err)
+		}
+	}
 }
 
 func TestWhoTakesNoAnswerHoldsUpNobodyElseOnTheConnectionAndIsCutOff(t *testing.T) {

@@ -28,7 +28,7 @@ func limitsOf(c *Config, openFiles uint64) (limits, error) {
 		l.connections = int(c.MaxConnections)
 	}
 	if l.watchers == 0 {
-		// A watch holds a connection. Were they to take all, nobody could write what they wait for.
+		// Over HTTP/1.1 a watch holds a connection. Were they to take all, nobody could write what they wait for.
 		l.watchers = l.connections - (l.connections+15)/16
 	}
 	return l, nil

@@ -53,7 +53,7 @@ func serve(listeners []net.Listener, handler http.Handler, door *door, log *slog
 	s := &server{door: door, rechecked: make(chan struct{})}
 	s.http = http.Server{
 		Protocols: new(http.Protocols), HTTP2: settings2(), Handler: lastWhenDraining(bounded2(handler), door), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: headerBytesMax, ConnContext: withConn, ConnState: noteState, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: headerBytesMax, ConnContext: withClient, ConnState: noteState, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.http.Protocols.SetHTTP1(true)
 	s.http.Protocols.SetHTTP2(true) // over TLS, for those who ask for it in the handshake

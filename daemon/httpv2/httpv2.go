@@ -60,10 +60,6 @@ type Config struct {
 	// before its connection is closed; 0 means 30 s.
 	WriteTimeout time.Duration
 
-	// EnterWatch says whether r, which asks for a watch, may have one as far as its connection is concerned,
-	// or why not; leave ends what it has begun. nil lets all in.
-	EnterWatch func(r *http.Request) (leave func(), why string)
-
 	Log *slog.Logger // nil discards
 }
 
@@ -80,9 +76,6 @@ func Routes(cfg Config) []route.Route {
 	}
 	if cfg.WriteTimeout == 0 {
 		cfg.WriteTimeout = defaultWriteTimeout
-	}
-	if cfg.EnterWatch == nil {
-		cfg.EnterWatch = func(*http.Request) (func(), string) { return func() {}, "" }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -24,12 +24,6 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, store kv.Store, 
 		h.fail(w, r, formError(err))
 		return
 	}
-	leave, why := h.EnterWatch(r)
-	if why != "" {
-		h.failWatch(w, r, &kv.Error{Kind: kv.Unavailable, Cause: why})
-		return
-	}
-	defer leave()
 	ctx := r.Context()
 	watch, err := store.Watch(ctx, from)
 	if err != nil {
