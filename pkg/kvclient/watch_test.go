@@ -464,7 +464,7 @@ func TestAPausedServerIsLeftForAnother(t *testing.T) {
 	paused.Pause()
 	defer paused.Continue()
 	cfg := inOrder(paused.URL, url)
-	cfg.RequestTimeout = 200 * time.Millisecond
+	cfg.RequestTimeout = 2 * time.Second // of the other one's disk, too
 	client := open(t, cfg)
 	w := watchFrom(t, client, kv.WatchFrom{Key: "/a"})
 	set(t, client, "/a", "1")
