@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"slices"
@@ -144,7 +145,15 @@ func portCert(ctx context.Context, where, address string) foundCert {
 	ctx, cancel := context.WithTimeout(ctx, certTimeout)
 	defer cancel()
 	f := foundCert{where: where}
-	dialer := tls.Dialer{Config: &tls.Config{
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		f.problem = err
+		return f
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	err = tls.Client(conn, &tls.Config{
 		InsecureSkipVerify: true, // it is read, not spoken to
 		VerifyPeerCertificate: func(shown [][]byte, _ [][]*x509.Certificate) error {
 			for _, der := range shown {
@@ -152,18 +161,20 @@ func portCert(ctx context.Context, where, address string) foundCert {
 					f.notAfter = one.NotAfter
 				}
 			}
-			return nil
+			// To go on, or to say why not, would be a failed handshake in the log of the other side.
+			return errors.Join(errSeen, conn.(*net.TCPConn).CloseWrite())
 		},
-	}, NetDialer: &net.Dialer{}}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
-	if err == nil {
-		conn.Close()
-	}
+	}).Handshake()
 	if f.notAfter.IsZero() {
 		f.problem = err
+	} else {
+		io.Copy(io.Discard, conn) // to close over what was not read would break the connection off
 	}
 	return f
 }
+
+// errSeen ends a handshake that has shown what it was for.
+var errSeen = errors.New("the certificate was seen")
 
 // tell prints what was found.
 func (c *session) tell(members int, findings []finding) {

@@ -177,7 +177,7 @@ func endpointStatus(ctx context.Context, c *session, list []endpoint) error {
 	})
 	rows := [][]string{{"ENDPOINT", "ID", "NAME", "ROLE", "STATE", "TERM", "APPLIED", "VERSION"}}
 	for _, a := range answers {
-		row := []string{a.Endpoint, "-", "-", "-", "unreachable: " + a.Problem}
+		row := []string{a.Endpoint, "-", "-", "-", "unreachable", "-", "-", "-", a.Problem}
 		if a.Problem == "" {
 			row = []string{a.Endpoint, a.ID, dash(a.Name), a.Role, stateOf(a.ClusterMember), fmt.Sprint(a.Term), numberOf(a.AppliedIndex), dash(text(a.Version))}
 		}

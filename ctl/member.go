@@ -210,6 +210,10 @@ func memberAdd(s *settings) *cobra.Command {
 			if err := noMoreWords(args, 2); err != nil {
 				return err
 			}
+			urls, err := peerURLs(args[1])
+			if err != nil {
+				return err
+			}
 			name, change := args[0], "add"
 			if learner {
 				change = "add-learner"
@@ -218,7 +222,7 @@ func memberAdd(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			m, err := c.client.AddMember(ctx, kvclient.NewMember{PeerURLs: strings.Split(args[1], ","), Name: name, Learner: learner})
+			m, err := c.client.AddMember(ctx, kvclient.NewMember{PeerURLs: urls, Name: name, Learner: learner})
 			if err != nil {
 				return err
 			}
@@ -236,6 +240,17 @@ func memberAdd(s *settings) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&learner, "learner", false, "without a vote until it is promoted")
 	return cmd
+}
+
+// peerURLs returns the URLs of an argument.
+func peerURLs(text string) ([]string, error) {
+	urls := strings.Split(text, ",")
+	for _, url := range urls {
+		if !strings.Contains(url, "://") {
+			return nil, &usageError{text: fmt.Sprintf("%q is no peer URL", url), hint: fmt.Sprintf("http://%s, or https://%[1]s if the members speak TLS with each other", url)}
+		}
+	}
+	return urls, nil
 }
 
 func memberInvite(s *settings) *cobra.Command {
@@ -324,7 +339,11 @@ func updateMember(ctx context.Context, c *session, args []string) error {
 	if err := noMoreWords(args, 2); err != nil {
 		return err
 	}
-	if err := c.client.UpdateMember(ctx, m.ID, strings.Split(args[1], ",")); err != nil {
+	urls, err := peerURLs(args[1])
+	if err != nil {
+		return err
+	}
+	if err := c.client.UpdateMember(ctx, m.ID, urls); err != nil {
 		return err
 	}
 	c.said(fmt.Sprintf("Updated member with ID %s in cluster", m.ID), memberDone{Member: m.ID, Name: m.Name, Done: "updated"})

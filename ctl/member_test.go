@@ -37,6 +37,8 @@ func TestMembersAreManagedByNameOrID(t *testing.T) {
 	want(t, url, 4, "", "No such member: abc", "member", "remove", "abc")
 	want(t, url, 1, "", "member required", "member", "update")
 	want(t, url, 1, "", "name and peer URL required", "member", "add", "m4")
+	want(t, url, 1, "", "\"127.0.0.1:42380\" is no peer URL\nhint: http://127.0.0.1:42380, or https://127.0.0.1:42380 if", "member", "add", "m4", "127.0.0.1:42380")
+	want(t, url, 1, "", "\"127.0.0.1:42380\" is no peer URL", "member", "update", "m2", "127.0.0.1:42380")
 	want(t, url, 1, "", "--accept-risk everything: there is no such risk", "member", "remove", "m1", "--accept-risk", "everything")
 	want(t, url, 4, "", "URL must not contain a path", "member", "update", "m2", "http://127.0.0.1:1/x")
 	want(t, url, 4, "", "peerURL exists", "member", "add", "m4", leader.PeerURL())
@@ -115,4 +117,24 @@ func TestAnInvitationIsOneLine(t *testing.T) {
 	want(t, url, 4, "", "a name must not contain", "member", "invite", "--name", "a,b")
 	want(t, url, 1, "", "a second at least", "member", "invite", "--ttl", "1ms")
 	want(t, url, 4, "", "at most", "member", "invite", "--ttl", "48h")
+}
+
+func TestAnEndpointThatIsDownLeavesTheColumnsOfTheOthers(t *testing.T) {
+	cluster := daemontest.Start(t, 1)
+	got := want(t, cluster.URL()+",http://127.0.0.1:1", 5, "", "", "endpoint", "status")
+	lines := strings.Split(got.stdout, "\n")
+	if len(lines) != 4 {
+		t.Fatalf("%d lines:\n%s", len(lines), got.stdout)
+	}
+	for _, column := range []string{"STATE", "TERM", "VERSION"} {
+		at := strings.Index(lines[0], column)
+		for _, line := range lines[1:3] {
+			if at < 2 || len(line) <= at || line[at-1] != ' ' || line[at] == ' ' {
+				t.Errorf("%s is not in one column:\n%s", column, got.stdout)
+			}
+		}
+	}
+	if !strings.Contains(lines[2], "unreachable  -") || !strings.Contains(lines[2], "refused") {
+		t.Error(lines[2])
+	}
 }

@@ -231,6 +231,9 @@ func TestEveryAlteredByteOfAFileIsFoundAndNamed(t *testing.T) {
 			refused(fmt.Sprintf("cut to %d bytes", i), whole[:i])
 		}
 	}
+	if o := (call{stdin: strings.NewReader(""), args: []string{"snapshot", "verify", "-"}}).run(t); !strings.Contains(o.stderr, "nothing came") {
+		t.Errorf("of an empty pipe: %+v", o)
+	}
 	later := bytes.Clone(whole)
 	later[len(snapfile.Magic)]++
 	if o := (call{stdin: bytes.NewReader(later), args: []string{"snapshot", "verify", "-"}}).run(t); !strings.Contains(o.stderr, "written by a newer kvd") || !strings.Contains(o.stderr, "of that version") {

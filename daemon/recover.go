@@ -158,7 +158,10 @@ Exit codes: 0 recovered, 1 damaged, 2 not possible, because the directory is in 
 // forceNewCluster recovers the data directory before a start, if it is of a member that has others.
 func forceNewCluster(dir string, log *slog.Logger, now time.Time) error {
 	r, err := Recover(dir, indexStep, true, now)
+	var mismatch *raftnode.MismatchError
 	switch {
+	case errors.As(err, &mismatch):
+		return fmt.Errorf("--force-new-cluster is for a member that has data and has lost the others: %w; leave it out for a new member", err)
 	case err != nil:
 		return fmt.Errorf("--force-new-cluster: %w", err)
 	case r == nil:

@@ -162,7 +162,7 @@ the directory cannot be written.`,
 		Example: `  kvd restore store.snap --data-dir /var/lib/kvd
   kvd restore store.snap --name n1 --data-dir /var/lib/kvd --initial-cluster-token restored-1 \
     --initial-cluster n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n3=http://10.0.0.3:2380`,
-		Args: cobra.ExactArgs(1),
+		Args: oneSnapshot,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := cmd.InOrStdin()
 			if args[0] != "-" {
@@ -198,6 +198,17 @@ the directory cannot be written.`,
 	flags.Uint64Var(&r.IndexStep, "index-step", r.IndexStep, "by how much the index moves on; 0 keeps index and history")
 	flags.BoolVar(&asJSON, "json", false, "print one line of JSON")
 	return cmd
+}
+
+// oneSnapshot takes one argument, a file.
+func oneSnapshot(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0 || args[0] == "":
+		return errors.New("FILE is missing: the snapshot to restore, or - for stdin, as in: kvd restore store.snap --data-dir /var/lib/kvd")
+	case len(args) > 1:
+		return fmt.Errorf("unexpected argument %q: one snapshot is restored", args[1])
+	}
+	return nil
 }
 
 func (f Founded) print(w io.Writer) {

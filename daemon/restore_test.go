@@ -19,6 +19,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/raftnode"
 	"github.com/kvd-io/kvd/daemon/service"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/snapfile"
 )
 
@@ -157,7 +158,7 @@ func TestWhatCannotBeRestoredIsRefusedAndNothingIsMade(t *testing.T) {
 		"altered":              {file: append(bytes.Clone(snapshot[:99]), append([]byte{snapshot[99] ^ 1}, snapshot[100:]...)...), want: "damaged"},
 		"newer":                {file: newer, want: "written by a newer kvd"},
 		"foreign":              {file: []byte("PK\x03\x04 and so on and on"), want: "does not begin as a snapshot"},
-		"empty":                {want: "it ends before its header"},
+		"empty":                {want: "nothing came"},
 		"not among them":       {change: func(r *Restoration) { r.InitialCluster = "n1=http://a:1,n2=http://b:1" }, want: "does not name this member"},
 		"the token of default": {change: func(r *Restoration) { r.InitialCluster = "default=http://a:1,n2=http://b:1" }, want: "token that no other has had"},
 		"no url":               {change: func(r *Restoration) { r.InitialCluster = "default=a:1" }, want: "http"},
@@ -205,6 +206,17 @@ func withOthers(t *testing.T, dir string) {
 }
 
 // It is not parallel: a shell that is just being started holds the locks of all data directories for a moment.
+func TestARestoreWithoutAFileSaysWhatIsMissing(t *testing.T) {
+	nothing := func(string) (string, bool) { return "", false }
+	for args, want := range map[string]string{"restore": "FILE is missing: the snapshot to restore, or - for stdin", "restore a b": `unexpected argument "b"`} {
+		var complaint bytes.Buffer
+		code := program.Run(t.Context(), Program(), strings.Fields(args), nothing, &program.Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &complaint})
+		if code != program.ExitUsage || !strings.Contains(complaint.String(), want) {
+			t.Errorf("kvd %s: %d, %s", args, code, &complaint)
+		}
+	}
+}
+
 func TestASurvivorIsRecoveredOnceAndTheWayBackIsThere(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	fill(t, dir)
@@ -303,7 +315,7 @@ func TestForceNewClusterRecoversAMemberWithOthersAndLeavesOneThatIsAlone(t *test
 
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.ForceNewCluster = filepath.Join(t.TempDir(), "none"), true
-	if _, err := Open(t.Context(), cfg, Deps{}); err == nil || !strings.Contains(err.Error(), "--force-new-cluster") {
+	if _, err := Open(t.Context(), cfg, Deps{}); err == nil || !strings.Contains(err.Error(), "there is no directory "+cfg.DataDir) || !strings.Contains(err.Error(), "leave it out for a new member") {
 		t.Errorf("without data: %v", err)
 	}
 }

@@ -194,7 +194,7 @@ func TestVerifySaysWhatIsDamagedAndWhatCannotBeJudged(t *testing.T) {
 		"no log":                     {func(dir string) { os.RemoveAll(filepath.Join(dir, "raft/wal")) }, ExitDamaged, "wal is damaged"},
 		"no identity":                {func(dir string) { os.Remove(filepath.Join(dir, "member.json")) }, ExitStart, "is not a data directory"},
 		"a newer version":            {func(dir string) { spoil(t, dir, "member.json", replace(`"format": 1`, `"format": 9`)) }, ExitStart, "newer kvd"},
-		"nothing there":              {func(dir string) { os.RemoveAll(dir) }, ExitStart, "no such file"},
+		"nothing there":              {func(dir string) { os.RemoveAll(dir) }, ExitStart, "there is no directory /"},
 		"a first start that was cut": {func(dir string) { spoil(t, dir, "member.json", replace("true", "false")) }, ExitStart, "holds nothing yet"},
 	} {
 		t.Run(name, func(t *testing.T) {

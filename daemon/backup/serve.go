@@ -65,7 +65,7 @@ func (b *Backups) find(w http.ResponseWriter, r *http.Request) (s *spool, from i
 			err := b.config.Current(ctx)
 			cancel()
 			if err != nil {
-				refuse(w, http.StatusServiceUnavailable, "this member cannot tell whether it has everything: "+err.Error()+"; with serializable=true it sends what it has")
+				refuse(w, http.StatusServiceUnavailable, "this member cannot tell whether it has everything: "+err.Error()+"; with serializable=true (kvctl snapshot save --serializable) it sends what it has")
 				return nil, 0, false
 			}
 		}

@@ -2,7 +2,10 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -111,7 +114,7 @@ func (l *link) dialed(ctx context.Context, s *session, err error) {
 	l.since = l.network.now()
 	if l.news {
 		l.news = false
-		l.network.log.Info("connected to a member", "member", hex(l.member), "address", s.conn.RemoteAddr().String())
+		l.network.log.Info("connected to a member", "member", hex(l.member), l.network.name(l.member), "address", s.conn.RemoteAddr().String())
 	}
 }
 
@@ -129,10 +132,19 @@ func (l *link) lost(ctx context.Context, err error, redial bool) {
 // failed counts and tells a failure. l.mu is held.
 func (l *link) failed(ctx context.Context, what string, err error) {
 	l.failures++
-	if ctx.Err() == nil && l.network.told.due(fmt.Sprintf("%s %x %v", what, l.member, err)) {
+	if ctx.Err() == nil && l.network.told.due(fmt.Sprintf("%s %x %s", what, l.member, alike(err))) {
 		l.news = true
-		l.network.log.Warn(what, "member", hex(l.member), "err", err)
+		l.network.log.Warn(what, "member", hex(l.member), l.network.name(l.member), "err", err)
 	}
+}
+
+// alike returns the text of err without the port of this side, which is another one at each attempt.
+func alike(err error) string {
+	text := err.Error()
+	if network, ok := errors.AsType[*net.OpError](err); ok && network.Source != nil {
+		text = strings.ReplaceAll(text, network.Source.String(), "")
+	}
+	return text
 }
 
 // over fails the calls that wait for an attempt that will not be made.

@@ -82,7 +82,7 @@ const (
 	toldInterval = time.Minute // between two log lines that say the same
 )
 
-// Config says who this member is and how it reaches the others. Self, Address and Known are called
+// Config says who this member is and how it reaches the others. Self, Address, Known and Name are called
 // often, from any goroutine: they must neither block nor call the Network.
 type Config struct {
 	Listeners []net.Listener // of the peer port; New takes them over, also when it fails
@@ -97,6 +97,8 @@ type Config struct {
 	// Known reports whether a member may open streams to this one. Those of a member that is known
 	// no longer are closed.
 	Known func(member uint64) bool
+	// Name returns what people call a member, "" if that is not known; nil: nobody is known by a name.
+	Name func(member uint64) string
 
 	Handler http.Handler // what else the port serves; nil: nothing
 
@@ -439,6 +441,18 @@ func (n *Network) RaftStreams() *StreamLayer { return n.raft }
 
 // hex is how ids are written, in headers, logs and errors.
 func hex(id uint64) string { return strconv.FormatUint(id, 16) }
+
+// name is for the log: what people call a member, nothing if that is not known.
+func (n *Network) name(member uint64) slog.Attr {
+	if n.config.Name == nil {
+		return slog.Attr{}
+	}
+	name := n.config.Name(member)
+	if name == "" {
+		return slog.Attr{}
+	}
+	return slog.String("name", name)
+}
 
 // told keeps the log readable when a member that is set up wrongly calls every second. It is safe
 // for concurrent use.

@@ -346,7 +346,7 @@ func (l *serverLog) Write(line []byte) (int, error) {
 		if l.told.due(text) {
 			l.log.Warn("peer port", "err", text)
 		}
-	case why == "EOF" || strings.Contains(why, "HTTP request to an HTTPS server"): // a look at the port; and guest.Read has told
+	case why == "EOF" || strings.HasSuffix(why, "connection reset by peer") || strings.Contains(why, "HTTP request to an HTTPS server"): // a look at the port; and guest.Read has told
 		l.log.Debug("a connection to the peer port ended before its TLS handshake", "from", from, "err", why)
 	case l.told.due(host(from) + " " + why):
 		l.log.Warn("a TLS handshake on the peer port failed", "from", from, "err", why,

@@ -107,7 +107,11 @@ func Inspect(dir string, last uint64, machine Replayer) (found Inspection, err e
 func shareDataDir(dir string) (io.Closer, error) {
 	lock, err := os.Open(filepath.Join(dir, lockFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(dir); err != nil {
+		_, err := os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, mismatch("there is no directory %s: name the one that holds the data with --data-dir", absolute(dir))
+		}
+		if err != nil {
 			return nil, err
 		}
 		return io.NopCloser(nil), nil
@@ -124,6 +128,14 @@ func shareDataDir(dir string) (io.Closer, error) {
 		return nil, fmt.Errorf("the data directory %s is in use by another process (%s); stop it, or look at a copy", dir, strings.TrimSpace(string(holder)))
 	}
 	return lock, nil
+}
+
+// absolute returns path as it is found from everywhere.
+func absolute(path string) string {
+	if whole, err := filepath.Abs(path); err == nil {
+		return whole
+	}
+	return path
 }
 
 type inspector struct {

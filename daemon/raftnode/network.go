@@ -48,6 +48,7 @@ func (n *Node) openNetwork(deps Deps) error {
 		// Who is not known yet may have been added since this member has last heard of the cluster;
 		// whom raft does not know gets no vote, and no answer from the leader.
 		Known: func(member uint64) bool { return !n.fsm.machine.Removed(member) },
+		Name:  n.nameOf,
 	})
 	if err != nil {
 		return fmt.Errorf("open the peer port: %w", err)
@@ -112,6 +113,21 @@ func (n *Node) addressOf(member uint64) (string, bool) {
 	address, leader := n.raft.LeaderWithID()
 	_, _, err := net.SplitHostPort(string(address))
 	return string(address), leader == raft.ServerID(ID(member).String()) && err == nil
+}
+
+// nameOf returns what people call a member, "" if that is not known here.
+func (n *Node) nameOf(member uint64) string {
+	for _, m := range n.fsm.machine.Members() {
+		if m.ID == member {
+			return m.Name
+		}
+	}
+	for _, f := range n.config.Founders {
+		if uint64(f.memberID(n.identity.ClusterToken)) == member {
+			return f.Name
+		}
+	}
+	return ""
 }
 
 // isGone reports whether a member was removed from the cluster, as far as this one knows.

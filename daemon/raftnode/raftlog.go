@@ -62,7 +62,7 @@ func routine(message string) bool {
 		"failed to make requestVote RPC", "unable to get address for server", "failed to make requestPreVote RPC", "failed to accept connection",
 		"heartbeat timeout reached, ", "Election timeout reached, ", "election timeout reached, ", "rejecting pre-vote request", "rejecting vote request", "rejecting appendEntries request", "failed to get previous log", "no known peers, aborting election",
 		"failed to pipeline appendEntries", "failed to send snapshot to", "skipping application of old log", "unexpected error while reading",
-		"pre-vote campaign failed", "pre-vote successful",
+		"pre-vote campaign failed", "pre-vote successful", "peer has newer term, stopping replication",
 	} {
 		if strings.HasPrefix(message, prefix) {
 			return true

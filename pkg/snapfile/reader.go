@@ -55,7 +55,10 @@ func Read(r io.Reader, visit func(section byte, item []byte) error) error {
 
 func readHead(in io.Reader) error {
 	head := make([]byte, HeadSize)
-	if _, err := io.ReadFull(in, head); err != nil {
+	switch _, err := io.ReadFull(in, head); {
+	case err == io.EOF:
+		return Damaged("nothing came, not a single byte")
+	case err != nil:
 		return cut("before its header does", err)
 	}
 	if string(head[:len(Magic)]) != Magic {
