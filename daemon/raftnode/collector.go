@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -24,6 +25,7 @@ type proposal struct {
 	commands []command.Command
 	own      [1]command.Command // room for the usual one
 	size     int64
+	limit    time.Duration // of the wait for its outcome; 0 for none
 
 	// foreign proposals were forwarded: their commands have an origin already, which waits for what
 	// comes of them by itself. They are never passed on.
@@ -86,11 +88,19 @@ func (q *collector) propose(ctx context.Context, p *proposal, stopped <-chan str
 	default:
 		return outcome{}, overloaded(q.bytes.Add(-p.size))
 	}
+	var late <-chan time.Time
+	if p.limit > 0 {
+		timer := time.NewTimer(p.limit)
+		defer timer.Stop()
+		late = timer.C
+	}
 	select {
 	case o := <-p.done:
 		return o, o.err
 	case <-ctx.Done():
 		return outcome{}, waitError(ctx.Err(), p.abandon())
+	case <-late:
+		return outcome{}, waitError(context.DeadlineExceeded, p.abandon())
 	case <-stopped:
 		if p.abandon() {
 			return outcome{}, proposalError(raft.ErrRaftShutdown)

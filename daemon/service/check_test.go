@@ -68,7 +68,11 @@ func (l *commonLog) AskLeader(context.Context, raftnode.Method, []byte) ([]byte,
 	return nil, &kv.Error{Kind: kv.NoLeader}
 }
 
-func (l *commonLog) ReadBarrier(context.Context) error                      { return nil }
+func (l *commonLog) ReadBarrier(context.Context) error { return nil }
+func (l *commonLog) ProposeWithin(ctx context.Context, _ time.Duration, c command.Command) (command.Result, error) {
+	return l.Propose(ctx, c)
+}
+
 func (l *commonLog) ReadBarrierWithin(context.Context, time.Duration) error { return nil }
 func (l *commonLog) LeaseNow() int64                                        { return int64(time.Since(l.start)) }
 func (l *commonLog) Position() (commit, term uint64)                        { return 0, 1 }

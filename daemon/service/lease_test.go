@@ -84,6 +84,10 @@ func (l *gatedLog) Propose(ctx context.Context, c command.Command) (command.Resu
 	return l.memoryLog.Propose(ctx, c)
 }
 
+func (l *gatedLog) ProposeWithin(ctx context.Context, _ time.Duration, c command.Command) (command.Result, error) {
+	return l.Propose(ctx, c)
+}
+
 func (l *gatedLog) ProposeLeading(ctx context.Context, c command.Command) (command.Result, error) {
 	return l.Propose(ctx, c)
 }

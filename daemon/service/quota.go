@@ -76,6 +76,31 @@ func shortOfDisk(disk raftnode.Space) error {
 	return noSpace("%d MiB are free for the data of this member, and it needs %d MiB to go on: make room on its disk", disk.Free>>20, disk.Reserve>>20)
 }
 
+// reserveFor is reserve for what w needs, which it returns. While less than half of the quota is used, that is
+// the most that w could need, wherever its key is: the state need not be asked.
+func (q *quota) reserveFor(w kv.Write) (growth int64, err error) {
+	most := store.GrowthAtMost(w)
+	if most <= 0 || q.reserveIfRoomy(most) {
+		return most, nil
+	}
+	growth = q.machine.Growth(w)
+	return growth, q.reserve(growth)
+}
+
+// reserveIfRoomy is reserve in a store that is far from full.
+func (q *quota) reserveIfRoomy(growth int64) bool {
+	if q.disk().Short {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.full || q.machine.Bytes()+q.reserved+growth > q.bytes/2 {
+		return false
+	}
+	q.reserved += growth
+	return true
+}
+
 func (q *quota) refuse(growth int64) error {
 	if disk := q.disk(); disk.Short {
 		return shortOfDisk(disk)

@@ -21,6 +21,8 @@ import (
 type Log interface {
 	// Propose returns the command's result after it was applied here.
 	Propose(ctx context.Context, c command.Command) (command.Result, error)
+	// ProposeWithin is Propose for limit at most, unless that is 0.
+	ProposeWithin(ctx context.Context, limit time.Duration, c command.Command) (command.Result, error)
 	// ProposeLeading is Propose for what this member does as the leader, and only while it leads.
 	ProposeLeading(ctx context.Context, c command.Command) (command.Result, error)
 	// WhileLeading runs do if this member leads, when the state here holds everything that was committed
@@ -148,11 +150,11 @@ func (s *Service) read(ctx context.Context, r kv.Read) (kv.Result, error) {
 // that there is no room for is refused with NoSpace.
 func (s *Service) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 	w.Key = kv.Clean(w.Key)
-	return s.write(ctx, command.Command{Body: w})
+	return s.write(ctx, 0, command.Command{Body: w})
 }
 
-// write proposes a command whose body is a write of a clean key.
-func (s *Service) write(ctx context.Context, c command.Command) (kv.Result, error) {
+// write proposes a command whose body is a write of a clean key, for limit at most unless that is 0.
+func (s *Service) write(ctx context.Context, limit time.Duration, c command.Command) (kv.Result, error) {
 	w := c.Body.(kv.Write)
 	if err := w.Check(); err != nil { // an unknown operation in the log would stop every member
 		return kv.Result{}, err
@@ -160,12 +162,12 @@ func (s *Service) write(ctx context.Context, c command.Command) (kv.Result, erro
 	if err := s.quota.admit(w); err != nil {
 		return kv.Result{}, err
 	}
-	growth := s.state.machine.Growth(w)
-	if err := s.quota.reserve(growth); err != nil {
+	growth, err := s.quota.reserveFor(w)
+	if err != nil {
 		return kv.Result{}, err
 	}
 	defer s.quota.release(growth)
-	result, err := s.log.Propose(ctx, c)
+	result, err := s.log.ProposeWithin(ctx, limit, c)
 	if err != nil {
 		return kv.Result{}, err
 	}

@@ -64,6 +64,10 @@ func (l *memoryLog) ProposeLeading(ctx context.Context, c command.Command) (comm
 	return l.Propose(ctx, c)
 }
 
+func (l *memoryLog) ProposeWithin(ctx context.Context, _ time.Duration, c command.Command) (command.Result, error) {
+	return l.Propose(ctx, c)
+}
+
 func (l *memoryLog) ReadBarrierWithin(ctx context.Context, _ time.Duration) error {
 	return l.ReadBarrier(ctx)
 }

@@ -132,15 +132,13 @@ func readable(rights *store.Rights, n *kv.Node) *kv.Node {
 
 // Write implements kv.Writer. Values that may not be read are left out of the answer.
 func (c *Session) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.service.timeout())
-	defer cancel()
 	key, asDir := kv.SplitDir(w.Key)
 	w.Key = key
 	auth := c.auth()
 	if auth.Enabled && auth.Rights(c.user).Decide(store.WriteNeed(w, asDir)) == store.Denied {
 		return kv.Result{}, c.deny(w.Op.String(), key)
 	}
-	result, err := c.service.write(ctx, command.Command{User: c.user, AuthRevision: auth.Revision, AsDir: asDir, Body: w})
+	result, err := c.service.write(ctx, c.service.timeout(), command.Command{User: c.user, AuthRevision: auth.Revision, AsDir: asDir, Body: w})
 	if kv.Is(err, kv.Denied) {
 		return kv.Result{}, c.deny(w.Op.String(), key)
 	}

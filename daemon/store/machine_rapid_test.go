@@ -178,6 +178,8 @@ func isMember(body command.Body) bool {
 func checkGrowth(t *rapid.T, body command.Body, err error, grown, expected int64) {
 	w, writes := body.(kv.Write)
 	switch {
+	case writes && !w.Refresh && expected > GrowthAtMost(w):
+		t.Fatalf("%+v may make the state grow by %d bytes, and any state by %d", body, expected, GrowthAtMost(w))
 	case grown > expected:
 		t.Fatalf("%+v made the state grow by %d bytes, at most %d were expected", body, grown, expected)
 	case writes && err == nil && w.TTL != 0 && !w.Refresh && expected > 0 && grown != expected:

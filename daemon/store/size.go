@@ -1,6 +1,8 @@
 package store
 
 import (
+	"strings"
+
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -25,16 +27,36 @@ func (m *Machine) Bytes() int64 {
 	return m.state.bytes
 }
 
-// Growth returns by how many bytes w, executed now, would make the state grow at most; 0 or less if it
-// would not. Of a write that is sure to fail it is 0. A refresh counts for nothing, although one of a
-// key without a TTL makes a lease.
-func (m *Machine) Growth(w kv.Write) int64 {
+// neverGrows reports whether w makes no state grow. A refresh counts as that, although one of a key without
+// a TTL makes a lease.
+func neverGrows(w kv.Write) bool {
 	switch w.Op {
 	case kv.OpSet, kv.OpUpdate, kv.OpCompareAndSwap:
-		if w.Refresh {
-			return 0
-		}
+		return w.Refresh
 	case kv.OpDelete, kv.OpCompareAndDelete:
+		return true
+	}
+	return false
+}
+
+// GrowthAtMost returns by how many bytes w would make any state grow at most: one in which nothing is on the
+// way to its key.
+func GrowthAtMost(w kv.Write) int64 {
+	if neverGrows(w) {
+		return 0
+	}
+	key := int64(len(w.Key) + len(inOrderName))
+	dirs := int64(strings.Count(w.Key, "/") + 1)
+	return dirs*(ItemOverhead+key) + ItemOverhead + key + int64(len(w.Value)) + ItemOverhead
+}
+
+// inOrderName is as long as a name that the store gives.
+const inOrderName = "/01234567890123456789"
+
+// Growth returns by how many bytes w, executed now, would make the state grow at most; 0 or less if it
+// would not. Of a write that is sure to fail it is 0.
+func (m *Machine) Growth(w kv.Write) int64 {
+	if neverGrows(w) {
 		return 0
 	}
 	if w.Dir && w.Op != kv.OpUpdate && w.Op != kv.OpCompareAndSwap {
@@ -50,7 +72,7 @@ func (s *state) growth(w kv.Write) int64 {
 	absent := missing != nil && missing.Kind == kv.NotFound
 	switch {
 	case w.Op == kv.OpCreateInOrder && (absent || d != nil):
-		w.Key += "/01234567890123456789"
+		w.Key += inOrderName
 		return s.room(w)
 	case absent && (w.Op == kv.OpSet || w.Op == kv.OpCreate):
 		return s.room(w)
