@@ -19,7 +19,7 @@ const (
 	figuresEvery = time.Second
 	figuresMax   = 5 * time.Second
 	// delayEvery is the time between two looks at how late this machine is.
-	delayEvery = 50 * time.Millisecond
+	delayEvery = 100 * time.Millisecond
 )
 
 // figures are what one member tells another of how it does.

@@ -95,3 +95,54 @@ func TestAFollowerThatRefusesIsHeardAsOne(t *testing.T) {
 		t.Errorf("%+v, %v", answer, err)
 	}
 }
+
+func TestWhoHasJustAnsweredSomethingElseIsSparedASignOfLife(t *testing.T) {
+	const lease, minute = 240 * ms, time.Minute
+	synctest.Test(t, func(t *testing.T) {
+		h, silent, sent := distant(ms, 0)
+		h.enough = 50 * ms
+		give := h.send
+		h.send = func(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, answer *raft.AppendEntriesResponse) error {
+			asked := time.Now()
+			err := give(id, target, request, answer)
+			if err == nil {
+				h.answered(id, request.Term, asked)
+			}
+			return err
+		}
+		if got := lead(h, 1, lease, minute); got < minute {
+			t.Errorf("it leads for %v", got)
+		}
+		if n := sent.Load(); n < 500 || n > 800 {
+			t.Errorf("in a minute %d signs of life have gone out, want one every 91 ms", n)
+		}
+		silent.Store(1)
+		if got := lead(h, 1, lease, minute); got > lease+peerTimeout+200*ms {
+			t.Errorf("it leads for %v without an answer", got)
+		}
+		silent.Store(0)
+		before := sent.Load()
+		h.answered("b", 2, time.Now())
+		lead(h, 3, lease, 40*ms)
+		if sent.Load() == before {
+			t.Error("an answer in another term has spared a sign of life")
+		}
+	})
+}
+
+// Raft keeps one request and one answer for each follower: the next answer is read into the bytes of the last.
+func TestAnAnswerOfItsOwnSharesNothingWithTheRequest(t *testing.T) {
+	h, _, _ := distant(0, 0)
+	h.enough = time.Minute
+	h.answered("b", 3, time.Now())
+	request := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ID: []byte("leader"), Addr: []byte("leader:1")}, Term: 3}
+	var answer raft.AppendEntriesResponse
+	if err := h.give("b", "b", request, &answer); err != nil || !answer.Success || answer.Term != 3 {
+		t.Fatalf("%+v, %v", answer, err)
+	}
+	copy(answer.ID, "member")
+	copy(answer.Addr, "member:2")
+	if string(request.ID) != "leader" || string(request.Addr) != "leader:1" {
+		t.Errorf("the request says %s at %s now", request.ID, request.Addr)
+	}
+}

@@ -376,7 +376,7 @@ func (n *Node) openRaft(deps Deps, notify chan<- bool) error {
 		newestIndex = newest[0].Index
 	}
 	config := n.raftConfig(log, notify)
-	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams(), n.fitsSnapshot), n.meters.appends, n.isGone, n.grace, n.overlap.wait, log)
+	n.transport = newTransport(newStreams(n.identity.MemberID, n.address(), n.network.RaftStreams(), n.fitsSnapshot), n.meters.appends, n.isGone, n.grace, raftTimeout(n.metronome.shortest)/6, n.overlap.wait, log)
 	if err := n.bootstrap(config, logs, n.stable); err != nil {
 		return err
 	}

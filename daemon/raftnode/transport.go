@@ -26,13 +26,13 @@ type transport struct {
 
 // newTransport speaks over layer. With one request in flight there is no pipeline, which can
 // wedge for ever after a follower refuses entries; with batches as entries it would gain nothing.
-// grace is that of heartbeats.
-func newTransport(layer *streams, measured *appends, removed func(raft.ServerID) bool, grace func() time.Duration, durable func(uint64) error, log hclog.Logger) *transport {
+// grace and enough are those of heartbeats.
+func newTransport(layer *streams, measured *appends, removed func(raft.ServerID) bool, grace func() time.Duration, enough time.Duration, durable func(uint64) error, log hclog.Logger) *transport {
 	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: peerTimeout,
 		MsgpackUseNewTimeFormat: true, ServerAddressProvider: byID{},
 	}), self: raft.ServerID(layer.self.String()), appends: measured, removed: removed, durable: durable}
-	t.beats = &heartbeats{send: t.send, grace: grace, pulses: map[raft.ServerID]*pulse{}}
+	t.beats = &heartbeats{send: t.send, grace: grace, enough: enough, pulses: map[raft.ServerID]*pulse{}}
 	return t
 }
 
@@ -51,6 +51,9 @@ func (t *transport) send(id raft.ServerID, target raft.ServerAddress, request *r
 	err := t.NetworkTransport.AppendEntries(id, target, request, answer)
 	if id != t.self { // see Node.learn
 		t.appends.note(id, t.removed, request, answer, began, err)
+		if err == nil && answer.Success {
+			t.beats.answered(id, request.Term, began)
+		}
 	}
 	if last := len(request.Entries); err == nil && answer.Success && last > 0 {
 		return t.durable(request.Entries[last-1].Index)
