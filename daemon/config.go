@@ -167,7 +167,7 @@ func envAliases() map[string][]string {
 	for _, flag := range append(tlsFlagsOfEtcd,
 		"name", "data-dir", "listen-client-urls", "advertise-client-urls", "listen-peer-urls",
 		"initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state", "initial-cluster-token", "force-new-cluster",
-		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "quota-backend-bytes", "discovery", "discovery-srv", "discovery-srv-name",
+		"heartbeat-interval", "election-timeout", "cors", "host-whitelist", "max-request-bytes", "quota-backend-bytes", "discovery", "discovery-srv", "discovery-srv-name", "log-level",
 	) {
 		aliases[flag] = []string{"ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 	}

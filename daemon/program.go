@@ -25,7 +25,7 @@ const (
 
 // Program returns kvd as a program.
 func Program() program.Program {
-	return program.Program{Name: "kvd", Command: newCommand, EnvAliases: envAliases()}
+	return program.Program{Name: "kvd", Command: newCommand, EnvAliases: envAliases(), EnvPrefixes: []string{"KVD_", "ETCD_"}, Elsewhere: advice()}
 }
 
 func newCommand() *cobra.Command {
@@ -66,6 +66,7 @@ func run(ctx context.Context, cfg Config) error {
 	if human {
 		log = slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
+	tellUnused(log, env.Unused)
 	d, err := Open(ctx, cfg, Deps{Log: log})
 	if err != nil {
 		return startError(ctx, err)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,6 +46,7 @@ func TestAPersonAtATerminalReadsFiveLinesInsteadOfALog(t *testing.T) {
 	dir := t.TempDir()
 	kvd := exec.Command(filepath.Join(parts.Build(t), "kvd"), "--listen-client-urls", "http://127.0.0.1:0", "--listen-peer-urls", "http://127.0.0.1:0")
 	kvd.Dir = dir
+	kvd.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KVD_") }) // those of the tests: it would tell of them
 	kvd.Stdin, kvd.Stdout, kvd.Stderr = slave, slave, slave
 	if err := kvd.Start(); err != nil {
 		t.Fatal(err)

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/e2e/parts"
+	"github.com/kvd-io/kvd/pkg/kvclient/etcdtest"
 )
 
 // stopAndStart are what a page calls stop-kvd and start-kvd: for the member whose data is in ./data.
@@ -21,8 +23,9 @@ stop-kvd() { kill $kvd_pid; wait $kvd_pid; }
 start-kvd
 `
 
-// playGuide types a page into a shell and compares what it prints; first is what comes before.
-func playGuide(t *testing.T, page, first string, compared int) {
+// playGuide types a page into a shell and compares what it prints; first is what comes before. Then come pairs
+// of a command and what it has to print at the end.
+func playGuide(t *testing.T, page, first string, compared int, after ...string) {
 	t.Helper()
 	text, err := os.ReadFile("../docs/how-to/" + page)
 	if err != nil {
@@ -46,6 +49,12 @@ func playGuide(t *testing.T, page, first string, compared int) {
 			}
 		}
 	}
+	for pair := range slices.Chunk(after, 2) {
+		if printed := strings.TrimSpace(sh.run(pair[0])); printed != pair[1] {
+			log, _ := os.ReadFile(sh.log)
+			t.Errorf("at the end %s printed\n%s\nand not\n%s\n%s", pair[0], printed, pair[1], log)
+		}
+	}
 	if compared > 0 {
 		t.Errorf("%d answers in %s are missing: is it still read as it is written?", compared, page)
 	}
@@ -58,4 +67,21 @@ func TestTheGuideToBackupAndRestoreWorksAsPrinted(t *testing.T) {
 
 func TestTheGuideToALostQuorumWorksAsPrinted(t *testing.T) {
 	playGuide(t, "lost-quorum.md", "kvctl set /important here", 4)
+}
+
+func TestTheGuideFromEtcdWorksAsPrinted(t *testing.T) {
+	etcd := etcdtest.Start(t)
+	playGuide(t, "move-from-etcd.md", "export ETCD="+etcd.URL+`
+kvctl --endpoints $ETCD set /config/color blue
+printf 'two\nlines\n' | kvctl --endpoints $ETCD set /config/text
+kvctl --endpoints $ETCD set /config/empty ''
+kvctl --endpoints $ETCD set -- '/config/with spaces' '-12 and "quotes"'
+kvctl --endpoints $ETCD mkdir /config/nothing
+kvctl --endpoints $ETCD set --ttl 600 /services/web/a 10.0.0.1:80
+checked() {
+  for key in /config/color /config/text /config/empty '/config/with spaces'; do
+    kvctl --endpoints $ETCD get "$key" | cmp - <(kvctl get "$key") && echo same
+  done
+}
+`, 3, "checked", "same\nsame\nsame\nsame")
 }

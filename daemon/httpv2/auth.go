@@ -405,7 +405,7 @@ func replyAuthError(w http.ResponseWriter, err error) {
 			status, message = http.StatusUnauthorized, e.Cause
 		}
 	}
-	body, _ := json.Marshal(messageJSON{message}) // a string always encodes
+	body, _ := json.Marshal(messageJSON{Message: message}) // a string always encodes
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)

@@ -257,7 +257,11 @@ func (h *handler) acted(w http.ResponseWriter, err error) {
 func (h *handler) replyClusterError(w http.ResponseWriter, err error) {
 	var e *kv.Error
 	if errors.As(err, &e) && kv.Temporary(e) {
-		h.replyMessage(w, http.StatusServiceUnavailable, e.Error())
+		told := messageJSON{Message: e.Error()}
+		if e.Kind == kv.NoLeader {
+			told.Kind, told.Cause = e.Kind.String(), e.Cause
+		}
+		h.replyJSON(w, http.StatusServiceUnavailable, told, "")
 		return
 	}
 	h.replyMemberError(w, err)

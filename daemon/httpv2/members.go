@@ -78,11 +78,15 @@ func (h *handler) serveMachines(w http.ResponseWriter, _ *http.Request) {
 
 // replyMessage answers with the error form of everything but keys. It ends without a newline.
 func (h *handler) replyMessage(w http.ResponseWriter, status int, message string) {
-	h.replyJSON(w, status, messageJSON{message}, "")
+	h.replyJSON(w, status, messageJSON{Message: message}, "")
 }
 
 type messageJSON struct {
 	Message string `json:"message"`
+
+	// Of what was surely not done, and may be asked for again:
+	Kind  string `json:"kind,omitempty"` // the text of a kv.Kind
+	Cause string `json:"cause,omitempty"`
 }
 
 func (h *handler) replyJSON(w http.ResponseWriter, status int, body any, end string) {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -194,5 +196,174 @@ func TestWhoBelongsToTheClusterIsReadAnewWhenRaftChangesIt(t *testing.T) {
 	}
 	if _, there := leader.configured().addresses[added]; there || len(before.addresses) != 3 {
 		t.Error("a removed member is there, or an old configuration has changed")
+	}
+}
+
+// logbook keeps what is logged.
+type logbook struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logbook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logbook) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// tryFounders starts three members, each with its configuration edited, the last two when the first one
+// answers as says. It returns those that have begun, why the others have not, and what they have logged.
+func tryFounders(t *testing.T, says string, edit func(i int, c *Config)) ([3]*Node, [3]error, *logbook) {
+	t.Helper()
+	var listeners [3][]net.Listener
+	var founders []Founder
+	for i := range listeners {
+		listeners[i] = peers(t)
+		founders = append(founders, Founder{fmt.Sprintf("n%d", i), []string{"http://" + listeners[i][0].Addr().String()}})
+	}
+	var nodes [3]*Node
+	var problems [3]error
+	var said logbook
+	var starting sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for i, f := range founders {
+		c := Config{Name: f.Name, DataDir: t.TempDir(), ClusterToken: "test", PeerURLs: f.PeerURLs, Founders: slices.Clone(founders)}
+		edit(i, &c)
+		starting.Go(func() {
+			if i > 0 {
+				for ctx.Err() == nil {
+					page, err := peer.Get(ctx, founders[0].PeerURLs[0]+ClusterPath, nil)
+					if err == nil && strings.Contains(string(page), says) {
+						break
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}
+			deps := Deps{Peers: listeners[i], Log: slog.New(slog.NewTextHandler(&said, nil)), Fatal: func(err error) { panic(err) }}
+			nodes[i], problems[i] = Open(ctx, c, deps, &ledger{})
+		})
+	}
+	starting.Wait()
+	for _, n := range nodes {
+		if n != nil {
+			t.Cleanup(func() { n.Close() })
+		}
+	}
+	return nodes, problems, &said
+}
+
+func TestFoundersThatAgreeBeginWithoutOneThatDoesNot(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(c *Config)
+		want  string
+	}{
+		"another token": {func(c *Config) { c.ClusterToken = "other" }, "the same --initial-cluster-token"},
+		"another list":  {func(c *Config) { c.Founders[1].Name = "m1" }, "is started with another --initial-cluster"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var odd Config
+			nodes, problems, said := tryFounders(t, `"started":false`, func(i int, config *Config) {
+				if i == 0 {
+					c.spoil(config)
+					odd = *config
+				}
+			})
+			if problems[1] != nil || problems[2] != nil {
+				t.Fatalf("those that agree: %v, %v", problems[1], problems[2])
+			}
+			if text := said.String(); !strings.Contains(text, "begins without a member that does not") || !strings.Contains(text, c.want) {
+				t.Errorf("they say\n%s", text)
+			}
+			var mismatch *MismatchError
+			if nodes[0] != nil || !errors.As(problems[0], &mismatch) || !strings.Contains(problems[0].Error(), c.want) {
+				t.Errorf("the odd one: %v", problems[0])
+			}
+			leader := leaderOfThem(t, nodes[1:])
+			propose(t, leader, "/a")
+			if n := len(leader.configured().addresses); n != 3 {
+				t.Errorf("the cluster has %d members: the place of the odd one must stay", n)
+			}
+
+			// Started as it should have been, it takes its place, in the directory that it has.
+			odd.ClusterToken, odd.Founders = "test", nodes[1].config.Founders
+			l, err := net.Listen("tcp", hostPort(odd.PeerURLs[0]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if late := startMember(t, odd, []net.Listener{l}); late != nil && late.identity.ClusterID != leader.identity.ClusterID {
+				t.Errorf("it is in the cluster %v, the others are in %v", late.identity.ClusterID, leader.identity.ClusterID)
+			}
+		})
+	}
+}
+
+func TestFoundersOfWhomNoMajorityAgreesEndWithTheReason(t *testing.T) {
+	t.Parallel()
+	nodes, problems, _ := tryFounders(t, `"started":false`, func(i int, c *Config) { c.ClusterToken = fmt.Sprint("token ", i) })
+	for i, err := range problems {
+		var mismatch *MismatchError
+		if nodes[i] != nil || !errors.As(err, &mismatch) || !strings.Contains(err.Error(), "the same --initial-cluster-token") {
+			t.Errorf("n%d: %v", i, err)
+		}
+	}
+}
+
+func TestFoundersDoNotBeginBesideAMemberThatRunsInAnotherCluster(t *testing.T) {
+	t.Parallel()
+	own := record{Identity: Identity{ClusterToken: "test", ClusterID: 5}}
+	for _, c := range []struct {
+		page clusterPage
+		want bool
+	}{
+		{clusterPage{Token: "test", Cluster: 5}, false},
+		{clusterPage{Token: "other", Cluster: 6}, true},
+		{clusterPage{Token: "test", Cluster: 6}, true},
+		{clusterPage{Token: "test", Cluster: 6, Started: true}, false},
+		{clusterPage{Token: "other", Cluster: 6, Started: true}, false},
+	} {
+		if c.page.astray(own) != c.want {
+			t.Errorf("%+v: %v", c.page, !c.want)
+		}
+	}
+	_, problems, _ := tryFounders(t, `"started":true`, func(i int, c *Config) {
+		if i == 0 {
+			c.Founders = nil // it begins alone
+		}
+	})
+	for i, err := range problems[1:] {
+		var mismatch *MismatchError
+		if !errors.As(err, &mismatch) || !strings.Contains(err.Error(), "belongs to another cluster") {
+			t.Errorf("n%d: %v", i+1, err)
+		}
+	}
+	if problems[0] != nil {
+		t.Error(problems[0])
+	}
+}
+
+func TestTwoListsThatOverlapDoNotBecomeTwoClusters(t *testing.T) {
+	agreed := []Founder{{"n0", []string{"http://h0:1"}}, {"n1", []string{"http://h1:1"}}}
+	for list, want := range map[string]bool{
+		"n0=http://h0:1,n1=http://h1:1,n2=http://h2:1":                               false, // another token
+		"n0=http://h0:1,m1=http://h1:1,n2=http://h2:1":                               false, // another name
+		"n0=http://h0:1,n2=http://h2:1,n3=http://h3:1":                               true,
+		"n0=http://h0:1,n1=http://h1:1,n2=http://h2:1,n3=http://h3:1,n4=http://h4:1": true,
+		"n0=http://h0:1,n1=http://h1:1,n2=http://h2:1,n3=http://h3:1":                false,
+		"n2=http://h2:1,n9=http://h9:1":                                              true,
+		"":                                                                           true,
+		"n0":                                                                         true,
+	} {
+		if couldBegin(list, agreed) != want {
+			t.Errorf("%q: %v", list, !want)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,6 +24,7 @@ const (
 	formPause      = 200 * time.Millisecond // between two rounds of asking
 	formToldFirst  = time.Second            // until the first log line about who is waited for
 	formTold       = 10 * time.Second       // between two of them
+	formVerdict    = time.Second            // for which no majority can agree, until a founder ends: the others are to see it, too
 	formBodyMax    = 64 << 10
 
 	// settledTimeout bounds the wait for the leader, who knows what this member may not know yet.
@@ -136,9 +138,18 @@ func (r record) founded(member ID) bool {
 	return err == nil && slices.ContainsFunc(list, func(f Founder) bool { return f.memberID(r.ClusterToken) == member })
 }
 
+// astray reports whether page is of a founder that was started with another token or list than the member
+// of record, and has not begun: it is about to begin another cluster, whose ids are all others. One that runs
+// is none: what the member of record is about to begin may be there already, under another list.
+func (p clusterPage) astray(r record) bool {
+	return !p.Started && (p.Token != r.ClusterToken || p.Cluster != r.ClusterID)
+}
+
 // form returns when this founder may start: a majority of the founders is there, this one among them,
 // and none of them knows that it has started before. One that has, and has lost its disk, could vote
-// a second time in a term in which it has voted.
+// a second time in a term in which it has voted. A founder that is astray counts as one that is not there,
+// so that the others go on if they are a majority, and it ends when it sees that it cannot find one. They do
+// not if those of its list could be a majority without them: then there would be two clusters.
 func (n *Node) form(ctx context.Context, list founders) error {
 	own := n.notes.look()
 	told, err := json.Marshal(start{Cluster: own.ClusterID, Member: own.MemberID, Incarnation: own.Incarnation})
@@ -146,44 +157,31 @@ func (n *Node) form(ctx context.Context, list founders) error {
 		return err
 	}
 	lastTold := n.now().Add(formToldFirst - formTold)
+	astray := map[string]stray{}
+	var hopeless time.Time // since when no majority can agree
 	for {
-		reached, missing := 1, []string{}
-		var mu sync.Mutex
-		var refusals []error
-		var asking sync.WaitGroup
-		for _, founder := range list {
-			if founder.memberID(own.ClusterToken) == own.MemberID {
-				continue
-			}
-			asking.Go(func() {
-				page, err := n.askFounder(ctx, founder, told)
-				var refusal error
-				if err == nil {
-					refusal = judgeFounder(own, founder, page)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				switch {
-				case err != nil:
-					missing = append(missing, fmt.Sprintf("%s (%v)", founder.Name, err))
-				case refusal != nil:
-					refusals = append(refusals, refusal)
-				default:
-					reached++
-				}
-			})
+		agreed, missing, refusal := n.askFounders(ctx, own, list, told, astray)
+		reached := len(agreed)
+		possible := reached + len(missing)
+		for _, name := range slices.Sorted(maps.Keys(astray)) {
+			missing = append(missing, astray[name].why.Error())
 		}
-		asking.Wait()
-		slices.Sort(missing)
 		n.waits(fmt.Sprintf("%d of %d members that begin the cluster are there, %d are needed; not reached: %s", reached, len(list), majority(len(list)), strings.Join(missing, ", ")))
 		switch {
-		case len(refusals) > 0:
-			return refusals[0]
+		case refusal != nil:
+			return refusal
 		case reached >= majority(len(list)):
-			return nil
+			return n.leaveOut(astray, agreed)
 		case ctx.Err() != nil:
 			return fmt.Errorf("start member %s: %w; it has waited for a majority of the cluster, but not reached %s", own.Name, ctx.Err(), strings.Join(missing, ", "))
-		case n.now().Sub(lastTold) >= formTold:
+		case possible >= majority(len(list)):
+			hopeless = time.Time{}
+		case hopeless.IsZero():
+			hopeless = n.now()
+		case n.now().Sub(hopeless) >= formVerdict:
+			return astray[slices.Min(slices.Collect(maps.Keys(astray)))].why
+		}
+		if n.now().Sub(lastTold) >= formTold {
 			lastTold = n.now()
 			n.log.Warn("waiting for a majority of the cluster", "reached", reached, "needed", majority(len(list)), "missing", strings.Join(missing, ", "))
 		}
@@ -192,6 +190,78 @@ func (n *Node) form(ctx context.Context, list founders) error {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// stray is a founder that is astray.
+type stray struct {
+	founders string // its list
+	why      error  // what is wrong about it
+}
+
+// leaveOut tells who is left out when those who have agreed begin. It returns an error if they must not.
+func (n *Node) leaveOut(astray map[string]stray, agreed []Founder) error {
+	for _, s := range astray {
+		if couldBegin(s.founders, agreed) {
+			return s.why
+		}
+	}
+	for _, s := range astray {
+		n.log.Warn("a majority of the cluster agrees, and begins without a member that does not", "err", s.why, "try", "start that one with the settings of the others")
+	}
+	return nil
+}
+
+// couldBegin reports whether the founders in a list could be a majority without any of others.
+func couldBegin(list string, others []Founder) bool {
+	founders, err := ParseFounders(list)
+	if err != nil || len(founders) == 0 {
+		return true
+	}
+	free := slices.DeleteFunc(slices.Clone(founders), func(f Founder) bool {
+		return slices.ContainsFunc(others, func(o Founder) bool {
+			return slices.ContainsFunc(f.PeerURLs, func(url string) bool { return slices.Contains(o.PeerURLs, url) })
+		})
+	})
+	return len(free) >= majority(len(founders))
+}
+
+// askFounders tells the others that this member starts. It returns who agrees, this one among them, who
+// was not reached, with the reason, and why this member must not start, nil if nobody says so. Who is astray
+// is put into astray by its name, and stays there until it says something else.
+func (n *Node) askFounders(ctx context.Context, own record, list founders, told []byte, astray map[string]stray) (agreed []Founder, missing []string, refusal error) {
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for _, founder := range list {
+		if founder.memberID(own.ClusterToken) == own.MemberID {
+			mu.Lock()
+			agreed = append(agreed, founder)
+			mu.Unlock()
+			continue
+		}
+		asking.Go(func() {
+			page, err := n.askFounder(ctx, founder, told)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				if _, known := astray[founder.Name]; !known {
+					missing = append(missing, fmt.Sprintf("%s (%v)", founder.Name, err))
+				}
+				return
+			}
+			delete(astray, founder.Name)
+			switch why := judgeFounder(own, founder, page); {
+			case why == nil:
+				agreed = append(agreed, founder)
+			case page.astray(own):
+				astray[founder.Name] = stray{page.Founders, why}
+			default:
+				refusal = why
+			}
+		})
+	}
+	asking.Wait()
+	slices.Sort(missing)
+	return agreed, missing, refusal
 }
 
 // askFounder tells a founder that this member starts and returns its answer. It tries all URLs.

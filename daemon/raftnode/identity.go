@@ -108,6 +108,7 @@ func loadRecord(dir string, cfg Config, now time.Time) (r record, fresh bool, er
 	case !r.Bootstrapped && (len(cfg.Founders) > 1 || r.Founders != ""):
 		// A first start that was cut short, perhaps because its settings were wrong.
 		incarnation := r.Incarnation
+		r.ClusterToken = cfg.ClusterToken
 		if err := r.check(dir, cfg); err != nil {
 			return record{}, false, err
 		}

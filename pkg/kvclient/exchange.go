@@ -322,6 +322,10 @@ func (a *answer) foreign(message string) error {
 		e.Cause = a.to.advice()
 	}
 	if message != "" {
+		var known struct{ Kind, Cause string }
+		if json.Unmarshal(a.body, &known) == nil && known.Kind == kv.NoLeader.String() {
+			e.Kind, e.Cause = kv.NoLeader, known.Cause
+		}
 		return e
 	}
 	var sick struct{ Health, Reason string }

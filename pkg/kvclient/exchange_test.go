@@ -516,3 +516,17 @@ func TestWhatIsWrongWithSeveralEndpointsIsSaidOnce(t *testing.T) {
 		t.Errorf("the one that is meant is not asked: %v", err)
 	}
 }
+
+func TestAChangeOfTheClusterWithoutALeaderWasSurelyNotMade(t *testing.T) {
+	for body, want := range map[string]kv.Kind{
+		`{"message":"member transfer: no leader (an election)","kind":"no leader","cause":"an election"}`: kv.NoLeader,
+		`{"message":"member transfer: timed out"}`:                                                        kv.Unknown,
+		`{"message":"member transfer: timed out","kind":"timed out"}`:                                     kv.Unknown,
+	} {
+		url, _ := serve(t, says(503, body))
+		err := open(t, inOrder(url)).TransferLeadership(t.Context(), "")
+		if !kv.Is(err, want) || want == kv.NoLeader && err.Error() != "member transfer: no leader (an election)" {
+			t.Errorf("%s: %v, want the kind %q", body, err, want)
+		}
+	}
+}

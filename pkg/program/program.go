@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -36,6 +37,14 @@ type Program struct {
 	// EnvAliases names further environment variables of a flag, tried in order after NAME_FLAG:
 	// {"endpoints": {"ETCDCTL_ENDPOINTS"}}.
 	EnvAliases map[string][]string
+
+	// EnvPrefixes are the beginnings of the environment variables that are meant for this program, such
+	// as "KVD_". Those that set nothing are in Env.Unused.
+	EnvPrefixes []string
+
+	// Elsewhere says of flags that another program has, whose users come to this one, what to do about
+	// them: which takes their place, or why none does. Names are without dashes.
+	Elsewhere map[string]string
 
 	// ConfigFile is read when --config is absent; it may be missing. Empty: no default file.
 	ConfigFile string
@@ -80,6 +89,11 @@ type Env struct {
 	Log    *slog.Logger
 	// Origins says for each flag where its value came from: see Origin.
 	Origins map[string]Origin
+	// Environ returns all environment variables, as os.Environ does; nil: there are none to look at.
+	Environ func() []string
+	// Unused are the variables that begin with one of Program.EnvPrefixes and set no flag of any
+	// command, by name.
+	Unused []UnusedVariable
 	// Hangup receives when SIGHUP arrives, unless Program.HangupEnds; one pending signal is kept.
 	Hangup <-chan os.Signal
 }
@@ -145,11 +159,11 @@ func Main(p Program) int {
 		second := (<-signals).(syscall.Signal)
 		os.Exit(ExitSignal + int(second))
 	}()
-	return Run(ctx, p, os.Args[1:], os.LookupEnv, &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Hangup: hangup})
+	return Run(ctx, p, os.Args[1:], os.LookupEnv, &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ, Hangup: hangup})
 }
 
 // Run is Main without the process: arguments, environment and streams are given. It fills
-// env.Log and env.Origins.
+// env.Log, env.Origins and env.Unused.
 func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (string, bool), env *Env) int {
 	root := p.Command()
 	root.SilenceErrors, root.SilenceUsage = true, true
@@ -172,6 +186,7 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 			return &ExitError{Code: ExitUsage, Err: err}
 		}
 		env.Origins = origins
+		env.Unused = unused(p, cmd.Root(), env.Environ)
 		if print, _ := cmd.Flags().GetBool(flagPrintConfig); print {
 			printConfig(env.Stdout, cmd.Flags(), origins)
 			return errPrinted
@@ -189,7 +204,7 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 	}
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(WithEnv(ctx, env))
-	f := diagnose(ctx, cmd, err)
+	f := diagnose(ctx, p, args, cmd, err)
 	if f.Text == "" {
 		return f.Code
 	}
@@ -219,9 +234,9 @@ type usageError struct {
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// diagnose says how the error of cmd is told and which exit code it stands for. Without a text
+// diagnose says how the error of cmd, which p has run with args, is told and which exit code it stands for. Without a text
 // there is nothing to tell.
-func diagnose(ctx context.Context, cmd *cobra.Command, err error) Failure {
+func diagnose(ctx context.Context, p Program, args []string, cmd *cobra.Command, err error) Failure {
 	var stopped stoppedBy
 	var exit *ExitError
 	var usage *usageError
@@ -236,8 +251,8 @@ func diagnose(ctx context.Context, cmd *cobra.Command, err error) Failure {
 	case errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &stopped):
 		return Failure{Code: ExitSignal + int(stopped.signal)}
 	case errors.As(err, &usage):
-		f := Failure{Code: ExitUsage, Text: err.Error()}
-		if hint := suggestFlag(usage.cmd.Flags(), err); hint != "" {
+		f := Failure{Code: ExitUsage, Text: err.Error(), Hints: adviceOn(p, args, err)}
+		if hint := suggestFlag(usage.cmd.Flags(), err); hint != "" && len(f.Hints) == 0 {
 			f.Hints = append(f.Hints, "did you mean "+hint+"?")
 		}
 		f.Hints = append(f.Hints, "try: "+usage.cmd.CommandPath()+" --help")
@@ -251,6 +266,25 @@ func diagnose(ctx context.Context, cmd *cobra.Command, err error) Failure {
 		f.Hints = []string{"try: " + cmd.CommandPath() + " --help"}
 	}
 	return f
+}
+
+// adviceOn returns a line for each flag among args that Elsewhere knows, if err complains of an unknown one.
+func adviceOn(p Program, args []string, err error) (lines []string) {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return nil
+	}
+	for _, arg := range args {
+		if arg == "--" {
+			break
+		}
+		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		line := "--" + name + ": " + p.Elsewhere[name]
+		if strings.HasPrefix(arg, "-") && p.Elsewhere[name] != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // suggestFlag names the defined flag nearest to the unknown one that err complains about.

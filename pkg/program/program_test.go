@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ type outcome struct {
 	stdout, stderr string
 	got            settings
 	origins        map[string]Origin
+	unused         []UnusedVariable
 	ran            bool
 }
 
@@ -53,7 +55,7 @@ func (tr trial) run(t *testing.T) outcome {
 		root.PersistentFlags().StringVar(&o.got.name, "name", "default-name", "")
 		show := &cobra.Command{Use: "show", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			env := EnvFrom(cmd.Context())
-			o.ran, o.origins = true, env.Origins
+			o.ran, o.origins, o.unused = true, env.Origins, env.Unused
 			env.Log.Debug("shown", "name", o.got.name, "took", 90*time.Second)
 			return tr.result
 		}}
@@ -76,7 +78,13 @@ func (tr trial) run(t *testing.T) outcome {
 	}
 	var stdout, stderr bytes.Buffer
 	lookup := func(name string) (string, bool) { v, ok := tr.env[name]; return v, ok }
-	o.code = Run(tr.ctx, tr.program, tr.args, lookup, &Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr})
+	environ := func() (all []string) {
+		for name, value := range tr.env {
+			all = append(all, name+"="+value)
+		}
+		return all
+	}
+	o.code = Run(tr.ctx, tr.program, tr.args, lookup, &Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Environ: environ})
 	o.stdout, o.stderr = stdout.String(), stderr.String()
 	return o
 }
@@ -404,6 +412,38 @@ func TestTheErrorOfACommandDecidesTheExitCode(t *testing.T) {
 				t.Errorf("code %d and %q, want %d and %q", o.code, o.stderr, c.code, c.stderr)
 			}
 		})
+	}
+}
+
+func TestVariablesThatSetNothingAreFoundAndGuessed(t *testing.T) {
+	o := trial{
+		program: Program{EnvPrefixes: []string{"TOOL_", "OLD_"}, EnvAliases: map[string][]string{"limit": {"OLD_LIMIT"}}},
+		args:    []string{"show"},
+		env: map[string]string{
+			"TOOL_LIMTI": "1", "TOOL_NAME": "x", "OLD_LIMIT": "3", "OLD_NAME": "y", "OLD_THING": "1", "TOOL_EMPTY": "", "OTHER_THING": "1",
+			"TOOL_ONLY_OTHER": "5",                                                                                                                          // of another command
+			"TOOL_PORT":       "tcp://10.0.0.1:80", "TOOL_PORT_80_TCP_ADDR": "10.0.0.1", "OLD_WEB_SERVICE_PORT_HTTP": "80", "TOOL_SERVICE_HOST": "10.0.0.1", // of a container engine
+		},
+	}.run(t)
+	want := []UnusedVariable{{"OLD_NAME", "name", "TOOL_NAME"}, {"OLD_THING", "thing", ""}, {"TOOL_LIMTI", "limti", "TOOL_LIMIT"}}
+	if o.code != ExitOK || !slices.Equal(o.unused, want) {
+		t.Errorf("code %d, %+v, want %+v", o.code, o.unused, want)
+	}
+}
+
+func TestFlagsOfAnotherProgramAreToldAllAtOnceWithWhatToDo(t *testing.T) {
+	p := Program{Elsewhere: map[string]string{"nome": "leave it out: there is no need", "old-limit": "use --limit"}}
+	o := trial{program: p, args: []string{"show", "--nome", "--old-limit=3", "--name", "x", "-nome", "--", "--old-limit"}}.run(t)
+	if want := "tool: unknown flag: --nome\n--nome: leave it out: there is no need\n--old-limit: use --limit\ntry: tool show --help\n"; o.code != ExitUsage || o.stderr != want {
+		t.Errorf("code %d\n%s\nwant\n%s", o.code, o.stderr, want)
+	}
+	o = trial{program: p, args: []string{"show", "-old-limit", "3"}}.run(t)
+	if o.code != ExitUsage || !strings.Contains(o.stderr, "\n--old-limit: use --limit\n") {
+		t.Errorf("with one dash: code %d\n%s", o.code, o.stderr)
+	}
+	o = trial{program: p, args: []string{"show", "--config", writeFile(t, "tool.yaml", "old-limit: 3\n")}}.run(t)
+	if o.code != ExitUsage || !strings.Contains(o.stderr, `unknown setting "old-limit": use --limit`) {
+		t.Errorf("in a file: code %d\n%s", o.code, o.stderr)
 	}
 }
 

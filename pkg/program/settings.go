@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,7 +98,7 @@ func resolve(p Program, cmd *cobra.Command, lookupEnv func(string) (string, bool
 	if err != nil {
 		return nil, err
 	}
-	return origins, setFromFile(cmd, path, configFlag(p), values, origins)
+	return origins, setFromFile(p, cmd, path, values, origins)
 }
 
 // guess gives the root's flags what environment and arguments say, and passes over what cannot be
@@ -139,6 +140,51 @@ func EnvName(program, flag string) string {
 	return strings.ToUpper(program + "_" + strings.ReplaceAll(flag, "-", "_"))
 }
 
+// UnusedVariable is an environment variable that was meant for a program and sets nothing.
+type UnusedVariable struct {
+	Name  string // "KVD_LISTEN_CLIENT_URL"
+	Flag  string // what it would set: "listen-client-url"
+	Meant string // the variable that was probably meant, "" if none is like it
+}
+
+// linked are the variables that container engines set for every service they know, whatever it is called.
+var linked = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// unused returns the variables of environ that begin as those of p do, have a value, and set no flag of any
+// command.
+func unused(p Program, root *cobra.Command, environ func() []string) (found []UnusedVariable) {
+	if environ == nil || len(p.EnvPrefixes) == 0 {
+		return nil
+	}
+	flags, known := map[string]bool{}, map[string]bool{}
+	collectFlags(root, flags)
+	for name := range flags {
+		if unsettable(name) {
+			continue
+		}
+		for _, variable := range append([]string{EnvName(p.Name, name)}, p.EnvAliases[name]...) {
+			known[variable] = true
+		}
+	}
+	for _, entry := range environ() {
+		name, value, _ := strings.Cut(entry, "=")
+		at := slices.IndexFunc(p.EnvPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if at < 0 || value == "" || known[name] || linked.MatchString(name) {
+			continue
+		}
+		rest := strings.TrimPrefix(name, p.EnvPrefixes[at])
+		v := UnusedVariable{Name: name, Flag: strings.ToLower(strings.ReplaceAll(rest, "_", "-"))}
+		if own := EnvName(p.Name, v.Flag); known[own] { // there is no such alias
+			v.Meant = own
+		} else {
+			v.Meant = spelling.Meant(name, slices.Sorted(maps.Keys(known)))
+		}
+		found = append(found, v)
+	}
+	slices.SortFunc(found, func(a, b UnusedVariable) int { return cmp.Compare(a.Name, b.Name) })
+	return found
+}
+
 func readConfig(p Program, path string) (map[string]any, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -167,8 +213,8 @@ func readConfig(p Program, path string) (map[string]any, error) {
 
 // setFromFile gives the values of a file to the flags of cmd that nothing stronger has set. A name
 // that no command of the program knows is an error; one that another command knows is not.
-// fileFlag is the flag that names the file itself.
-func setFromFile(cmd *cobra.Command, path, fileFlag string, values map[string]any, origins map[string]Origin) error {
+func setFromFile(p Program, cmd *cobra.Command, path string, values map[string]any, origins map[string]Origin) error {
+	fileFlag := configFlag(p)
 	known := map[string]bool{}
 	collectFlags(cmd.Root(), known)
 	var problems []error
@@ -176,7 +222,7 @@ func setFromFile(cmd *cobra.Command, path, fileFlag string, values map[string]an
 		f := cmd.Flags().Lookup(name)
 		switch {
 		case unsettable(name) || name == fileFlag || !known[name]:
-			problems = append(problems, unknownSetting(path, name, known))
+			problems = append(problems, unknownSetting(p, path, name, known))
 		case f == nil || origins[name] != OriginDefault:
 		default:
 			if err := setAny(f, values[name]); err != nil {
@@ -198,7 +244,10 @@ func collectFlags(cmd *cobra.Command, known map[string]bool) {
 	}
 }
 
-func unknownSetting(path, name string, known map[string]bool) error {
+func unknownSetting(p Program, path, name string, known map[string]bool) error {
+	if advice := p.Elsewhere[name]; advice != "" {
+		return fmt.Errorf("configuration file %s: unknown setting %q: %s", path, name, advice)
+	}
 	if meant := spelling.Meant(name, slices.Sorted(maps.Keys(known))); meant != "" {
 		return fmt.Errorf("configuration file %s: unknown setting %q, did you mean %q?", path, name, meant)
 	}
