@@ -161,7 +161,7 @@ func forceNewCluster(dir string, log *slog.Logger, now time.Time) error {
 	var mismatch *raftnode.MismatchError
 	switch {
 	case errors.As(err, &mismatch):
-		return fmt.Errorf("--force-new-cluster is for a member that has data and has lost the others: %w; leave it out for a new member", err)
+		return fmt.Errorf("--force-new-cluster is for a member that has data and has lost the others: %w; leave --force-new-cluster out for a new member", err)
 	case err != nil:
 		return fmt.Errorf("--force-new-cluster: %w", err)
 	case r == nil:

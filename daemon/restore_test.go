@@ -315,7 +315,7 @@ func TestForceNewClusterRecoversAMemberWithOthersAndLeavesOneThatIsAlone(t *test
 
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.ForceNewCluster = filepath.Join(t.TempDir(), "none"), true
-	if _, err := Open(t.Context(), cfg, Deps{}); err == nil || !strings.Contains(err.Error(), "there is no directory "+cfg.DataDir) || !strings.Contains(err.Error(), "leave it out for a new member") {
+	if _, err := Open(t.Context(), cfg, Deps{}); err == nil || !strings.Contains(err.Error(), "there is no directory "+cfg.DataDir) || !strings.Contains(err.Error(), "leave --force-new-cluster out for a new member") {
 		t.Errorf("without data: %v", err)
 	}
 }
