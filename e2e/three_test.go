@@ -85,11 +85,6 @@ func (th *three) run(name string, args ...string) string {
 	return string(out)
 }
 
-func (th *three) program(name string) string {
-	th.t.Helper()
-	return filepath.Join(parts.Build(th.t), name)
-}
-
 // said returns what the processes of member i have told so far.
 func (th *three) said(i int) string {
 	th.t.Helper()
