@@ -243,6 +243,10 @@ const (
 	snapshotChunk = 1 << 20
 	// snapshotRate is how many bytes of a state are written in a second at least, while others use the disk.
 	snapshotRate = 32 << 20
+	// snapshotPiece is after how many bytes the writer rests, and snapshotRest for how many times the time
+	// that they have taken: to encode a state takes a processor, which those who write need as well.
+	snapshotPiece = 64 << 10
+	snapshotRest  = 3
 	// snapshotTime is how long the writing takes at most at its leisure, if the state has not grown since
 	// the last snapshot and the disk is fast enough.
 	snapshotTime = time.Minute
@@ -262,13 +266,18 @@ type snapshotSink struct {
 	file     *os.File // of the sink
 	written  int64
 	unsynced int
+	unrested int
 	begun    time.Time // when the writing at leisure began, zero for none
+	resumed  time.Time // when the last rest ended
 	closed   bool
 	err      error
 }
 
 // leisurely lets the sink take its time, so that writes to the log go on as ever.
-func (s *snapshotSink) leisurely() { s.begun = time.Now() }
+func (s *snapshotSink) leisurely() {
+	s.begun = time.Now()
+	s.resumed = s.begun
+}
 
 // Write implements io.Writer.
 func (s *snapshotSink) Write(b []byte) (total int, err error) {
@@ -285,19 +294,28 @@ func (s *snapshotSink) Write(b []byte) (total int, err error) {
 				return total, err
 			}
 			s.unsynced = 0
+		}
+		if s.unrested += n; s.unrested >= snapshotPiece {
+			s.unrested = 0
 			s.rest()
 		}
 	}
 	return total, nil
 }
 
-// rest waits until what was written may have been.
+// rest waits until what was written may have been, and, while the snapshot takes no longer than it may, for as
+// long as those who write are owed for the work that it was.
 func (s *snapshotSink) rest() {
 	if s.begun.IsZero() {
 		return
 	}
+	defer func() { s.resumed = time.Now() }()
 	due := s.begun.Add(time.Duration(float64(s.written) / rateOf(s.store.size.Load()) * float64(time.Second)))
-	timer := time.NewTimer(time.Until(due))
+	pause := time.Until(due)
+	if time.Since(s.begun) < snapshotTime {
+		pause = max(pause, snapshotRest*time.Since(s.resumed))
+	}
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

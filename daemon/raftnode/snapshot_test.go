@@ -205,3 +205,30 @@ func TestASnapshotIsWrittenAtLeisureUnlessThereIsHurry(t *testing.T) {
 		}
 	})
 }
+
+func TestWhoWritesASnapshotRestsLongerThanItWorks(t *testing.T) {
+	const pieces, work = 64, 5 * ms // more than the rate asks for
+	write := func(s *snapshotStore) time.Duration {
+		sink := createSnapshot(t, s)
+		defer sink.Cancel()
+		sink.leisurely()
+		begun := time.Now()
+		for range pieces {
+			time.Sleep(work)
+			if _, err := sink.Write(make([]byte, snapshotPiece)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return time.Since(begun)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := openSnapshots(t, t.TempDir())
+		if took, want := write(s), pieces*work*(1+snapshotRest); took != want {
+			t.Errorf("it took %v, want %v", took, want)
+		}
+		close(s.hurry)
+		if took, want := write(s), pieces*work; took != want {
+			t.Errorf("in a hurry it took %v, want %v", took, want)
+		}
+	})
+}
