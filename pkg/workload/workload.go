@@ -6,7 +6,10 @@
 // answers is pkg/health's.
 package workload
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // State says where a workload stands in its life.
 type State string
@@ -41,18 +44,28 @@ type Port struct {
 // Workload is one container or unit at one moment. A Workload that was sent is shared and must
 // not be changed.
 type Workload struct {
-	ID        string // "abcd…" of a container, "app.service" of a unit: stable over restarts
-	Run       string // changes whenever the workload starts anew; "" when it does not run
-	Name      string // for people
-	Image     string // "" for a unit
-	State     State
-	Reason    string // the engine's own words for State, "active/running"
-	Health    Health
-	PID       int               // of the main process, 0 if there is none
-	Labels    map[string]string // untrusted: whoever starts the workload writes them
-	Env       map[string]string // untrusted
-	Addresses map[string]string // network name to IP address; empty for a unit
-	Ports     []Port
+	ID     string // "abcd…" of a container, "app.service" of a unit: stable over restarts
+	Run    string // changes whenever the workload starts anew; "" when it does not run
+	Name   string // for people
+	Image  string // "" for a unit
+	State  State
+	Reason string // the engine's own words for State, "active/running"
+	Health Health
+	PID    int               // of the main process, 0 if there is none
+	Labels map[string]string // untrusted unless Trusted: whoever starts the workload writes them
+	Env    map[string]string // untrusted unless Trusted
+
+	// Trusted says that who administers the host wrote Labels and Env, so that they may ask for what
+	// reaches beyond the workload: commands as checks, addresses elsewhere.
+	Trusted bool
+
+	// The network. Addresses holds one address for each network, its IPv4 address where there is one;
+	// Addresses6 the IPv6 addresses alone. Both are by network name, and empty for a unit.
+	Addresses   map[string]string
+	Addresses6  map[string]string
+	HostNetwork bool   // it uses the host's network: its ports are the host's
+	NetworkOf   string // ID of the workload whose network it uses, with that one's addresses; "" for its own
+	Ports       []Port
 }
 
 // Snapshot is all that a source sees. A workload that is absent from it is Stopped.
@@ -67,4 +80,21 @@ type Source interface {
 	// one. It keeps going when the engine does not answer, says so in its log, and sends nothing
 	// meanwhile. It returns when ctx ends, with nil, or when it can never work, with the reason.
 	Run(ctx context.Context, out chan<- Snapshot) error
+}
+
+// Status is how well a source knows its engine at one moment.
+type Status struct {
+	Connected bool          // its changes are told as they happen
+	Since     time.Time     // since when Connected is what it is
+	Err       error         // what went wrong last while it is not connected; nil if nothing did
+	LastEvent time.Time     // when the latest change was told; zero: none was yet
+	Lag       time.Duration // from the latest change, by the engine's clock, to its arrival, by ours
+	Relists   int           // how often everything was compared with what the engine says
+	Missed    int           // changes that only such a comparison found
+	Dropped   int           // messages of the engine that could not be understood or taken in
+}
+
+// Reporter is a Source that says how it fares. Status is safe for concurrent use.
+type Reporter interface {
+	Status() Status
 }
