@@ -45,6 +45,7 @@ var plan = []layer{
 	{"pkg/etcdv2", []string{"pkg/kv"}, "wire forms translate the vocabulary and nothing else"},
 	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/pace", "pkg/clock", "pkg/discovery", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
 	{"pkg/kvclient/etcdtest", []string{"e2e/parts", "pkg/..."}, "it starts a real part for tests"},
+	{"pkg/workload/docker/dockertest", nil, "an engine for tests speaks the API, whoever asks it"},
 	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
 	{"pkg/tlsconfig", nil, "who may speak to whom is the same whatever is spoken"},
 	{"pkg/certs", []string{"pkg/tlsconfig"}, "an authority signs; it connects to nobody"},
@@ -65,7 +66,7 @@ var plan = []layer{
 var testsMayAlso = []string{"daemon/daemontest", "e2e/parts", "pkg/..."}
 
 // testOnly packages ship in no binary: they are imported by tests and by each other.
-var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "pkg/kvclient/etcdtest", "pkg/discovery/dnstest", "pkg/fuzztest", "e2e/..."}
+var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "pkg/kvclient/etcdtest", "pkg/discovery/dnstest", "pkg/fuzztest", "pkg/workload/docker/dockertest", "e2e/..."}
 
 // wall keeps one library in the rooms that were made for it.
 type wall struct {
