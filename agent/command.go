@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -37,6 +38,7 @@ type settings struct {
 	engineTimeout time.Duration
 	withdraw      bool
 	dryRun        bool
+	companions    []companion
 }
 
 // Program is kvagent.
@@ -47,7 +49,7 @@ func Program() program.Program {
 }
 
 func command() *cobra.Command {
-	var s settings
+	s := settings{companions: companions()}
 	cmd := &cobra.Command{
 		Use:   "kvagent",
 		Short: "Keep the containers of this host registered",
@@ -81,6 +83,9 @@ Exit codes: 0 ended as asked, 1 bad arguments or configuration, 2 no engine answ
 	flags.DurationVar(&s.engineTimeout, "engine-timeout", time.Minute, "how long registrations outlive an engine that does not answer; 0: for ever")
 	flags.BoolVar(&s.withdraw, "withdraw-on-stop", false, "remove the registrations when the agent is stopped, to take this host out")
 	flags.BoolVar(&s.dryRun, "dry-run", false, "print what would be registered and why the rest would not be, write nothing, and exit")
+	for _, c := range s.companions {
+		c.addFlags(flags)
+	}
 	return cmd
 }
 
@@ -114,6 +119,10 @@ func (s settings) run(ctx context.Context) error {
 	}
 	env.Log.Info("starting", "host", options.Host, "ip", options.Address, "prefix", s.prefix, "ttl", s.ttl, "engine", s.dockerHost, "store", s.store.Endpoints)
 
+	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: s.prefix, Name: options.Host, Address: options.Address, Log: env.Log})
+	if err != nil {
+		return usage(err)
+	}
 	publisher := registry.NewPublisher(registry.PublisherConfig{
 		Store: client, Prefix: s.prefix, TTL: s.ttl, Owner: s.owner(options), Keep: !s.withdraw, Log: env.Log})
 	a := Agent{Source: source, Publisher: publisher, Options: options, Log: env.Log, Ready: func() {
@@ -122,6 +131,11 @@ func (s settings) run(ctx context.Context) error {
 			env.Log.Warn("cannot tell systemd that the agent is ready", "err", err)
 		}
 	}}
+	var servers sync.WaitGroup
+	defer servers.Wait()
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	servers.Go(func() { beside.run(serving, env.Log) })
 	if err := a.Run(ctx); err != nil {
 		return &program.ExitError{Code: exitCode(err, exitLeftover), Err: err}
 	}

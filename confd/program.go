@@ -3,7 +3,6 @@ package confd
 import (
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -170,23 +169,9 @@ func environmentAliases(flags *pflag.FlagSet) map[string][]string {
 	return all
 }
 
-var singleDash = regexp.MustCompile(`^-[a-z][a-z0-9_-]+(=|$)`)
-
-// doubleDashes spells confd's long flags with one dash as everybody else spells them. The value of
-// a flag stays as it is, even a password that begins with a dash.
+// doubleDashes spells confd's long flags with one dash as everybody else spells them.
 func doubleDashes(args []string) []string {
-	known := newCommand("", &configFile{}).Flags()
-	spelled := slices.Clone(args)
-	for i := 0; i < len(spelled) && spelled[i] != "--"; i++ {
-		if singleDash.MatchString(spelled[i]) {
-			spelled[i] = "-" + spelled[i]
-		}
-		name, isLong := strings.CutPrefix(spelled[i], "--")
-		if flag := known.Lookup(canonical(name)); isLong && flag != nil && flag.NoOptDefVal == "" {
-			i++
-		}
-	}
-	return spelled
+	return program.DoubleDashes(args, newCommand("", &configFile{}).Flags(), canonical)
 }
 
 // logLevel is the flag --log-level; it also understands the names that confd has for levels.
