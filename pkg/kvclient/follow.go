@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/backoff"
@@ -19,14 +20,18 @@ type Source interface {
 
 // Follower keeps up with the keys at and below one key, from what is there at the start on, through
 // cuts, restarts and absences longer than the history that the store keeps. It remembers every
-// value that it has told of. It is for one goroutine at a time.
+// value that it has told of. It is for one goroutine at a time, except Contact.
 type Follower struct {
 	source Source
 	key    string
-	watch  kv.Watch // nil before everything has been read, and when it has to be read again
 	index  kv.Index
 	known  map[string]*kv.Node // what was told of, by key
 	retry  backoff.Backoff
+
+	mu    sync.Mutex // guards the fields below for Contact; only the goroutine of Next and Close changes them
+	watch kv.Watch   // nil before everything has been read, and when it has to be read again
+	heard time.Time  // without a watch: when the store was heard last
+	why   error      // why it was not since then
 }
 
 // Changes lead from one state of the store to a later one.
@@ -58,6 +63,21 @@ func Follow(source Source, key string) *Follower {
 	}
 }
 
+// Contact returns when the store was heard last, and why it is not heard any more: now and nil while it
+// is watched, the zero time before its first answer. A link that is dead and a server that hangs count as
+// heard until the watch notices. It may be called from any goroutine and does not wait.
+func (f *Follower) Contact() (time.Time, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.watch == nil {
+		return f.heard, f.why
+	}
+	if w, ok := f.watch.(interface{ contact() (time.Time, error) }); ok {
+		return w.contact()
+	}
+	return time.Now(), nil
+}
+
 // Next waits for the next changes; the first are those to the present state from an empty one, also
 // if there is nothing. After an error nothing is lost: Next may be called again, and after a while it
 // should be if the error is Temporary. Errors by Kind: those of Read and of Watch but NotFound and
@@ -72,6 +92,7 @@ func (f *Follower) Next(ctx context.Context) (Changes, error) {
 				return changes, nil
 			}
 			if err != nil {
+				f.setSilent(err)
 				return Changes{}, err
 			}
 			continue
@@ -92,6 +113,7 @@ func (f *Follower) Next(ctx context.Context) (Changes, error) {
 		default:
 			if !kv.Temporary(err) {
 				f.Close()
+				f.setSilent(err)
 			}
 			return Changes{}, err
 		}
@@ -100,10 +122,22 @@ func (f *Follower) Next(ctx context.Context) (Changes, error) {
 
 // Close ends the watch of f. A Next after it reads everything again.
 func (f *Follower) Close() {
-	if f.watch != nil {
-		f.watch.Close()
-		f.watch = nil
+	watch := f.watch
+	if watch == nil {
+		return
 	}
+	heard, why := f.Contact()
+	f.mu.Lock()
+	f.watch, f.heard, f.why = nil, heard, why
+	f.mu.Unlock()
+	watch.Close()
+}
+
+// setSilent notes why the store is not heard.
+func (f *Follower) setSilent(why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.why = why
 }
 
 func (f *Follower) pause(ctx context.Context) error {
@@ -127,7 +161,10 @@ func (f *Follower) readAfresh(ctx context.Context) (Changes, error) {
 	if err != nil {
 		return Changes{}, err
 	}
-	f.watch, f.index = watch, index
+	f.index = index
+	f.mu.Lock()
+	f.watch = watch
+	f.mu.Unlock()
 	fresh := map[string]*kv.Node{}
 	collect(result.Node, fresh)
 	events := difference(f.known, fresh, index)

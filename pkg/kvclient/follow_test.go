@@ -234,3 +234,51 @@ func TestAFollowerThatIsRefusedSaysSo(t *testing.T) {
 		}
 	}
 }
+
+func TestAFollowerSaysWhenTheStoreWasHeardLast(t *testing.T) {
+	url := daemontest.Start(t, 1).URL()
+	link := newLink(t, url)
+	link.setDown(true)
+	f := kvclient.Follow(open(t, inOrder(link.URL)), "/s")
+	t.Cleanup(f.Close)
+	if heard, err := f.Contact(); !heard.IsZero() || err != nil {
+		t.Errorf("before anything was asked: %v, %v", heard, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, refused := f.Next(ctx)
+	if heard, err := f.Contact(); !heard.IsZero() || err == nil || err.Error() != refused.Error() {
+		t.Errorf("before the first answer: %v, %v, want %v", heard, err, refused)
+	}
+	link.setDown(false)
+	if _, err := f.Next(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now()
+	if heard, err := f.Contact(); heard.Before(before) || err != nil {
+		t.Errorf("while it is watched: %v, %v", heard, err)
+	}
+
+	next := make(chan error, 1)
+	go func() { _, err := f.Next(ctx); next <- err }()
+	link.setDown(true)
+	lost, err := f.Contact()
+	for err == nil && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+		lost, err = f.Contact()
+	}
+	if lost.Before(before) || lost.After(time.Now()) {
+		t.Errorf("lost at %v", lost)
+	}
+	if again, err := f.Contact(); !again.Equal(lost) || err == nil {
+		t.Errorf("lost at %v, later at %v: %v", lost, again, err)
+	}
+	link.setDown(false)
+	set(t, open(t, inOrder(url)), "/s/a", "1")
+	if err := <-next; err != nil {
+		t.Fatal(err)
+	}
+	if heard, err := f.Contact(); heard.Before(lost) || err != nil {
+		t.Errorf("afterwards %v, %v", heard, err)
+	}
+}

@@ -47,6 +47,10 @@ type watch struct {
 	done     chan struct{} // closed when run has returned
 	err      error         // why run returned; set before events is closed
 	close    sync.Once
+
+	mu   sync.Mutex // guards the fields below
+	lost time.Time  // since when no endpoint holds the watch; zero while one does
+	why  error
 }
 
 // poll is one registered request, its body still to come.
@@ -125,6 +129,26 @@ func (w *watch) Next(ctx context.Context) (kv.Event, error) {
 	}
 }
 
+// contact returns now and nil while an endpoint holds the watch, otherwise since when and why none does.
+func (w *watch) contact() (time.Time, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.why != nil {
+		return w.lost, w.why
+	}
+	return time.Now(), nil
+}
+
+// setContact notes why no endpoint holds the watch, nil if one does.
+func (w *watch) setContact(why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.why == nil {
+		w.lost = time.Now()
+	}
+	w.why = why
+}
+
 // run receives from p and from the polls after it until the watch ends or cannot go on.
 func (w *watch) run(p *poll) {
 	defer w.client.watches.Done()
@@ -167,11 +191,13 @@ func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error)
 	case final(reason):
 		return nil, reason
 	}
+	w.setContact(reason)
 	log := w.client.log.With("key", nameOf(w.from.Key), "index", w.from.Index)
 	// One cut interrupts all watches of a client: the first to notice and the last to go on tell.
 	log.Log(w.lifetime, w.client.interrupted(+1, slog.LevelWarn), "watch interrupted, resuming", "reason", reason)
 	defer func() {
 		if level := w.client.interrupted(-1, slog.LevelInfo); err == nil {
+			w.setContact(nil)
 			log.Log(w.lifetime, level, "watch resumed")
 		}
 	}()
@@ -184,6 +210,7 @@ func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error)
 			return p, nil
 		}
 		log.Debug("watch not resumed yet", "reason", err)
+		w.setContact(err)
 		reason = err
 	}
 	return nil, reason

@@ -47,6 +47,8 @@ var plan = []layer{
 	{"pkg/kvclient/etcdtest", []string{"e2e/parts", "pkg/..."}, "it starts a real part for tests"},
 	{"pkg/workload/docker/dockertest", nil, "an engine for tests speaks the API, whoever asks it"},
 	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
+	{"pkg/mirror", []string{"pkg/kvclient", "pkg/kv", "pkg/backoff"}, "a copy of keys is the same whatever they mean"},
+	{"pkg/catalog", []string{"pkg/mirror", "pkg/kvclient", "pkg/kv", "pkg/registry"}, "what the store says of services does not depend on who asks"},
 	{"pkg/tlsconfig", nil, "who may speak to whom is the same whatever is spoken"},
 	{"pkg/certs", []string{"pkg/tlsconfig"}, "an authority signs; it connects to nobody"},
 	{"pkg/program", []string{"pkg/spelling"}, "the life of a process is the same whatever the process does"},
