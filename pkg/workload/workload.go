@@ -59,6 +59,10 @@ type Workload struct {
 	// reaches beyond the workload: commands as checks, addresses elsewhere.
 	Trusted bool
 
+	// Problems are mistakes that the source has found where Labels come from, a sentence each, which
+	// Labels do not show. What is free of them is in Labels all the same.
+	Problems []string
+
 	// The network. Addresses holds one address for each network, its IPv4 address where there is one;
 	// Addresses6 the IPv6 addresses alone. Both are by network name, and empty for a unit.
 	Addresses   map[string]string
