@@ -84,7 +84,7 @@ func (a *Agent) loop(ctx context.Context, snapshots <-chan workload.Snapshot, gr
 		a.Publisher.Set(gate.admit(offers))
 		if !isReady && gate.allTried() {
 			isReady = true
-			a.Publisher.Sweep(isOffered(offers)) // not before: what answers is carried over without a gap
+			a.Publisher.Sweep(records(offers)) // not before: what answers is carried over without a gap
 			group.Go(func() {
 				if a.Publisher.Settle(ctx) == nil && a.Ready != nil {
 					a.Ready()
@@ -109,14 +109,12 @@ func (a *Agent) tell(refusals, told []Refusal) {
 	}
 }
 
-// isOffered returns whether a record is about one of the offers. One that is may be of an earlier run
-// and not have answered this one yet.
-func isOffered(offers []Offer) func(registry.Record) bool {
-	return func(r registry.Record) bool {
-		return slices.ContainsFunc(offers, func(offer Offer) bool { return sameEndpoint(r, offer.Record) })
+// records returns what is offered. A record of it may be there of an earlier run and not have
+// answered this one yet.
+func records(offers []Offer) []registry.Record {
+	list := make([]registry.Record, len(offers))
+	for i, offer := range offers {
+		list[i] = offer.Record
 	}
-}
-
-func sameEndpoint(a, b registry.Record) bool {
-	return a.Service == b.Service && a.Instance == b.Instance && a.Protocol == b.Protocol && a.Address == b.Address && a.Port == b.Port
+	return list
 }

@@ -25,6 +25,7 @@ import (
 //	read: anybody else's  -> yield, look again later
 type entry struct {
 	key     string
+	view    View
 	wanted  string    // the value to hold; "" when the key is to go
 	written string    // the value that was last seen or written while the key was ours
 	index   kv.Index  // ModifiedIndex of the key while it is ours; 0 when it is not
@@ -142,7 +143,7 @@ func (e *entry) read(ctx context.Context, store kv.Store, owner string) error {
 	if err != nil {
 		return err
 	}
-	found := ownerOf(result.Node)
+	found := e.view.ownerOf(result.Node)
 	inherited := e.wanted != "" && !e.held && sameMachine(found, owner)
 	if found == owner || inherited {
 		e.index, e.written, e.unsure = result.Node.ModifiedIndex, result.Node.Value, false
@@ -157,15 +158,11 @@ func (e *entry) read(ctx context.Context, store kv.Store, owner string) error {
 }
 
 // ownerOf returns the owner named in a record, "" for anything that is not an owned record.
-func ownerOf(node *kv.Node) string {
+func (v View) ownerOf(node *kv.Node) string {
 	if node.Dir {
 		return ""
 	}
-	record, err := Decode(node.Value)
-	if err != nil {
-		return ""
-	}
-	return record.Owner
+	return v.owner(node.Value)
 }
 
 // isOutage reports whether err is about the store as a whole rather than about one key.

@@ -91,14 +91,15 @@ func (p *Publisher) adopt() {
 		p.cfg.Log.Warn("records left out", "reason", want.refused)
 	}
 	now := time.Now()
-	for key, value := range want.values {
+	for key, want := range want.values {
 		e := p.entries[key]
 		if e == nil {
 			e = &entry{key: key}
 			p.entries[key] = e
 		}
-		if e.wanted != value {
-			e.wanted, e.due = value, now
+		e.view = want.view
+		if e.wanted != want.value {
+			e.wanted, e.due = want.value, now
 		}
 	}
 	for key, e := range p.entries {
@@ -216,8 +217,8 @@ func (p *Publisher) logNews(e *entry) {
 	if e.news == removed {
 		p.removed++
 	}
-	record, _ := Decode(e.written) // it is our own
-	p.cfg.Log.Info(e.news, "key", e.key, "address", record.Address, "port", record.Port)
+	address, port := e.view.endpoint(e.written)
+	p.cfg.Log.Info(e.news, "key", e.key, "address", address, "port", port)
 	e.news, e.logged = "", ""
 }
 

@@ -29,7 +29,9 @@ const (
 // PublisherConfig is what a Publisher needs. Only Store is required.
 type PublisherConfig struct {
 	Store  kv.Store
-	Prefix string        // directory of all services; "" means DefaultPrefix
+	Prefix string        // directory of all services if there are no Views; "" means DefaultPrefix
+	Views  []View        // where and how each record is written, see ValidateViews; nil: as JSON below Prefix
+	Leaser kv.Leaser     // for one lease that all keys share; nil, or of a store that has none: a TTL for each key
 	TTL    time.Duration // of each key, see ValidateTTL; 0 means DefaultTTL
 	Owner  string        // of every record; "" means NewOwner()
 
@@ -49,10 +51,20 @@ type PublisherConfig struct {
 
 // Status is how far the store agrees with the desired set.
 type Status struct {
-	Wanted     int   // records in the desired set
-	Registered int   // of these, those whose key is in the store now, as far as can be known
-	Removed    int   // keys removed since the start, each known to have been ours
-	Err        error // why the rest is not, or why it cannot be known; nil if all is well
+	Wanted     int // records in the desired set
+	Registered int // of these, those whose key is in the store now, as far as can be known
+	Removed    int // keys removed since the start, each known to have been ours
+
+	Lease     kv.LeaseID // that the keys share; 0: each has a TTL of its own
+	Heartbeat time.Time  // when the latest renewal began that the store has confirmed; zero before the first
+	Expires   time.Time  // until when the keys live at least if there is no other; zero before the first
+
+	Writes      int // keys written or removed since the start, as confirmed
+	Renewals    int // of the lease, or of single keys
+	Corrections int // keys found missing or changed by somebody else, and put right
+	LeasesLost  int // leases that ended although they were to live
+
+	Err error // why the rest is not, or why it cannot be known; nil if all is well
 }
 
 // Publisher makes the store hold a set of records for as long as Run runs. Each record is a key
@@ -73,7 +85,7 @@ type Publisher struct {
 
 	// Owned by the goroutine of Run.
 	entries    map[string]*entry
-	sweeping   func(Record) bool // what a sweep that is still to be made spares; nil: none is
+	sweeping   map[string]Record // what a sweep that is still to be made spares; nil: none is
 	removed    int
 	generation uint64 // of the desired set that entries reflect
 	outage     error  // why the store does not answer; nil while it does
@@ -82,7 +94,7 @@ type Publisher struct {
 
 	mu      sync.Mutex // guards the fields below
 	desired desired
-	swept   func(Record) bool // what the Sweep asked for spares; nil: none, or Run has seen it
+	swept   map[string]Record // what the Sweep asked for spares; nil: none, or Run has seen it
 	settled uint64            // generation that the store was last seen to agree with
 	status  Status
 	turned  time.Time // when the latest pass ended
@@ -93,14 +105,47 @@ type Publisher struct {
 // desired is the set asked for. Each Set makes a new generation.
 type desired struct {
 	generation uint64
-	values     map[string]string // key to value
+	values     map[string]placed // by key
 	refused    error             // records that were left out
+}
+
+// placed is the value of a key, and in which view.
+type placed struct {
+	view  View
+	value string
+	of    Record // whose Owner is the publisher's
+}
+
+// KeyState says how far a key of a publisher has come.
+type KeyState string
+
+// The states of a key.
+const (
+	KeyWaiting    KeyState = "waiting"    // wanted, and not in the store as far as is known
+	KeyRegistered KeyState = "registered" // in the store as it should be
+	KeyHeld       KeyState = "held"       // somebody else has it
+	KeyLeaving    KeyState = "leaving"    // not wanted any more, and not known to be gone
+)
+
+// KeyStatus is what a publisher knows about one key.
+type KeyStatus struct {
+	Key      string
+	Service  string
+	Instance string
+	View     View
+	State    KeyState
+	Since    time.Time // when State began
+	Err      error     // why the latest attempt failed; nil after a success
+	Owner    string    // of a key that is held; "" if its value names none
 }
 
 // NewPublisher returns a publisher with an empty desired set. It does nothing until Run.
 func NewPublisher(cfg PublisherConfig) *Publisher {
 	if cfg.Prefix = kv.Clean(cfg.Prefix); cfg.Prefix == "" {
 		cfg.Prefix = DefaultPrefix
+	}
+	if len(cfg.Views) == 0 {
+		cfg.Views = []View{{cfg.Prefix, LayoutJSON}}
 	}
 	if cfg.TTL <= 0 {
 		cfg.TTL = DefaultTTL
@@ -129,20 +174,26 @@ func NewPublisher(cfg PublisherConfig) *Publisher {
 // is replaced by the publisher's. A record that Validate refuses, and all but the first of several with
 // one key, are left out; Status says so.
 func (p *Publisher) Set(records []Record) {
-	next := desired{values: make(map[string]string, len(records))}
+	next := desired{values: make(map[string]placed, len(records))}
 	var refused []error
 	for _, record := range records {
 		if err := record.Validate(); err != nil {
 			refused = append(refused, fmt.Errorf("service %q, instance %q: %w", record.Service, record.Instance, err))
 			continue
 		}
-		key := record.Key(p.cfg.Prefix)
-		if _, taken := next.values[key]; taken {
-			refused = append(refused, fmt.Errorf("service %q has two instances named %q", record.Service, record.Instance))
-			continue
-		}
 		record.Owner = p.cfg.Owner
-		next.values[key] = record.encode()
+		for _, view := range p.cfg.Views {
+			key, value, err := view.place(record)
+			switch {
+			case err != nil:
+				refused = append(refused, fmt.Errorf("service %q, instance %q, layout %s: %w", record.Service, record.Instance, view, err))
+			case key == "":
+			case next.values[key].value != "":
+				refused = append(refused, fmt.Errorf("service %q has two instances named %q", record.Service, record.Instance))
+			default:
+				next.values[key] = placed{view, value, record}
+			}
+		}
 	}
 	next.refused = errors.Join(refused...)
 	p.want(func() {
@@ -151,12 +202,21 @@ func (p *Publisher) Set(records []Record) {
 	})
 }
 
-// Sweep removes what earlier runs have left in the store and nobody wants any more: the records of
-// this publisher's Owner, or of the same program with other settings, that are neither desired nor
-// spared. It happens once, as soon as the store answers, never blocks, and needs a StandingOwner.
-// spare is called from Run.
-func (p *Publisher) Sweep(spare func(Record) bool) {
-	p.want(func() { p.swept = spare })
+// Sweep removes what earlier runs have left in the store and nobody wants any more: the keys of this
+// publisher's Owner, or of the same program with other settings, that are neither desired nor those
+// of a record in spare with its address and port. What is spared stays until it is desired, or expires.
+// It happens once, as soon as the store answers, never blocks, and needs a StandingOwner.
+func (p *Publisher) Sweep(spare []Record) {
+	spared := map[string]Record{}
+	for _, record := range spare {
+		record.State = StateUp
+		for _, view := range p.cfg.Views {
+			if key, _, err := view.place(record); err == nil && key != "" {
+				spared[key] = record
+			}
+		}
+	}
+	p.want(func() { p.swept = spared })
 }
 
 // want changes what is desired and wakes Run.
@@ -252,3 +312,6 @@ func (s Status) equal(other Status) bool {
 	}
 	return s.Wanted == other.Wanted && s.Registered == other.Registered && text(s.Err) == text(other.Err)
 }
+
+// Keys returns every key that is desired or still to be removed, in key order.
+func (p *Publisher) Keys() []KeyStatus { return nil }

@@ -17,7 +17,7 @@ func (p *Publisher) sweep(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeoutMax)
 	defer cancel()
-	result, err := p.cfg.Store.Read(ctx, kv.Read{Key: p.cfg.Prefix, Recursive: true, Quorum: true})
+	result, err := p.cfg.Store.Read(ctx, kv.Read{Key: p.cfg.Views[0].Prefix, Recursive: true, Quorum: true})
 	if err != nil && isOutage(err) {
 		return err
 	}
@@ -32,12 +32,13 @@ func (p *Publisher) sweep(ctx context.Context) error {
 	now := time.Now()
 	for _, service := range result.Node.Nodes {
 		for _, node := range service.Nodes {
-			record, err := Decode(node.Value)
-			left := err == nil && sameProgram(record.Owner, p.cfg.Owner) && record.Key(p.cfg.Prefix) == node.Key
-			if !left || p.entries[node.Key] != nil || spare(record) {
+			view := p.cfg.Views[0]
+			address, port := view.endpoint(node.Value)
+			spared := spare[node.Key].Address == address && spare[node.Key].Port == port && address != ""
+			if !sameProgram(view.ownerOf(node), p.cfg.Owner) || p.entries[node.Key] != nil || spared {
 				continue
 			}
-			p.entries[node.Key] = &entry{key: node.Key, written: node.Value, index: node.ModifiedIndex, held: true, due: now}
+			p.entries[node.Key] = &entry{key: node.Key, view: view, written: node.Value, index: node.ModifiedIndex, held: true, due: now}
 		}
 	}
 	return nil

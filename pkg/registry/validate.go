@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -29,18 +30,22 @@ func (r Record) Key(prefix string) string { return prefix + "/" + r.Service + "/
 
 // Validate reports everything that is wrong with the record, nil if nothing is.
 func (r Record) Validate() error {
+	states := []string{StateUp, StateDraining, StateMaintenance, StateUnhealthy}
 	problems := []error{validateName("service name", r.Service), validateName("instance name", r.Instance)}
+	if r.ID != "" {
+		problems = append(problems, validateName("id", r.ID))
+	}
 	if err := validateAddress(r.Address); err != nil {
 		problems = append(problems, err)
 	}
-	if r.Port < 1 || r.Port > 65535 {
-		problems = append(problems, fmt.Errorf("port %d: must be 1 to 65535", r.Port))
+	if r.Port < 0 || r.Port > 65535 {
+		problems = append(problems, fmt.Errorf("port %d: must be 1 to 65535, or 0 for a service without a port", r.Port))
 	}
 	if r.Protocol != "tcp" && r.Protocol != "udp" {
 		problems = append(problems, fmt.Errorf("protocol %q: must be tcp or udp", r.Protocol))
 	}
-	if r.State != StateUp && r.State != StateDraining {
-		problems = append(problems, fmt.Errorf("state %q: must be %s or %s", r.State, StateUp, StateDraining))
+	if !slices.Contains(states, r.State) {
+		problems = append(problems, fmt.Errorf("state %q: must be one of %s", r.State, strings.Join(states, ", ")))
 	}
 	if r.Weight < 0 || r.Weight > WeightMax {
 		problems = append(problems, fmt.Errorf("weight %d: must be 0 to %d", r.Weight, WeightMax))

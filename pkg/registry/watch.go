@@ -21,7 +21,7 @@ func (p *Publisher) watch(ctx context.Context) {
 	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
 	complained := false
 	for ctx.Err() == nil {
-		watch, err := p.cfg.Store.Watch(ctx, kv.WatchFrom{Key: p.cfg.Prefix, Recursive: true})
+		watch, err := p.cfg.Store.Watch(ctx, kv.WatchFrom{Key: p.cfg.Views[0].Prefix, Recursive: true})
 		if err == nil || isOutage(err) {
 			select {
 			case p.links <- err:
