@@ -20,6 +20,13 @@ type Check interface {
 	String() string
 }
 
+// Talker is a Check that also says what it saw when it passed.
+type Talker interface {
+	Check
+	// Ask is Run, with one short line about a check that passed.
+	Ask(ctx context.Context) (seen string, err error)
+}
+
 // None is the check that always passes.
 type None struct{}
 

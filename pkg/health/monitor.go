@@ -16,27 +16,49 @@ const (
 	DefaultFall          = 3
 )
 
-// Monitor runs a check again and again and says when the verdict changes. Its fields are set
-// before Run and not changed afterwards; zero fields take the defaults.
+const (
+	// firstRetry is the time between the first two checks: what is up in milliseconds is found in
+	// milliseconds.
+	firstRetry = 5 * time.Millisecond
+
+	// startPeriod is how long something that has not passed yet is asked at its start interval;
+	// from then on it is asked like something that has failed.
+	startPeriod = time.Minute
+
+	// downPart of the interval is the time between the checks of what has failed, but no less than
+	// downMin: who comes back is found sooner than who goes.
+	downPart = 6
+	downMin  = 500 * time.Millisecond
+)
+
+// Monitor runs a check again and again and says what follows from its results. Its fields are set
+// before it runs and not changed afterwards; zero fields take the defaults.
 type Monitor struct {
 	Check    Check
 	Interval time.Duration // between checks
 
-	// StartInterval is the time between checks as long as none has passed yet, so that a service is
-	// found soon after it comes up.
+	// StartInterval is the longest time between checks as long as none has passed yet, so that a
+	// service is found soon after it comes up.
 	StartInterval time.Duration
 
 	Timeout time.Duration // of one check
 	Rise    int           // passes in a row that make an unhealthy service healthy
 	Fall    int           // failures in a row that make a healthy service unhealthy
+
+	// Slots bound how many checks run at one time, over all monitors that share them; nil does not.
+	Slots *Slots
 }
 
-// Verdict is what a Monitor knows.
+// Verdict is what a Monitor knows. The zero Verdict is that of something that was never checked.
 type Verdict struct {
 	Healthy bool
-	Err     error // why the latest check failed; nil if it passed
-	Passed  int   // checks passed in a row
-	Failed  int   // checks failed in a row
+	Err     error         // why the latest check failed; nil if it passed
+	Output  string        // what the latest check saw when it passed, in one short line; may be empty
+	Passed  int           // checks passed in a row
+	Failed  int           // checks failed in a row
+	At      time.Time     // when the latest check began
+	Took    time.Duration // how long it ran
+	Since   time.Time     // when Healthy last changed, or the first check began
 }
 
 // Validate reports settings that make no sense.
@@ -52,38 +74,48 @@ func (m Monitor) Validate() error {
 	return nil
 }
 
-// Run checks until ctx ends. The verdict starts as unhealthy: nothing is healthy before it has
-// passed. report is called from Run after every check whose verdict differs from the one before in
-// Healthy or in the text of Err, and after the first. It must not block for long.
-//
-// The first check runs after a random part of StartInterval, so that services that start together
-// are not checked together; later ones follow at ±10 % of their interval.
+// Run is Follow from the beginning. report is called after every check whose verdict differs from
+// the one before in Healthy or in the text of Err, and after the first.
 func (m Monitor) Run(ctx context.Context, report func(Verdict)) {
-	m = m.withDefaults()
 	var last Verdict
-	everPassed, wait := false, rand.N(m.StartInterval)
-	for first := true; ; first = false {
-		timer := time.NewTimer(wait)
+	m.Follow(ctx, last, func(v Verdict) {
+		if last.At.IsZero() || v.Healthy != last.Healthy || text(v.Err) != text(last.Err) {
+			report(v)
+		}
+		last = v
+	})
+}
+
+// Follow checks until ctx ends and calls report from its own goroutine after every check. It carries
+// on from the verdict last; with the zero Verdict nothing is healthy before it has passed. report
+// must not block for long.
+//
+// The first check runs at once. As long as nothing has passed the time to the next one grows from a
+// few milliseconds to StartInterval; later they follow at their interval ±10 %, so that services that
+// started together are not checked together.
+func (m Monitor) Follow(ctx context.Context, last Verdict, report func(Verdict)) {
+	m = m.withDefaults()
+	p := pace{monitor: m, started: time.Now(), starting: !last.Healthy, delay: firstRetry}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return
 		case <-timer.C:
 		}
-		err := m.once(ctx)
+		release, ok := m.Slots.take(ctx, m.Check)
+		if !ok {
+			return
+		}
+		verdict := m.once(ctx, last)
+		release()
 		if ctx.Err() != nil {
 			return // a check that was cut off says nothing
 		}
-		verdict := m.next(last, err)
-		if first || verdict.Healthy != last.Healthy || text(verdict.Err) != text(last.Err) {
-			report(verdict)
-		}
+		report(verdict)
 		last = verdict
-		everPassed = everPassed || err == nil
-		wait = jitter(m.Interval)
-		if !everPassed || !verdict.Healthy && err == nil { // on its way up: find out soon
-			wait = jitter(m.StartInterval)
-		}
+		timer.Reset(p.next(verdict))
 	}
 }
 
@@ -107,23 +139,55 @@ func (m Monitor) withDefaults() Monitor {
 	return m
 }
 
-// next is the verdict after one more result.
-func (m Monitor) next(last Verdict, err error) Verdict {
-	v := Verdict{Healthy: last.Healthy, Err: err}
-	if err == nil {
+// pace says when to check again.
+type pace struct {
+	monitor  Monitor // with its defaults
+	started  time.Time
+	starting bool          // it has not been healthy yet
+	delay    time.Duration // before the next check while starting
+}
+
+func (p *pace) next(v Verdict) time.Duration {
+	m := p.monitor
+	p.starting = p.starting && !v.Healthy
+	switch {
+	case v.Healthy:
+		return jitter(m.Interval)
+	case v.Err == nil: // on its way up: find out soon
+		return jitter(m.StartInterval)
+	case p.starting && time.Since(p.started) < startPeriod:
+		delay := min(p.delay, m.StartInterval)
+		p.delay = 2 * delay
+		return jitter(delay)
+	}
+	return jitter(min(m.Interval, max(m.Interval/downPart, m.StartInterval, downMin)))
+}
+
+// once checks and returns the verdict after last.
+func (m Monitor) once(ctx context.Context, last Verdict) Verdict {
+	ctx, cancel := context.WithTimeoutCause(ctx, m.Timeout, fmt.Errorf("no answer within %v", m.Timeout))
+	defer cancel()
+	v := Verdict{Healthy: last.Healthy, At: time.Now(), Since: last.Since}
+	v.Output, v.Err = ask(ctx, m.Check)
+	v.Took = time.Since(v.At)
+	if v.Err == nil {
 		v.Passed = last.Passed + 1
 		v.Healthy = last.Healthy || v.Passed >= m.Rise
-		return v
+	} else {
+		v.Failed = last.Failed + 1
+		v.Healthy = last.Healthy && v.Failed < m.Fall
 	}
-	v.Failed = last.Failed + 1
-	v.Healthy = last.Healthy && v.Failed < m.Fall
+	if v.Healthy != last.Healthy || v.Since.IsZero() {
+		v.Since = v.At
+	}
 	return v
 }
 
-func (m Monitor) once(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, m.Timeout, fmt.Errorf("no answer within %v", m.Timeout))
-	defer cancel()
-	return m.Check.Run(ctx)
+func ask(ctx context.Context, check Check) (string, error) {
+	if talker, ok := check.(Talker); ok {
+		return talker.Ask(ctx)
+	}
+	return "", check.Run(ctx)
 }
 
 // jitter spreads d by a tenth either way.

@@ -1,0 +1,332 @@
+// Package registrar decides which of the offers of a host are in the registry now, and in which
+// state.
+//
+// It holds an offer back until its checks pass, takes it out when they fail for long enough, drains
+// it when its workload stops, and does what operators want of it. It does not know where offers come
+// from (pkg/workload and the programs), how a check is made (pkg/health), nor how the store is kept
+// in agreement (pkg/registry).
+//
+//	               runs             passes            fails too often
+//	(starting) ----------> checking -------> up <------------------------> unhealthy
+//	                          ^               |  \        passes             |
+//	                          |               |   +--- an operator: draining, maintenance
+//	                          +- runs anew ---+--- told to stop: stopping (its record drains) --> gone
+package registrar
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/health"
+	"github.com/kvd-io/kvd/pkg/override"
+	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/workload"
+)
+
+// What becomes of a record whose instance was healthy and fails its checks now.
+const (
+	UnhealthyRemove = "remove" // it has no record
+	UnhealthyMark   = "mark"   // its record stays, in the state unhealthy
+)
+
+// Offer is one instance of a service that a host has to offer.
+type Offer struct {
+	Record   registry.Record // as it is when all is well; State is set by the Registrar
+	Source   string          // who found it: "docker", "systemd", "file" or "command"
+	Workload string          // the container, unit or command it belongs to, for people
+	Run      string          // changes when the workload starts anew: it has to pass its checks again
+	State    workload.State  // only Running is registered; Stopping drains
+
+	// Health is the engine's own verdict; HealthUnknown if there is none, or it is not to count.
+	Health workload.Health
+	// Monitor says what has to pass beyond Health; nil if nothing has. Its check is the same one as
+	// long as its String is. The Registrar gives it slots and runs it.
+	Monitor *health.Monitor
+
+	Unhealthy string // UnhealthyRemove, which "" means, or UnhealthyMark
+	KeepLast  bool   // the last healthy instance of the service is not taken away because of a check
+	Address   string // which rule gave the record its address, for people
+}
+
+// Phase is where an offer stands.
+type Phase string
+
+// The phases.
+const (
+	Starting        Phase = "starting"          // its workload does not run yet
+	Checking        Phase = "checking"          // it runs and has not passed its checks yet
+	Up              Phase = "up"                // it is registered
+	Unhealthy       Phase = "unhealthy"         // it was up and fails its checks
+	Draining        Phase = "draining"          // an operator, or Drain, wants no new work for it
+	Maintenance     Phase = "maintenance"       // an operator has taken it out
+	Stopping        Phase = "stopping"          // its workload was told to stop
+	Held            Phase = "held"              // somebody else has its key
+	WaitingForStore Phase = "waiting-for-store" // it should be registered and the store does not answer
+)
+
+// Entry is an offer with all that is known about it.
+type Entry struct {
+	Offer    Offer
+	Phase    Phase
+	Since    time.Time      // when Phase became what it is
+	Reason   string         // why, in a few words
+	State    string         // of its record in the registry as it should be; "" if it has none
+	Weight   int            // of its record
+	Kept     bool           // it is registered as up although it fails: it is the last one
+	Verdict  health.Verdict // of the Monitor
+	Override override.Override
+}
+
+// Overrides are the wishes of operators. *override.Source is one.
+type Overrides interface {
+	// Run keeps them up to date until ctx ends.
+	Run(ctx context.Context) error
+	// Get returns what is wanted of one instance, the zero Override if nothing is.
+	Get(service, instance string) override.Override
+	// Changed returns a channel that is closed when any Get has another answer.
+	Changed() <-chan struct{}
+}
+
+// Config is what a Registrar needs. Only Publisher is required.
+type Config struct {
+	Publisher *registry.Publisher // the Registrar alone sets its records and runs it
+	Overrides Overrides           // nil: there are none; the Registrar runs it
+	Log       *slog.Logger        // nil discards
+}
+
+// Registrar keeps the records of the offers that are to be registered, and no others, with its
+// Publisher. Its methods are safe for concurrent use; Run is called once.
+type Registrar struct {
+	cfg   Config
+	slots *health.Slots
+	wake  chan struct{} // holds one token when there is something to decide
+
+	mu       sync.Mutex // guards the fields below
+	offers   []Offer
+	isNew    bool    // offers were set and Run has not seen them
+	gates    []*gate // of the offers that Run has seen, in their order
+	draining bool
+	allTried bool
+	changed  chan struct{} // closed and replaced when an entry has changed
+}
+
+// name is what an instance is known by in the registry.
+type name struct{ service, instance string }
+
+// New returns a Registrar without offers. It does nothing until Run.
+func New(cfg Config) *Registrar {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Registrar{
+		cfg: cfg, slots: health.NewSlots(), wake: make(chan struct{}, 1),
+		changed: make(chan struct{}),
+	}
+}
+
+// Set replaces the offers. It never blocks. The slice and what it points to must not be changed
+// afterwards. Of several offers of one instance of a service the first counts.
+func (r *Registrar) Set(offers []Offer) {
+	r.mu.Lock()
+	r.offers, r.isNew, r.allTried = offers, true, false
+	r.mu.Unlock()
+	r.poke()
+}
+
+// Drain makes all records that are up draining, for good, and returns when the store has it. It
+// returns early with an error when ctx ends or Run has ended.
+func (r *Registrar) Drain(ctx context.Context) error {
+	r.mu.Lock()
+	r.draining = true
+	r.mu.Unlock()
+	r.poke()
+	for {
+		r.mu.Lock()
+		done, changed := r.drained(), r.changed
+		r.mu.Unlock()
+		if done {
+			return r.cfg.Publisher.Settle(ctx)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *Registrar) drained() bool {
+	for _, g := range r.gates {
+		if g.now.state == registry.StateUp {
+			return false
+		}
+	}
+	return !r.isNew
+}
+
+// AllTried reports whether every offer of the latest Set was decided about: each check has ended at
+// least once, and what passed is among the Publisher's records.
+func (r *Registrar) AllTried() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.allTried
+}
+
+// Changed returns a channel that is closed when Entries or AllTried may have another answer. Take it
+// before asking.
+func (r *Registrar) Changed() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
+// Entries returns what is known about each offer of the latest Set that Run has seen, in its order.
+func (r *Registrar) Entries() []Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	entries := make([]Entry, 0, len(r.gates))
+	for _, g := range r.gates {
+		entries = append(entries, g.entry())
+	}
+	return entries
+}
+
+func nameOf(offer Offer) name { return name{offer.Record.Service, offer.Record.Instance} }
+
+// poke wakes Run.
+func (r *Registrar) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run registers until ctx ends, and then ends as its Publisher does: it returns the Publisher's
+// error.
+func (r *Registrar) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	defer group.Wait()
+	var publisherErr error
+	published := make(chan struct{})
+	group.Go(func() {
+		defer close(published)
+		publisherErr = r.cfg.Publisher.Run(ctx)
+	})
+	var overridden <-chan struct{}
+	if r.cfg.Overrides != nil {
+		group.Go(func() {
+			if err := r.cfg.Overrides.Run(ctx); err != nil {
+				r.cfg.Log.Error("overrides are not followed any more", "reason", err)
+			}
+		})
+	}
+	for ctx.Err() == nil {
+		if r.cfg.Overrides != nil {
+			overridden = r.cfg.Overrides.Changed()
+		}
+		r.decide(ctx, &group)
+		select {
+		case <-ctx.Done():
+		case <-r.wake:
+		case <-overridden:
+		}
+	}
+	<-published
+	return publisherErr
+}
+
+// decide brings the gates and the publisher's records to what is known now.
+func (r *Registrar) decide(ctx context.Context, group *sync.WaitGroup) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	changed, records := r.isNew, r.isNew
+	if r.isNew {
+		r.isNew = false
+		r.adopt(ctx, group)
+	}
+	allTried := true
+	for _, g := range r.gates {
+		if r.cfg.Overrides != nil {
+			g.override = r.cfg.Overrides.Get(g.offer.Record.Service, g.offer.Record.Instance)
+		}
+		news, record := g.decide(r.draining, r.cfg.Log)
+		changed, records = changed || news, records || record
+		allTried = allTried && g.tried()
+	}
+	if records {
+		r.cfg.Publisher.Set(r.records())
+	}
+	if changed || allTried != r.allTried {
+		r.allTried = allTried
+		close(r.changed)
+		r.changed = make(chan struct{})
+	}
+}
+
+// adopt carries the offers over to the gates.
+func (r *Registrar) adopt(ctx context.Context, group *sync.WaitGroup) {
+	before := make(map[name]*gate, len(r.gates))
+	for _, g := range r.gates {
+		if g.rival == "" {
+			before[nameOf(g.offer)] = g
+		}
+	}
+	holders := make(map[name]string, len(r.offers))
+	r.gates = make([]*gate, 0, len(r.offers))
+	for _, offer := range r.offers {
+		n := nameOf(offer)
+		if holder, taken := holders[n]; taken {
+			r.gates = append(r.gates, &gate{offer: offer, rival: holder})
+			continue
+		}
+		holders[n] = offer.Workload
+		g := before[n]
+		if g == nil {
+			g = &gate{}
+		}
+		delete(before, n)
+		r.gates = append(r.gates, g)
+		if g.follow(offer) {
+			r.start(ctx, group, g)
+		}
+	}
+	for _, gone := range before {
+		gone.stop()
+	}
+}
+
+// start runs the monitor of a gate.
+func (r *Registrar) start(ctx context.Context, group *sync.WaitGroup, g *gate) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &checking{check: g.offer.Monitor.Check.String(), cancel: cancel}
+	g.checking = c
+	monitor, last := *g.offer.Monitor, g.verdict
+	monitor.Slots = r.slots
+	group.Go(func() {
+		monitor.Follow(ctx, last, func(v health.Verdict) {
+			r.mu.Lock()
+			news := g.checking == c && g.note(v)
+			r.mu.Unlock()
+			if news {
+				r.poke()
+			}
+		})
+	})
+}
+
+func (r *Registrar) records() []registry.Record {
+	records := make([]registry.Record, 0, len(r.gates))
+	for _, g := range r.gates {
+		if g.now.state == "" {
+			continue
+		}
+		record := g.offer.Record
+		record.State, record.Weight = g.now.state, g.now.weight
+		records = append(records, record)
+	}
+	return records
+}

@@ -1,0 +1,266 @@
+package registrar
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/health"
+	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/override"
+	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/workload"
+)
+
+// away is a store that does not answer. What is to be registered can be seen without it.
+type away struct{}
+
+var errAway = &kv.Error{Kind: kv.Unavailable}
+
+func (away) Read(context.Context, kv.Read) (kv.Result, error)      { return kv.Result{}, errAway }
+func (away) Write(context.Context, kv.Write) (kv.Result, error)    { return kv.Result{}, errAway }
+func (away) Watch(context.Context, kv.WatchFrom) (kv.Watch, error) { return nil, errAway }
+
+// scripted is a check that passes while it is told to, and counts how often it was asked.
+type scripted struct {
+	name  string
+	well  atomic.Bool
+	asked atomic.Int64
+}
+
+func (c *scripted) Run(context.Context) error {
+	c.asked.Add(1)
+	if c.well.Load() {
+		return nil
+	}
+	return errors.New("not yet")
+}
+
+func (c *scripted) String() string { return c.name }
+
+func (c *scripted) monitor() *health.Monitor { return &health.Monitor{Check: c} }
+
+// wishes are overrides of a test.
+type wishes struct {
+	of      atomic.Pointer[override.Override]
+	changed chan struct{}
+}
+
+func (w *wishes) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (w *wishes) Changed() <-chan struct{}      { return w.changed }
+func (w *wishes) Get(string, string) override.Override {
+	if o := w.of.Load(); o != nil {
+		return *o
+	}
+	return override.Override{}
+}
+
+func (w *wishes) want(o override.Override) {
+	w.of.Store(&o)
+	w.changed <- struct{}{}
+}
+
+func offer(instance, run string, check *scripted) Offer {
+	o := Offer{
+		Record: registry.Record{Service: "web", Instance: instance, Address: "10.0.0.1", Port: 80, Protocol: "tcp", Weight: 5},
+		Source: "docker", Workload: "box-" + instance, Run: run, State: workload.Running,
+	}
+	if check != nil {
+		o.Monitor = check.monitor()
+	}
+	return o
+}
+
+// in runs test with a registrar in a bubble where time passes as soon as nothing else happens.
+func in(t *testing.T, test func(t *testing.T, r *Registrar, w *wishes)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wishes{changed: make(chan struct{})}
+		r := New(Config{
+			Publisher: registry.NewPublisher(registry.PublisherConfig{Store: away{}}),
+			Overrides: w, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); r.Run(ctx) }()
+		test(t, r, w)
+		cancel()
+		<-ended
+	})
+}
+
+// only returns the one entry there is, when everybody waits.
+func only(t *testing.T, r *Registrar) Entry {
+	t.Helper()
+	synctest.Wait()
+	entries := r.Entries()
+	if len(entries) != 1 {
+		t.Fatalf("%d entries, want 1", len(entries))
+	}
+	return entries[0]
+}
+
+func expect(t *testing.T, r *Registrar, phase Phase, state string) Entry {
+	t.Helper()
+	e := only(t, r)
+	if e.Phase != phase || e.State != state {
+		t.Fatalf("phase %s (%s), state %q; want %s, %q", e.Phase, e.Reason, e.State, phase, state)
+	}
+	return e
+}
+
+func TestAnOfferWithoutChecksIsUpAtOnce(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		r.Set([]Offer{offer("a", "1", nil)})
+		expect(t, r, Up, registry.StateUp)
+		if !r.AllTried() {
+			t.Error("not all tried")
+		}
+	})
+}
+
+func TestAnOfferIsUpOnceItHasPassedAndDownAfterSeveralFailures(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		check := &scripted{name: "a"}
+		r.Set([]Offer{offer("a", "1", check)})
+		expect(t, r, Checking, "")
+		if !r.AllTried() {
+			t.Error("it was tried, and failed")
+		}
+		check.well.Store(true)
+		time.Sleep(20 * time.Millisecond)
+		expect(t, r, Up, registry.StateUp)
+		check.well.Store(false)
+		time.Sleep(2 * health.DefaultInterval)
+		expect(t, r, Up, registry.StateUp)
+		time.Sleep(2 * health.DefaultInterval)
+		if e := expect(t, r, Unhealthy, ""); e.Reason != "not yet" || e.Verdict.Failed < 3 {
+			t.Errorf("entry %+v", e)
+		}
+		check.well.Store(true)
+		time.Sleep(2 * time.Second)
+		expect(t, r, Up, registry.StateUp)
+	})
+}
+
+func TestAnUnhealthyInstanceIsMarkedWhenAskedFor(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		o := offer("a", "1", nil)
+		o.Health, o.Unhealthy = workload.HealthStarting, UnhealthyMark
+		r.Set([]Offer{o})
+		expect(t, r, Checking, "")
+		o.Health = workload.HealthHealthy
+		r.Set([]Offer{o})
+		expect(t, r, Up, registry.StateUp)
+		o.Health = workload.HealthUnhealthy
+		r.Set([]Offer{o})
+		expect(t, r, Unhealthy, stateUnhealthy)
+	})
+}
+
+func TestAnotherRunHasToPassAnewAndAnotherCheckCarriesOn(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		check, other := &scripted{name: "a"}, &scripted{name: "b"}
+		check.well.Store(true)
+		r.Set([]Offer{offer("a", "1", check)})
+		expect(t, r, Up, registry.StateUp)
+		r.Set([]Offer{offer("a", "1", other)})
+		expect(t, r, Up, registry.StateUp)
+		if other.asked.Load() == 0 {
+			t.Error("the new check was not asked")
+		}
+		asked := check.asked.Load()
+		time.Sleep(15 * time.Second)
+		expect(t, r, Up, registry.StateUp)
+		if check.asked.Load() != asked {
+			t.Error("the old check is still asked")
+		}
+		r.Set([]Offer{offer("a", "2", other)})
+		expect(t, r, Checking, "")
+	})
+}
+
+func TestAStoppingWorkloadDrainsIfItWasUpOrMayHaveBeen(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		stopping := func(o Offer) Offer { o.State = workload.Stopping; return o }
+		r.Set([]Offer{offer("a", "1", nil)})
+		expect(t, r, Up, registry.StateUp)
+		r.Set([]Offer{stopping(offer("a", "1", nil))})
+		expect(t, r, Stopping, registry.StateDraining)
+
+		never := &scripted{name: "never"}
+		r.Set([]Offer{offer("b", "1", never)})
+		expect(t, r, Checking, "")
+		r.Set([]Offer{stopping(offer("b", "1", never))})
+		expect(t, r, Stopping, "")
+		asked := never.asked.Load()
+		time.Sleep(time.Minute)
+		if never.asked.Load() != asked {
+			t.Error("it is still asked")
+		}
+		r.Set([]Offer{stopping(offer("c", "1", never))})
+		expect(t, r, Stopping, registry.StateDraining)
+		r.Set(nil)
+		synctest.Wait()
+		if entries := r.Entries(); len(entries) != 0 {
+			t.Errorf("entries %+v", entries)
+		}
+	})
+}
+
+func TestOperatorsAreObeyed(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, w *wishes) {
+		check := &scripted{name: "a"}
+		check.well.Store(true)
+		r.Set([]Offer{offer("a", "1", check)})
+		if e := expect(t, r, Up, registry.StateUp); e.Weight != 5 {
+			t.Errorf("weight %d", e.Weight)
+		}
+		w.want(override.Override{Mode: override.Drain, Weight: 7, By: "ann", Reason: "kernel"})
+		if e := expect(t, r, Draining, registry.StateDraining); e.Weight != 7 || e.Reason != "wanted by ann: kernel" {
+			t.Errorf("entry %+v", e)
+		}
+		w.want(override.Override{Mode: override.Maintenance})
+		check.well.Store(false)
+		time.Sleep(time.Minute)
+		expect(t, r, Maintenance, stateMaintenance)
+		w.want(override.Override{})
+		expect(t, r, Unhealthy, "")
+		check.well.Store(true)
+		time.Sleep(2 * time.Second)
+		expect(t, r, Up, registry.StateUp)
+	})
+}
+
+func TestDrainDrainsWhatIsUp(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		r.Set([]Offer{offer("a", "1", nil)})
+		expect(t, r, Up, registry.StateUp)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := r.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the store is away, and Drain returned %v", err)
+		}
+		expect(t, r, Draining, registry.StateDraining)
+	})
+}
+
+func TestOneOfTwoOffersOfAnInstanceCounts(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		first, second := offer("a", "1", nil), offer("a", "1", nil)
+		second.Workload = "other"
+		r.Set([]Offer{first, second})
+		synctest.Wait()
+		entries := r.Entries()
+		if len(entries) != 2 || entries[0].Phase != Up || entries[1].Phase != Held || entries[1].State != "" {
+			t.Fatalf("entries %+v", entries)
+		}
+		r.Set([]Offer{second})
+		if e := expect(t, r, Up, registry.StateUp); e.Offer.Workload != "other" {
+			t.Errorf("entry %+v", e)
+		}
+	})
+}
