@@ -1,7 +1,9 @@
-// Package systemd is a workload.Source for units of the system's service manager.
+// Package systemd is a workload.Source for units of the system's service manager: for the units that it
+// is given, or for all services and sockets whose files have a section for kvd.
 //
-// It knows how systemd names a unit's states and how to be told of them over D-Bus. It does not
-// know what a unit offers to others, and it never starts, stops or changes one.
+// It knows how systemd names a unit's states, how to be told of them over D-Bus, and how unit files are
+// written. It does not know what the options of a section mean, and it never starts, stops or changes a
+// unit.
 //
 //	source, err := systemd.New(systemd.Config{Units: []string{"app.service"}})
 //	snapshots := make(chan workload.Snapshot)
@@ -15,6 +17,20 @@
 //	deactivating                                  Stopping
 //	inactive, failed, or no such unit             Stopped
 //	InvocationID                                  Run: another one after every start
+//
+// A section for kvd, in the unit's file or a drop-in, becomes labels. A unit of several services has a
+// section for each of the others, with its name:
+//
+//	[X-Kvd]                      kvd.web.port=8080
+//	Service=web                  kvd.web.check=http:/healthz
+//	Port=8080                    kvd.web.meta.zone=eu
+//	Check=http:/healthz          kvd.admin.port=8081
+//	Meta=zone=eu
+//
+//	[X-Kvd admin]
+//	Port=8081
+//
+// They are read when systemd reads them: when the unit is loaded, and after a daemon-reload.
 package systemd
 
 import (
@@ -23,9 +39,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"reflect"
-	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/backoff"
@@ -36,44 +52,51 @@ import (
 const DefaultPeriod = 10 * time.Second
 
 const (
-	readTimeout  = 5 * time.Second
-	reconnectMax = 5 * time.Second
+	readTimeout  = 5 * time.Second // of all that is read at one time
+	reconnectMax = time.Second     // between attempts: whom they are for is on this machine
 )
 
 // Config says which units to follow.
 type Config struct {
-	Units  []string      // full names, "app.service"; they need not exist yet
+	// Units are full names, "app.service"; they need not exist yet. Without any, all loaded services and
+	// sockets with a section for kvd are followed.
+	Units  []string
+	Host   string        // the name of this machine in sections, %H; "" asks the system
 	Period time.Duration // 0 means DefaultPeriod
 	Log    *slog.Logger  // nil discards
 
-	connect func(ctx context.Context) (bus, error) // nil is the real one
+	connect func(ctx context.Context, units []string) (bus, error) // nil is the real one
+	open    func(path string) ([]byte, error)                      // reads a unit file; nil is the real one
 }
 
-// Source follows units. Use New.
+// Source follows units. Use New. Status is safe for concurrent use.
 type Source struct {
-	cfg      Config
+	cfg Config
+
+	// Owned by the goroutine of Run.
 	failing  bool // a problem was logged, and no success since
 	sent     bool
 	last     []workload.Workload
-	notFound map[string]bool
+	notFound map[string]bool // units that were asked for and said to be missing
+
+	mu     sync.Mutex // guards status
+	status Status
 }
 
 var _ workload.Source = (*Source)(nil)
 
-// bus is a connection to the service manager.
-type bus interface {
-	properties(ctx context.Context, unit string) (map[string]any, error)
-	// hints receives the name of a unit whenever it may have changed, and "" when any may have.
-	hints() <-chan string
-	connected() bool
-	close()
+// Status is how well a Source sees.
+type Status struct {
+	Connected bool      // systemd answers
+	Since     time.Time // when Connected became what it is; zero before the first attempt
+	Read      time.Time // when units were last read
+	Units     int       // followed now
+	Problems  int       // of these, units whose files have mistakes
+	Err       error     // why systemd does not answer; nil while it does
 }
 
 // New checks cfg and returns a source that does nothing until Run.
 func New(cfg Config) (*Source, error) {
-	if len(cfg.Units) == 0 {
-		return nil, errors.New("no unit to follow")
-	}
 	for _, unit := range cfg.Units {
 		if err := ValidateName(unit); err != nil {
 			return nil, err
@@ -82,34 +105,30 @@ func New(cfg Config) (*Source, error) {
 	if cfg.Period <= 0 {
 		cfg.Period = DefaultPeriod
 	}
+	if cfg.Host == "" {
+		cfg.Host, _ = os.Hostname() // "" is then what %H means
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.connect == nil {
 		cfg.connect = connectSystem
 	}
+	if cfg.open == nil {
+		cfg.open = readUnitFile
+	}
 	return &Source{cfg: cfg, notFound: map[string]bool{}}, nil
 }
 
-// ValidateName reports whether name can be the full name of a unit, such as "app@1.service".
-func ValidateName(name string) error {
-	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:-_.\\@"
-	dot := strings.LastIndexByte(name, '.')
-	switch {
-	case dot < 1 || dot == len(name)-1:
-		return fmt.Errorf("unit %q: must be a full name, like app.service", name)
-	case len(name) > 255:
-		return fmt.Errorf("unit name of %d bytes: at most 255 are allowed", len(name))
-	case strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(allowed, r) }):
-		return fmt.Errorf("unit %q: a unit name has letters, digits and : - _ . \\ @ only", name)
-	case strings.HasSuffix(name[:dot], "@"):
-		return fmt.Errorf("unit %q: is a template; name one instance of it, like %s1%s", name, name[:dot], name[dot:])
-	}
-	return nil
+// Status returns how well the source sees at this moment.
+func (s *Source) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
 }
 
-// Run follows the units as workload.Source says. A unit that does not exist is Stopped, with the
-// reason "not-found". While D-Bus does not answer nothing is sent.
+// Run follows the units as workload.Source says. A unit that was asked for and does not exist is
+// Stopped, with the reason "not-found". While systemd does not answer nothing is sent.
 func (s *Source) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 	retry := backoff.Backoff{Min: 100 * time.Millisecond, Max: reconnectMax}
 	for ctx.Err() == nil {
@@ -117,57 +136,51 @@ func (s *Source) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if errors.Is(err, errRestarted) { // it answers: only the connection has to be a new one
+			continue
+		}
 		s.complain(err)
 		retry.Wait(ctx)
 	}
 	return nil
 }
 
+// errRestarted says that another systemd answers over the same D-Bus, as after a daemon-reexec.
+var errRestarted = errors.New("systemd has been started anew")
+
 // session follows the units over one connection until it breaks or ctx ends.
 func (s *Source) session(ctx context.Context, out chan<- workload.Snapshot, works func()) error {
-	connection, err := s.cfg.connect(ctx)
+	connection, err := s.cfg.connect(ctx, s.cfg.Units)
 	if err != nil {
 		return fmt.Errorf("cannot reach systemd over D-Bus: %w", err)
 	}
 	defer connection.close()
 	tick := time.NewTicker(s.cfg.Period)
 	defer tick.Stop()
-	for {
-		// Signals are hints: they may be dropped and do not show every transition. The
-		// properties are the truth.
-		snapshot, err := s.read(ctx, connection)
-		if err != nil {
+	v := s.newView(connection)
+	for again := (changes{reloaded: true}); ; {
+		// Signals are hints: they may be dropped and do not show every transition. The properties are
+		// the truth.
+		if err := v.refresh(ctx, again); err != nil {
 			return fmt.Errorf("cannot read units over D-Bus: %w", err)
 		}
 		works()
-		s.recovered()
-		if err := s.send(ctx, out, snapshot); err != nil {
+		s.succeeded(v)
+		if err := s.send(ctx, out, v.snapshot()); err != nil {
 			return err
 		}
-		if err := s.await(ctx, connection, tick.C); err != nil {
-			return err
-		}
-	}
-}
-
-// await returns when one of the units may have changed.
-func (s *Source) await(ctx context.Context, connection bus, tick <-chan time.Time) error {
-	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case unit, open := <-connection.hints():
-			if !open {
-				return errors.New("the connection to D-Bus ended")
-			}
-			if unit == "" || slices.Contains(s.cfg.Units, unit) {
-				return nil
-			}
-		case <-tick:
-			if !connection.connected() {
-				return errors.New("the connection to D-Bus ended")
-			}
-			return nil
+		case <-connection.broken():
+			return errEnded
+		case <-connection.changed():
+			again = connection.take()
+		case <-tick.C:
+			again = changes{relist: true}
+		}
+		if again.restarted {
+			return errRestarted
 		}
 	}
 }
@@ -186,39 +199,39 @@ func (s *Source) send(ctx context.Context, out chan<- workload.Snapshot, workloa
 	}
 }
 
-func (s *Source) read(ctx context.Context, connection bus) ([]workload.Workload, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	workloads := make([]workload.Workload, 0, len(s.cfg.Units))
-	for _, unit := range s.cfg.Units {
-		properties, err := connection.properties(ctx, unit)
-		if err != nil {
-			return nil, err
-		}
-		found := describe(unit, properties)
-		if missing := found.Reason == reasonNotFound; missing != s.notFound[unit] {
-			s.notFound[unit] = missing
-			if missing {
-				s.cfg.Log.Warn("no such unit; waiting for it", "unit", unit)
-			}
-		}
-		workloads = append(workloads, found)
+// succeeded notes that everything could be read.
+func (s *Source) succeeded(v *view) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.status.Connected {
+		s.status.Since = now
 	}
-	return workloads, nil
-}
-
-// complain logs the first of several failures in a row: their texts differ, their cause does not.
-func (s *Source) complain(err error) {
-	if !s.failing {
-		s.failing = true
-		s.cfg.Log.Warn("units are not followed; trying again until they are", "reason", err)
+	s.status.Connected, s.status.Err, s.status.Read = true, nil, now
+	s.status.Units, s.status.Problems = len(v.entries), 0
+	for _, e := range v.entries {
+		if len(e.problems) > 0 {
+			s.status.Problems++
+		}
 	}
-}
-
-func (s *Source) recovered() {
 	if s.failing {
 		s.failing = false
 		s.cfg.Log.Info("units are followed again")
+	}
+}
+
+// complain notes a failure, and logs the first of several in a row: their texts differ, their cause
+// does not.
+func (s *Source) complain(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.Connected || s.status.Since.IsZero() {
+		s.status.Since = time.Now()
+	}
+	s.status.Connected, s.status.Err = false, err
+	if !s.failing {
+		s.failing = true
+		s.cfg.Log.Warn("units are not followed; trying again until they are", "reason", err)
 	}
 }
 
@@ -228,23 +241,26 @@ const reasonNotFound = "not-found"
 // describe turns the properties of a unit into a workload. A property that is absent or of an
 // unexpected type counts as empty.
 func describe(unit string, properties map[string]any) workload.Workload {
-	active, _ := properties["ActiveState"].(string)
-	sub, _ := properties["SubState"].(string)
-	load, _ := properties["LoadState"].(string)
+	active, sub := text(properties, "ActiveState"), text(properties, "SubState")
 	pid, _ := properties["MainPID"].(uint32)
 	invocation, _ := properties["InvocationID"].([]byte)
 	w := workload.Workload{
-		ID: unit, Name: unit, PID: int(pid),
+		ID: unit, Name: unit, PID: int(pid), HostNetwork: true,
 		State:  stateOf(active, sub),
 		Reason: active + "/" + sub,
 	}
-	if load == reasonNotFound && w.State == workload.Stopped {
+	if text(properties, "LoadState") == reasonNotFound && w.State == workload.Stopped {
 		w.Reason = reasonNotFound
 	}
 	if w.State != workload.Stopped {
 		w.Run = hex.EncodeToString(invocation)
 	}
 	return w
+}
+
+func text(properties map[string]any, name string) string {
+	value, _ := properties[name].(string)
+	return value
 }
 
 // stateOf maps systemd's ActiveState and SubState, see the table in the package comment. A state
