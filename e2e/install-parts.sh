@@ -25,6 +25,7 @@ strace       strace           strace
 wrk          wrk              wrk
 node         node             nodejs
 npm          npm              npm
+dig          dig              bind9-dnsutils
 python3-etcd etcd.py          python3-etcd
 '
 # Daemons that their packages would start and enable at boot. The tests start their own.

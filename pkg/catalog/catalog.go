@@ -138,6 +138,9 @@ func (c *Catalog) Instances(name string) []registry.Record {
 // to wait for.
 func (c *Catalog) Changed() <-chan struct{} { return c.mirror.Changed() }
 
+// Mirror returns how true the catalog is now. Unlike State it counts nothing, whatever the catalog holds.
+func (c *Catalog) Mirror() mirror.State { return c.mirror.State() }
+
 // State returns how true the catalog is now, and what it has left out. Its slice is the caller's.
 func (c *Catalog) State() State {
 	state := State{State: c.mirror.State()}

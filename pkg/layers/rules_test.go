@@ -36,6 +36,7 @@ var plan = []layer{
 	{"ctl", []string{"ctl/...", "pkg/...", "templates/..."}, "a client works against any store, so it cannot know the daemon"},
 	{"sidekick", []string{"sidekick/...", "pkg/..."}, "agents share libraries, never each other"},
 	{"agent", []string{"agent/...", "pkg/..."}, "agents share libraries, never each other"},
+	{"agent/nameserver", []string{"pkg/catalog", "pkg/mirror", "pkg/registry", "pkg/backoff"}, "it answers from a catalog, wherever that comes from, and asks nobody"},
 	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
 
 	{"pkg", []string{"pkg/..."}, "libraries are below every program"},
@@ -89,7 +90,7 @@ var walls = []wall{
 	{"github.com/docker/docker", []string{"pkg/workload/docker"}, "its successor replaces it in one package"},
 	{"github.com/godbus/dbus", []string{"pkg/workload/systemd"}, "who speaks to systemd is one room, which others ask for workloads"},
 	{"github.com/BurntSushi/toml", []string{"confd/..."}, "TOML is the format of confd's resource files"},
-	{"github.com/miekg/dns", []string{"pkg/discovery/dnstest"}, "names are asked for with the standard library; messages of the DNS are for who answers them"},
+	{"github.com/miekg/dns", []string{"pkg/discovery/dnstest", "agent/nameserver"}, "names are asked for with the standard library; messages of the DNS are for who answers them"},
 	{"github.com/anishathalye/porcupine", []string{"e2e/history"}, "who judges histories is one package's choice"},
 	{"github.com/prometheus", []string{"pkg/metrics", "daemon", "daemon/admin", "daemon/raftnode/..."}, "metrics leave through one page"},
 }
