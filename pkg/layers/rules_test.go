@@ -87,7 +87,6 @@ var walls = []wall{
 	{"github.com/spf13/cobra", []string{"pkg/program", "daemon", "ctl/...", "sidekick", "agent", "confd"}, "commands are the edge of a program; rooms behind it take structs"},
 	{"github.com/hashicorp/raft", []string{"daemon/raftnode/...", "daemon/wal", "daemon"}, "the consensus library can be replaced while one room knows it"},
 	{"github.com/hashicorp/raft-boltdb", []string{"daemon/raftnode/...", "daemon"}, "the stable store can be replaced while one room knows it"},
-	{"github.com/docker/docker", []string{"pkg/workload/docker"}, "its successor replaces it in one package"},
 	{"github.com/godbus/dbus", []string{"pkg/workload/systemd"}, "who speaks to systemd is one room, which others ask for workloads"},
 	{"github.com/BurntSushi/toml", []string{"confd/..."}, "TOML is the format of confd's resource files"},
 	{"github.com/miekg/dns", []string{"pkg/discovery/dnstest", "agent/nameserver"}, "names are asked for with the standard library; messages of the DNS are for who answers them"},

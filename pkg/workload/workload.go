@@ -75,6 +75,10 @@ type Workload struct {
 // Snapshot is all that a source sees. A workload that is absent from it is Stopped.
 type Snapshot struct {
 	Workloads []Workload
+
+	// Incomplete says that the engine has told nothing yet about some that run: that a workload is
+	// absent is then no reason to remove what an earlier run has registered for it.
+	Incomplete bool
 }
 
 // Source follows one engine.

@@ -19,6 +19,7 @@ const limit = 20 * time.Second
 // feed is a Source that runs, and the last snapshot that was taken from it.
 type feed struct {
 	t         testing.TB
+	source    *docker.Source
 	snapshots chan workload.Snapshot
 	last      workload.Snapshot
 }
@@ -31,7 +32,7 @@ func follow(t testing.TB, cfg docker.Config) *feed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &feed{t: t, snapshots: make(chan workload.Snapshot)}
+	f := &feed{t: t, source: source, snapshots: make(chan workload.Snapshot)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- source.Run(ctx, f.snapshots) }()
@@ -56,6 +57,16 @@ func (f *feed) until(what string, condition func(workload.Snapshot) bool) worklo
 			}
 		case <-timeout:
 			f.t.Fatalf("waited %v for: %s; the last snapshot was %+v", limit, what, f.last)
+		}
+	}
+}
+
+// until waits for a condition to hold.
+func until(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for: %s", limit, what)
 		}
 	}
 }
@@ -124,7 +135,7 @@ func TestAKilledContainerIsGone(t *testing.T) {
 
 func TestAContainerStopsBeforeItsProcessEnds(t *testing.T) {
 	parts.Docker(t)
-	f := follow(t, docker.Config{})
+	f := follow(t, docker.Config{StopHold: time.Millisecond})
 	// The process ignores its stop signal, so that nothing but the signal can be the reason.
 	id := parts.RunContainer(t, []string{"--stop-signal", "USR1", "--stop-timeout", "1"}, "sh", "-c", "trap : USR1; while :; do sleep 1; done")
 	f.untilOne(id, "it runs", is(workload.Running))
@@ -176,6 +187,24 @@ func TestTheHostsNetworkPublishesEveryExposedPort(t *testing.T) {
 	if len(w.Addresses) != 0 {
 		t.Errorf("unexpected addresses %v", w.Addresses)
 	}
+}
+
+func TestTheNetworkOfAnotherContainerIsFollowedToItsOwner(t *testing.T) {
+	parts.Docker(t)
+	f := follow(t, docker.Config{})
+	owner := parts.RunContainer(t, []string{"-p", "127.0.0.1::80"}, "sleep", "1000")
+	joined := parts.RunContainer(t, []string{"--network", "container:" + owner, "-e", "PORTS=80"})
+	image := parts.DockerCommand(t, "commit", "-c", "EXPOSE 80", joined)
+	defer parts.DockerCommand(t, "rmi", image)
+	exposing := parts.DockerCommand(t, "run", "-d", "--label", "kvd.test", "--network", "container:"+owner, image, "sleep", "1000")
+	defer parts.DockerCommand(t, "rm", "-f", exposing)
+	w := f.untilOne(exposing, "it runs", func(w workload.Workload) bool { return w.State == workload.Running && w.NetworkOf == owner })
+	own := find(f.last, owner)
+	if w.Addresses["bridge"] == "" || w.Addresses["bridge"] != own.Addresses["bridge"] || !slices.Equal(w.Ports, own.Ports) || len(w.Ports) != 1 {
+		t.Errorf("got %+v, its owner is %+v", w, own)
+	}
+	parts.DockerCommand(t, "stop", "-t", "0", owner)
+	f.untilOne(exposing, "it has lost its network", func(w workload.Workload) bool { return w.NetworkOf == "" && len(w.Addresses) == 0 })
 }
 
 func TestConnectingANetworkAddsItsAddress(t *testing.T) {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"strings"
-
-	"github.com/docker/docker/client"
 )
 
 // ErrPermission says that this user may not open the engine's socket.
@@ -19,15 +17,13 @@ func explain(err error, host string) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrPermission):
-		return err
-	case errors.Is(err, fs.ErrPermission) || client.IsErrConnectionFailed(err) && strings.Contains(err.Error(), "permission denied"):
+	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("cannot open the Docker engine's socket %s: %w; run as root or as a member of the socket's group (usermod -aG docker USER)", socket, ErrPermission)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the Docker engine at %s closed the connection: %w", host, err)
-	case client.IsErrConnectionFailed(err) && isSocket:
+	case isUnreachable(err) && isSocket:
 		return fmt.Errorf("no Docker engine answers at %s: is dockerd running (systemctl start docker), and is this its socket? --docker-host names another one", host)
-	case client.IsErrConnectionFailed(err):
+	case isUnreachable(err):
 		return fmt.Errorf("no Docker engine answers at %s; --docker-host names another one: %w", host, err)
 	}
 	return fmt.Errorf("the Docker engine at %s: %w", host, err)

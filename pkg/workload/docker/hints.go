@@ -5,78 +5,121 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/docker/docker/api/types/events"
 )
 
-// hintsMax bounds the containers that are noted one by one; beyond it all are looked at.
-const hintsMax = 4096
+const (
+	// hintsMax bounds what is noted one by one between two looks; beyond it all containers are
+	// looked at.
+	hintsMax = 4096
 
-// signalSent is a signal that a container was sent.
-type signalSent struct {
-	id     string
-	signal int
-	at     time.Time // by the engine's clock
+	// replay is how far before the latest event a new stream begins. The engine stamps events
+	// before it orders them, and sends the head of its answer before it subscribes us.
+	replay = 5 * time.Second
+
+	// seenMax bounds the events that are recognised when a new stream repeats them.
+	seenMax = 4096
+)
+
+// hint is what an event says: that this container may have changed, or what signal it was sent.
+type hint struct {
+	id      string
+	network bool      // it is about a network, which can only concern a container that runs already
+	signal  int       // that it was sent; 0: none
+	at      time.Time // by the engine's clock
 }
 
-// hints are what events have said since the last look: which containers may have changed and
-// which were sent a signal. The engine drops events without notice when its subscriber is slow,
-// so that taking them in must never wait for anything.
+// hints are what events have said since the last look. The engine drops events without notice
+// when its subscriber is slow, so that taking them in must never wait for anything.
 type hints struct {
 	wake chan struct{} // holds one token while there may be hints
 
-	mu      sync.Mutex // guards the fields below
-	changed map[string]struct{}
-	signals []signalSent // oldest first
-	all     bool         // too many: look at every container
+	mu       sync.Mutex // guards the fields below
+	waiting  []hint     // oldest first
+	overflow bool       // too many: look at every container
+	latest   time.Time  // of the events, by the engine's clock; zero: none was yet
+	seen     map[string]time.Time
+	dropped  int           // events that were not understood or not taken in
+	arrived  time.Time     // when the latest event arrived, by our clock
+	lag      time.Duration // of the latest event that was not repeated
 }
 
 func newHints() *hints {
-	return &hints{wake: make(chan struct{}, 1), changed: map[string]struct{}{}}
+	return &hints{wake: make(chan struct{}, 1), seen: map[string]time.Time{}}
 }
 
 // silent are the actions after which a container serves as it did before. They are what health
-// checks and people who look around cause, many each second on a busy host.
-func silent(action events.Action) bool {
+// checks and people who look around cause, many each second on a busy host. Podman's exec_died is
+// not among them: it is the only sign there that a health check has ended.
+func silent(action string) bool {
 	switch action {
-	case events.ActionAttach, events.ActionDetach, events.ActionResize, events.ActionTop, events.ActionCopy,
-		events.ActionArchivePath, events.ActionExtractToDir, events.ActionExport, events.ActionCommit, events.ActionCreate:
+	case "attach", "detach", "resize", "top", "copy", "archive-path", "extract-to-dir", "export", "commit", "create",
+		"exec", "exec_die", "init", "mount", "unmount", "sync", "prune":
 		return true
 	}
-	return strings.HasPrefix(string(action), "exec_")
+	return strings.HasPrefix(action, "exec_create") || strings.HasPrefix(action, "exec_start")
 }
 
-// add notes what an event says.
-func (h *hints) add(event events.Message) {
-	id := event.Actor.ID
-	if event.Type == events.NetworkEventType {
-		id = event.Actor.Attributes["container"]
-	}
-	if id == "" || event.Type == events.ContainerEventType && silent(event.Action) {
+// add notes what an event says, unless an earlier stream has told it. since is when the stream
+// began, by our clock: what is older is not late but repeated.
+func (h *hints) add(e event, since time.Time) {
+	id := e.container()
+	if id == "" || e.Type == typeContainer && silent(e.Action) {
 		return
 	}
+	now, at := time.Now(), e.at()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.changed) >= hintsMax || len(h.signals) >= hintsMax {
-		h.all = true
-	} else {
-		h.changed[id] = struct{}{}
-		if event.Type == events.ContainerEventType && event.Action == events.ActionKill {
-			if signal, err := strconv.Atoi(event.Actor.Attributes["signal"]); err == nil {
-				h.signals = append(h.signals, signalSent{id: id, signal: signal, at: eventTime(event)})
-			}
-		}
+	if h.repeated(e, id, at) {
+		return
 	}
+	h.arrived = now
+	if at.After(since) {
+		h.lag = max(0, now.Sub(at))
+	}
+	if len(h.waiting) >= hintsMax {
+		h.overflow = true
+		h.dropped++
+		h.knock()
+		return
+	}
+	noted := hint{id: id, network: e.Type == typeNetwork, at: at}
+	if e.Type == typeContainer && e.Action == actionKill {
+		// Podman does not say which signal it was; then the container is only looked at.
+		noted.signal, _ = strconv.Atoi(e.Actor.Attributes["signal"])
+	}
+	h.waiting = append(h.waiting, noted)
 	h.knock()
 }
 
-// addEach notes that each of ids, which the engine has listed, is to be looked at.
-func (h *hints) addEach(ids []string) {
+// repeated reports whether the event has been added before, and remembers it.
+func (h *hints) repeated(e event, id string, at time.Time) bool {
+	key := strconv.FormatInt(e.Nanoseconds, 36) + " " + e.Action + " " + id
+	if _, again := h.seen[key]; again && e.Nanoseconds != 0 {
+		return true
+	}
+	if at.After(h.latest) {
+		h.latest = at
+	}
+	if len(h.seen) >= seenMax {
+		for old, when := range h.seen {
+			if h.latest.Sub(when) > 2*replay {
+				delete(h.seen, old)
+			}
+		}
+		if len(h.seen) >= seenMax { // a storm: what a new stream repeats of it is looked at again
+			clear(h.seen)
+		}
+	}
+	h.seen[key] = at
+	return false
+}
+
+// misunderstood notes that an event came which could not be read: any container may have changed.
+func (h *hints) misunderstood() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, id := range ids {
-		h.changed[id] = struct{}{}
-	}
+	h.overflow = true
+	h.dropped++
 	h.knock()
 }
 
@@ -87,28 +130,28 @@ func (h *hints) knock() {
 	}
 }
 
-// take removes and returns at most limit changed containers and all signals. all is true once
-// after an overflow.
-func (h *hints) take(limit int) (changed []string, signals []signalSent, all bool) {
+// take removes and returns what is noted, oldest first. all is true once after an overflow.
+func (h *hints) take() (noted []hint, all bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for id := range h.changed {
-		if len(changed) == limit {
-			break
-		}
-		changed = append(changed, id)
-		delete(h.changed, id)
-	}
-	signals, h.signals = h.signals, nil
-	all, h.all = h.all, false
-	return changed, signals, all
+	noted, h.waiting = h.waiting, nil
+	all, h.overflow = h.overflow, false
+	return noted, all
 }
 
-func eventTime(event events.Message) time.Time {
-	if event.TimeNano != 0 {
-		return time.Unix(0, event.TimeNano)
+// resume is where a new stream has to begin so that nothing falls between it and the last one.
+func (h *hints) resume(now time.Time) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.latest.IsZero() || h.latest.After(now) { // nothing was heard yet, or a clock was turned
+		return now.Add(-replay)
 	}
-	// Without a finer time the signal counts as sent at the end of its second: a process that
-	// started within it is then taken to be stopping, which the stop timeout puts right.
-	return time.Unix(event.Time+1, 0)
+	return h.latest.Add(-replay)
+}
+
+// told returns when the latest event arrived, how late it was, and how many were lost.
+func (h *hints) told() (arrived time.Time, lag time.Duration, dropped int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.arrived, h.lag, h.dropped
 }

@@ -3,96 +3,135 @@ package docker
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
+	"sync"
 	"time"
-
-	"github.com/docker/docker/client"
 
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
 // DefaultHost is where an engine listens unless it is told otherwise.
-const DefaultHost = client.DefaultDockerHost
+const DefaultHost = "unix:///var/run/docker.sock"
 
 // Config says which engine to follow and how. The zero value follows the engine at DefaultHost.
 type Config struct {
 	// Host is the engine's address, "unix:///PATH" or "tcp://HOST:PORT"; "" means DefaultHost.
 	Host string
-	// Relist is how often all containers are looked at without an event; 0 means 45s.
+	// Relist is how often all is compared with the engine's list without an event; 0 means a minute.
 	Relist time.Duration
 	// Hold is how long the last snapshot stays valid once the engine no longer answers; after it
 	// one empty snapshot is sent. 0 means for ever.
 	Hold time.Duration
-	// Timeout bounds each request to the engine; 0 means 5s.
+	// Timeout bounds each request to the engine, a list six times that; 0 means 5s.
 	Timeout time.Duration
-	Log     *slog.Logger // nil discards
+	// StopHold is how long a container counts as stopping at least after its stop signal: whoever
+	// sends it may allow more time than the container's own stop timeout, and the engine does not
+	// say so. 0 means a minute.
+	StopHold time.Duration
+	Log      *slog.Logger // nil discards
 }
 
-// Source follows one engine. It implements workload.Source.
+// Source follows one engine. It implements workload.Source and workload.Reporter.
 type Source struct {
-	cfg    Config
-	client *client.Client
+	cfg Config
+	api *api
+
+	mu       sync.Mutex // guards the fields below
+	hints    *hints     // nil before Run
+	counters counters
 }
 
-var _ workload.Source = (*Source)(nil)
+var (
+	_ workload.Source   = (*Source)(nil)
+	_ workload.Reporter = (*Source)(nil)
+)
 
-// retryMax is the longest pause between two attempts to reach the engine.
-const retryMax = 3 * time.Second
+// counters are the part of the status that Run counts.
+type counters struct {
+	connected       bool
+	since           time.Time
+	err             error
+	relists, missed int
+}
+
+// connect notes that the engine is followed, or with an error that it is not any more.
+func (c *counters) connect(err error) {
+	if isConnected := err == nil; isConnected != c.connected || c.since.IsZero() {
+		c.connected, c.since = isConnected, time.Now()
+	}
+	c.err = err
+}
+
+const (
+	retryMin = 50 * time.Millisecond
+	retryMax = time.Second // longest pause between two attempts to reach the engine
+)
 
 // New returns a Source for the engine at cfg.Host. It connects to nothing yet.
 func New(cfg Config) (*Source, error) {
 	cfg.Host = cmp.Or(cfg.Host, DefaultHost)
-	cfg.Relist = cmp.Or(cfg.Relist, 45*time.Second)
+	cfg.Relist = cmp.Or(cfg.Relist, time.Minute)
 	cfg.Timeout = cmp.Or(cfg.Timeout, 5*time.Second)
+	cfg.StopHold = cmp.Or(cfg.StopHold, time.Minute)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	host, err := client.ParseHostURL(cfg.Host)
-	if err != nil || host.Scheme != "unix" && host.Scheme != "tcp" {
-		return nil, fmt.Errorf("engine address %q: use unix:///PATH or tcp://HOST:PORT", cfg.Host)
-	}
-	engine, err := client.NewClientWithOpts(client.WithHost(cfg.Host), client.WithAPIVersionNegotiation())
+	api, err := newAPI(cfg.Host)
 	if err != nil {
-		return nil, fmt.Errorf("engine address %q: %w", cfg.Host, err)
+		return nil, err
 	}
-	return &Source{cfg: cfg, client: engine}, nil
+	return &Source{cfg: cfg, api: api}, nil
 }
 
 // Ping asks the engine whether it is there. The error says what to do about it.
 func (s *Source) Ping(ctx context.Context) error {
-	return explain(s.ping(ctx), s.cfg.Host)
-}
-
-func (s *Source) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
-	_, err := s.client.Ping(ctx)
-	return err
+	_, err := s.api.connect(ctx)
+	return explain(err, s.cfg.Host)
 }
 
-// Run implements workload.Source. While the engine does not answer the last snapshot stays valid
-// for Config.Hold. The only error is ErrPermission, which no waiting mends.
+// Status implements workload.Reporter.
+func (s *Source) Status() workload.Status {
+	s.mu.Lock()
+	counted, hints := s.counters, s.hints
+	s.mu.Unlock()
+	status := workload.Status{Connected: counted.connected, Since: counted.since, Err: counted.err, Relists: counted.relists, Missed: counted.missed}
+	if hints != nil {
+		status.LastEvent, status.Lag, status.Dropped = hints.told()
+	}
+	return status
+}
+
+func (s *Source) note(change func(*counters)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.counters)
+}
+
+// Run implements workload.Source. An engine that is not there, or that does not let us in, is
+// waited for; the log says so once for each reason, and Status all the time. While it does not
+// answer the last snapshot stays valid for Config.Hold. Run returns nil, when ctx ends.
 func (s *Source) Run(ctx context.Context, out chan<- workload.Snapshot) error {
-	defer s.client.Close()
-	f := &follower{Source: s, out: out, known: map[string]running{}, stopping: map[string]time.Time{}}
-	pause := 100 * time.Millisecond
-	lost := time.Now()
+	defer s.api.client.CloseIdleConnections()
+	f := newFollower(s, out)
+	s.mu.Lock()
+	s.hints = f.hints
+	s.mu.Unlock()
+	pause, lost, logged := retryMin, time.Now(), ""
 	for {
 		synced, err := f.session(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		err = explain(err, s.cfg.Host)
-		if errors.Is(err, ErrPermission) {
-			return err
-		}
+		s.note(func(c *counters) { c.connect(err) })
 		if synced {
-			lost, pause = time.Now(), 100*time.Millisecond
-			s.cfg.Log.Warn("lost the engine; keeping what is known of its containers", "engine", s.cfg.Host, "hold", s.cfg.Hold, "err", err)
-		} else {
-			s.cfg.Log.Debug("the engine does not answer", "engine", s.cfg.Host, "err", err)
+			lost, pause, logged = time.Now(), retryMin, ""
+		}
+		if logged != err.Error() {
+			logged = err.Error()
+			s.cfg.Log.Warn("the engine cannot be followed; keeping what is known of its containers and trying again", "engine", s.cfg.Host, "hold", s.cfg.Hold, "err", err)
 		}
 		if s.cfg.Hold > 0 && time.Since(lost) >= s.cfg.Hold && f.forget(ctx) {
 			s.cfg.Log.Error("the engine has not answered for too long; forgetting its containers", "engine", s.cfg.Host, "hold", s.cfg.Hold, "err", err)

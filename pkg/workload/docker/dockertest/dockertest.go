@@ -6,11 +6,13 @@
 package dockertest
 
 import (
+	"cmp"
 	"encoding/json"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,8 +34,11 @@ type Engine struct {
 	containers  map[string]Container
 	streams     map[chan any]struct{}
 	past        []event
-	since       string // of the latest subscription
-	frozen      bool   // nothing is answered, open streams stay open
+	since       string           // of the latest subscription
+	frozen      bool             // nothing is answered, open streams stay open
+	version     string           // of the API that the engine speaks
+	asked       string           // the version of the latest request that named one
+	babble      http.HandlerFunc // answers in place of the engine; nil: the engine does
 	inspecting  int
 	inspectMost int // in flight at the same time
 }
@@ -53,8 +58,9 @@ type Container struct {
 	Published map[string]string // "80/tcp" to the address of the host that leads there, "0.0.0.0:8080"
 	Addresses map[string]string // network to the container's address in it
 
-	Broken bool // the engine answers 500 about it
-	Hangs  bool // the engine does not answer about it
+	Broken   bool // the engine answers 500 about it
+	Hangs    bool // the engine does not answer about it
+	Unlisted bool // the engine's list lacks it
 }
 
 // Start returns an engine that runs until t ends.
@@ -65,7 +71,7 @@ func Start(t testing.TB) *Engine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(folder) })
-	e := &Engine{t: t, path: filepath.Join(folder, "sock"), containers: map[string]Container{}, streams: map[chan any]struct{}{}}
+	e := &Engine{t: t, version: "1.41", path: filepath.Join(folder, "sock"), containers: map[string]Container{}, streams: map[chan any]struct{}{}}
 	e.Restart()
 	t.Cleanup(e.Stop)
 	return e
@@ -101,6 +107,31 @@ func (e *Engine) Freeze(frozen bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.frozen = frozen
+}
+
+// Speak has the engine speak a version of the API, "1.41" unless it is told otherwise.
+func (e *Engine) Speak(version string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.version = version
+}
+
+// Asked is the version of the API that the latest request was made in.
+func (e *Engine) Asked() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.asked
+}
+
+// Babble has every request answered by answer, which may hand it on to the engine by ServeHTTP; nil:
+// by the engine again. Connections that are open are cut.
+func (e *Engine) Babble(answer http.HandlerFunc) {
+	e.t.Helper()
+	e.mu.Lock()
+	e.babble = answer
+	e.mu.Unlock()
+	e.Stop()
+	e.Restart()
 }
 
 // Set changes what is told of a container, and sends no event.
@@ -189,16 +220,31 @@ func (e *Engine) InspectMost() int {
 
 func (e *Engine) serve(w http.ResponseWriter, r *http.Request) {
 	e.mu.Lock()
-	frozen := e.frozen
+	frozen, babble := e.frozen, e.babble
 	e.mu.Unlock()
-	if frozen {
-		<-r.Context().Done()
-		return
-	}
-	path := r.URL.Path[strings.Index(r.URL.Path[1:], "/")+1:] // without the version
 	switch {
-	case r.URL.Path == "/_ping":
-		w.Header().Set("Api-Version", "1.41")
+	case frozen:
+		<-r.Context().Done()
+	case babble != nil:
+		babble(w, r)
+	default:
+		e.ServeHTTP(w, r)
+	}
+}
+
+// ServeHTTP answers as an engine does.
+func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	e.mu.Lock()
+	if strings.HasPrefix(path, "/v") {
+		slash := strings.Index(path[1:], "/") + 1
+		e.asked, path = path[2:slash], path[slash:]
+	}
+	version := e.version
+	e.mu.Unlock()
+	switch {
+	case path == "/_ping":
+		w.Header().Set("Api-Version", version)
 	case path == "/events":
 		e.serveEvents(w, r)
 	case path == "/containers/json":
@@ -216,10 +262,10 @@ func (e *Engine) serveEvents(w http.ResponseWriter, r *http.Request) {
 	e.mu.Unlock()
 	w.(http.Flusher).Flush() // a real engine, too, sends the head before it subscribes
 	e.mu.Lock()
-	since, _ := strconv.ParseInt(e.since, 10, 64)
+	since := Time(e.since)
 	var missed []any
 	for _, event := range e.past {
-		if event.at.Unix() >= since {
+		if !event.at.Before(since) {
 			missed = append(missed, event.message)
 		}
 	}
@@ -246,16 +292,47 @@ func (e *Engine) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Time reads a time of a query, "seconds.nanoseconds".
+func Time(text string) time.Time {
+	before, after, _ := strings.Cut(text, ".")
+	seconds, _ := strconv.ParseInt(before, 10, 64)
+	nanoseconds, _ := strconv.ParseInt(after, 10, 64)
+	return time.Unix(seconds, nanoseconds)
+}
+
 func (e *Engine) serveList(w http.ResponseWriter) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	list := []map[string]string{}
+	list := []map[string]any{}
 	for id, c := range e.containers {
-		if c.Running {
-			list = append(list, map[string]string{"Id": id})
+		if c.Running && !c.Unlisted {
+			list = append(list, c.line(id))
 		}
 	}
 	json.NewEncoder(w).Encode(list)
+}
+
+// line is c in the engine's list.
+func (c Container) line(id string) map[string]any {
+	c = c.named(id)
+	// An endpoint is a new one after every start.
+	networks := map[string]any{"none": map[string]string{"EndpointID": c.StartedAt.String()}}
+	for name, address := range c.Addresses {
+		networks[name] = map[string]string{"EndpointID": c.StartedAt.String(), "IPAddress": address}
+	}
+	ports := []string{}
+	for port, address := range c.Published {
+		ports = append(ports, address+"->"+port)
+	}
+	slices.Sort(ports)
+	return map[string]any{"Id": id, "Names": []string{"/" + c.Name}, "Image": c.Image, "State": "running", "Status": "Up 3 hours",
+		"Labels": c.Labels, "Ports": ports, "NetworkSettings": map[string]any{"Networks": networks}}
+}
+
+// named is c with the name and image that it has if it was given none.
+func (c Container) named(id string) Container {
+	c.Name, c.Image = cmp.Or(c.Name, id), cmp.Or(c.Image, "web")
+	return c
 }
 
 func (e *Engine) serveInspect(w http.ResponseWriter, r *http.Request, id string) {
@@ -283,12 +360,7 @@ func (e *Engine) serveInspect(w http.ResponseWriter, r *http.Request, id string)
 
 // inspect is the answer about c, as far as somebody reads it.
 func (c Container) inspect(id string) map[string]any {
-	if c.Name == "" {
-		c.Name = id
-	}
-	if c.Image == "" {
-		c.Image = "web"
-	}
+	c = c.named(id)
 	exposed, ports := map[string]any{}, map[string]any{}
 	for port, address := range c.Published {
 		host, number, _ := net.SplitHostPort(address)
