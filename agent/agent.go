@@ -1,38 +1,53 @@
-// Package agent keeps every container of one host registered: what a container engine runs is
-// turned into registration records, one for each published port that answers, for as long as the
-// container runs.
+// Package agent keeps what runs on one host registered: what a container engine, systemd and a
+// directory of files report is turned into offers, one for each port that others can reach, and these
+// are handed to the registrar for as long as they last.
 //
-// It knows what container labels mean, which address of a host others can reach, and when a
-// container may be offered. It refuses to know how an engine is followed (pkg/workload/docker) and
-// how records are kept in the store (pkg/registry). Between the two, offers.go is a pure function,
-// gate.go holds an offer back until it answers, and agent.go is the loop.
+// It knows what labels mean, which address of a host others can reach, and what people may ask about
+// all that. It refuses to know how an engine is followed (pkg/workload and below), when an offer may be
+// registered (pkg/registrar) and how records are kept in the store (pkg/registry).
+//
+//	docker, systemd, files -> Seen -> Offers, a pure function -> registrar -> publisher -> the store
 package agent
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"slices"
 	"sync"
+	"time"
 
+	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
-	"github.com/kvd-io/kvd/pkg/workload"
 )
 
-// Agent registers what a source reports. Source, Publisher and Options are required.
+// Agent registers what sources report. Sources, Registrar, Publisher and Options are required, and set
+// before Run.
 type Agent struct {
-	Source    workload.Source
-	Publisher *registry.Publisher
+	Sources   []Source
+	Registrar *registrar.Registrar
+	Publisher *registry.Publisher // the Registrar's
 	Options   Options
-	Log       *slog.Logger // nil discards
+	Hold      time.Duration // how long what a source reported stays valid when it fails; 0: for ever
+	Log       *slog.Logger  // nil discards
 
-	// Ready, unless nil, is called once, in a goroutine of Run, when what ran at the start and
-	// answered at the first attempt is in the store, and nothing that earlier runs left beyond it.
+	// Ready, unless nil, is called once, in a goroutine of Run, when each source has reported or is known
+	// not to be there, and what answered at the first attempt is in the store.
 	Ready func()
+
+	mu      sync.Mutex // guards the fields below
+	follows []*follow
+	offers  []Offer
+	refused []Refusal
+	turned  time.Time // when the loop last went round
 }
 
-// Run registers until ctx ends, then lets the Publisher end and returns nil. It returns an error when
-// the source can never work, or the Publisher's. It is called once.
+const (
+	// turnMax is how often the loop goes round without an event.
+	turnMax = time.Second
+	// againAfter is when tags that could not be fetched are tried again.
+	againAfter = unfetchedFor
+)
+
+// Run registers until ctx ends, then lets the Registrar end and returns its error. It is called once.
 func (a *Agent) Run(ctx context.Context) error {
 	if a.Log == nil {
 		a.Log = slog.New(slog.DiscardHandler)
@@ -42,79 +57,157 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer group.Wait()
 	defer cancel()
 
-	var sourceErr, publisherErr error
-	snapshots := make(chan workload.Snapshot)
+	updates := make(chan update)
+	a.mu.Lock()
+	for _, source := range a.Sources {
+		f := &follow{Source: source, log: a.Log, hold: a.Hold, started: time.Now()}
+		a.follows = append(a.follows, f)
+		group.Go(func() { f.run(ctx, updates) })
+	}
+	a.mu.Unlock()
+	var registrarErr error
+	registered := make(chan struct{})
 	group.Go(func() {
-		defer close(snapshots)
-		sourceErr = a.Source.Run(ctx, snapshots)
+		defer close(registered)
+		registrarErr = a.Registrar.Run(ctx)
 	})
-	published := make(chan struct{})
-	group.Go(func() {
-		defer close(published)
-		publisherErr = a.Publisher.Run(ctx)
-	})
-
-	a.loop(ctx, snapshots, &group)
-	cancel()
-	<-published
-	return errors.Join(sourceErr, publisherErr)
+	a.loop(ctx, updates, &group)
+	<-registered
+	return registrarErr
 }
 
-// loop keeps the publisher's desired set equal to what the latest snapshot and the gate's verdicts
-// ask for, until snapshots is closed.
-func (a *Agent) loop(ctx context.Context, snapshots <-chan workload.Snapshot, group *sync.WaitGroup) {
-	gate := newGate(ctx, a.Log)
-	defer gate.close()
-	var latest workload.Snapshot
-	var told []Refusal
-	isReady := false
+// loop keeps the registrar's offers equal to what the sources report, until ctx ends.
+func (a *Agent) loop(ctx context.Context, updates <-chan update, group *sync.WaitGroup) {
+	plan := newPlanner(a.Options)
+	told := map[Refusal]bool{}
+	tick := time.NewTicker(turnMax)
+	defer tick.Stop()
+	var begin beginning
+	decided := time.Now()
+	for isNew := true; ; {
+		if isNew || plan.again && time.Since(decided) > againAfter {
+			decided = time.Now()
+			a.decide(plan, told)
+		}
+		a.mu.Lock()
+		a.turned = time.Now()
+		a.mu.Unlock()
+		changed := a.Registrar.Changed()
+		a.begin(ctx, &begin, group)
+		select {
+		case <-ctx.Done():
+			return
+		case u := <-updates:
+			a.take(u)
+			isNew = true
+			a.takeAll(updates)
+		case <-changed:
+			isNew = false
+		case <-tick.C:
+			isNew = false
+		}
+	}
+}
+
+// takeAll takes what else is there already: many changes at one time are one.
+func (a *Agent) takeAll(updates <-chan update) {
 	for {
 		select {
-		case snapshot, open := <-snapshots:
-			if !open {
-				return
+		case u := <-updates:
+			a.take(u)
+		default:
+			return
+		}
+	}
+}
+
+func (a *Agent) take(u update) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u.follow.take(u)
+}
+
+// decide makes offers of what is seen now.
+func (a *Agent) decide(plan *planner, told map[Refusal]bool) {
+	offers, refusals := plan.offers(a.seen())
+	a.tell(refusals, told)
+	list := make([]registrar.Offer, len(offers))
+	for i, offer := range offers {
+		list[i] = offer.Offer
+	}
+	a.Registrar.Set(list)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.offers, a.refused = offers, refusals
+}
+
+// seen returns what all sources have reported last.
+func (a *Agent) seen() (all []Seen) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range a.follows {
+		for _, w := range f.workloads {
+			all = append(all, Seen{Source: f.Name, Workload: w})
+		}
+	}
+	return all
+}
+
+// beginning is how far the agent has come since its start.
+type beginning struct{ swept, ready bool }
+
+// begin removes what earlier runs have left, once all sources have reported, and tells when the agent is
+// ready. A source that does not answer delays the removal by the hold time: what it had may still run.
+func (a *Agent) begin(ctx context.Context, b *beginning, group *sync.WaitGroup) {
+	if b.swept && b.ready {
+		return
+	}
+	known, heard := true, true
+	a.mu.Lock()
+	for _, f := range a.follows {
+		known = known && (f.reported || f.lost())
+		heard = heard && (f.reported || f.failing())
+	}
+	offers := a.offers
+	a.mu.Unlock()
+	if !heard || !a.Registrar.AllTried() {
+		return
+	}
+	if known && !b.swept {
+		b.swept = true
+		spare := make([]registry.Record, len(offers))
+		for i, offer := range offers {
+			spare[i] = offer.Record
+		}
+		a.Publisher.Sweep(spare) // not before: what answers is carried over without a gap
+	}
+	if !b.ready {
+		b.ready = true
+		group.Go(func() {
+			if a.Publisher.Settle(ctx) == nil && a.Ready != nil {
+				a.Ready()
 			}
-			latest = snapshot
-		case verdict := <-gate.verdicts:
-			gate.note(verdict)
-		}
-		offers, refusals := Offers(latest.Workloads, a.Options)
-		a.tell(refusals, told)
-		told = refusals
-		a.Publisher.Set(gate.admit(offers))
-		if !isReady && gate.allTried() {
-			isReady = true
-			a.Publisher.Sweep(records(offers)) // not before: what answers is carried over without a gap
-			group.Go(func() {
-				if a.Publisher.Settle(ctx) == nil && a.Ready != nil {
-					a.Ready()
-				}
-			})
-		}
+		})
 	}
 }
 
 // tell logs the refusals that were not told before: mistakes so that somebody corrects them, the
 // rest for those who ask why.
-func (a *Agent) tell(refusals, told []Refusal) {
+func (a *Agent) tell(refusals []Refusal, told map[Refusal]bool) {
+	now := make(map[Refusal]bool, len(refusals))
 	for _, refusal := range refusals {
-		if slices.Contains(told, refusal) {
+		now[refusal] = true
+		if told[refusal] {
 			continue
 		}
 		level := slog.LevelDebug
 		if refusal.Mistake {
 			level = slog.LevelWarn
 		}
-		a.Log.Log(context.Background(), level, "not registered as asked", "container", refusal.Container, "port", refusal.Port, "reason", refusal.Reason)
+		a.Log.Log(context.Background(), level, "not registered as asked", "source", refusal.Source, "workload", refusal.Workload, "port", refusal.Port, "reason", refusal.Reason)
 	}
-}
-
-// records returns what is offered. A record of it may be there of an earlier run and not have
-// answered this one yet.
-func records(offers []Offer) []registry.Record {
-	list := make([]registry.Record, len(offers))
-	for i, offer := range offers {
-		list[i] = offer.Record
+	clear(told)
+	for refusal := range now {
+		told[refusal] = true
 	}
-	return list
 }

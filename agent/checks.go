@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"strconv"
@@ -15,60 +14,116 @@ import (
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
-// These bound one attempt. A connection to an address on this host takes no time at all,
-// so that one which takes longer is behind a packet filter.
+// connectTimeout bounds a connection to a workload's own address. It is on this host and takes no time
+// at all, so that one which takes longer is behind a packet filter.
+const connectTimeout = 250 * time.Millisecond
+
+// The kinds of check that are no form of health.Parse.
 const (
-	connectTimeout = 250 * time.Millisecond
-	checkTimeout   = 2 * time.Second // of a check that asks more than a connection
+	checkAuto   = ""       // the workload's HEALTHCHECK, else tcp
+	checkNone   = "none"   // register as soon as it runs
+	checkEngine = "docker" // the workload's HEALTHCHECK
+	checkTCP    = "tcp"    // the port accepts a connection
 )
 
-// Checks tell whether a port answers. The zero value needs no answer.
-type Checks struct {
-	Own       []health.Check // at the container's own addresses: what they say counts
-	Published health.Check   // at the host's; asked only when none of Own can be reached; may be nil
+// isCheckOfOwnPort accepts the checks that an untrusted workload may ask for: those of its own port. A
+// label must never make the agent run a command or connect to somewhere else.
+func isCheckOfOwnPort(kind string) bool {
+	switch kind {
+	case checkAuto, checkTCP, checkNone, checkEngine:
+		return true
+	}
+	if len(kind) > tagBytesMax || !isPrintable(kind) {
+		return false
+	}
+	scheme, rest, found := strings.Cut(kind, ":")
+	switch scheme {
+	case "http", "https", "https+insecure":
+		return found && strings.HasPrefix(rest, "/") && !strings.HasPrefix(rest, "//")
+	case "grpc", "grpcs", "grpcs+insecure":
+		return !found || isName(rest)
+	}
+	return false
 }
 
-func (c Checks) empty() bool { return len(c.Own) == 0 && c.Published == nil }
-
-func (c Checks) equal(other Checks) bool { return slices.Equal(c.texts(), other.texts()) }
-
-func (c Checks) texts() []string {
-	var texts []string
-	for _, check := range c.Own {
-		texts = append(texts, check.String())
+// ownPort returns the check that asks a port of the workload. The workload itself is asked where it can
+// be reached: at a published address the engine's proxy accepts connections before the workload does.
+// An address that a label made up is never asked. nil: there is nothing that could be asked.
+func ownPort(w workload.Workload, port int, kind string, found place) health.Check {
+	if kind == checkAuto {
+		kind = checkTCP
 	}
-	if c.Published != nil {
-		texts = append(texts, "published "+c.Published.String())
+	at := func(address string) health.Check {
+		check, err := health.Parse(kind, address)
+		if err != nil {
+			check = health.TCP{Address: address}
+		}
+		return check
 	}
-	return texts
+	if !found.published && !found.claimed {
+		return at(found.hostPort())
+	}
+	var own []health.Check
+	for _, address := range ownAddresses(w) {
+		own = append(own, at(net.JoinHostPort(address, strconv.Itoa(port))))
+	}
+	switch {
+	case found.claimed && len(own) == 0:
+		return nil
+	case found.claimed:
+		return nearest{own: own}
+	case len(own) == 0:
+		return at(found.hostPort())
+	}
+	return nearest{own: own, published: at(found.hostPort())}
 }
 
-// run returns nil if the port answers and otherwise why not. The container itself is asked where
-// it can be reached: at a published address the engine's proxy accepts connections before the
-// container does.
-func (c Checks) run(ctx context.Context) error {
+// nearest is a check of one port at several addresses: what is said at the workload's own counts, and
+// only when none of these can be reached is the published one asked.
+type nearest struct {
+	own       []health.Check
+	published health.Check // nil: nothing else may be asked
+}
+
+// Run returns nil if the port answers and otherwise why not.
+func (c nearest) Run(ctx context.Context) error {
 	var problems []error
 	reached := false
-	for _, check := range c.Own {
-		err := runCheck(ctx, check)
+	for _, check := range c.own {
+		err := runOwn(ctx, check)
 		if err == nil {
 			return nil
 		}
 		reached = reached || !isUnreachable(err)
 		problems = append(problems, err)
 	}
-	if reached || c.Published == nil {
+	if reached || c.published == nil {
 		return errors.Join(problems...)
 	}
-	return runCheck(ctx, c.Published)
+	return c.published.Run(ctx)
 }
 
-func runCheck(ctx context.Context, check health.Check) error {
-	timeout := checkTimeout
-	if _, ok := check.(health.TCP); ok {
-		timeout = connectTimeout
+func (c nearest) String() string {
+	texts := make([]string, 0, len(c.own)+1)
+	for _, check := range c.own {
+		texts = append(texts, check.String())
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	if c.published != nil {
+		texts = append(texts, "published "+c.published.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+// runOwn leaves time to ask somewhere else.
+func runOwn(ctx context.Context, check health.Check) error {
+	limit := connectTimeout
+	if _, ok := check.(health.TCP); !ok {
+		limit = health.DefaultTimeout / 2
+		if deadline, ok := ctx.Deadline(); ok {
+			limit = time.Until(deadline) / 2
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return check.Run(ctx)
 }
@@ -84,62 +139,15 @@ func isUnreachable(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// The values of SERVICE_CHECK that are not a form of health.Parse.
-const (
-	checkAuto = ""     // the container's HEALTHCHECK, else tcp
-	checkTCP  = "tcp"  // the port accepts a connection
-	checkNone = "none" // register as soon as it runs
-)
-
-// checksOf says what has to answer before the port is registered, or why it is not healthy now.
-// A SERVICE_CHECK that cannot be used counts as absent; err says so.
-func checksOf(w workload.Workload, c candidate) (checks Checks, unhealthy string, err error) {
-	kind := strings.TrimSpace(c.said[keyCheck])
-	if !isCheckOfOwnPort(kind) {
-		err = fmt.Errorf("%s%s=%.80q: must be tcp, http:/PATH, https:/PATH, https+insecure:/PATH or none; ignored", metadataPrefix, keyCheck, kind)
-		kind = checkAuto
-	}
-	if kind == checkAuto && w.Health != workload.HealthUnknown {
-		if w.Health != workload.HealthHealthy {
-			return Checks{}, fmt.Sprintf("its HEALTHCHECK says %s", w.Health), err
+// ownAddresses returns the workload's addresses, by network and IPv4 first.
+func ownAddresses(w workload.Workload) []string {
+	var list []string
+	for _, addresses := range []map[string]string{w.Addresses, w.Addresses6} {
+		for _, network := range sortedKeys(addresses) {
+			if address := addresses[network]; !slices.Contains(list, address) {
+				list = append(list, address)
+			}
 		}
-		return Checks{}, "", err
 	}
-	if kind == checkNone || c.port.Protocol != "tcp" {
-		return Checks{}, "", err
-	}
-	if kind == checkAuto {
-		kind = checkTCP
-	}
-	parse := func(address string) health.Check {
-		check, parseErr := health.Parse(kind, address)
-		if parseErr != nil && err == nil {
-			err = fmt.Errorf("%s%s: %w; ignored", metadataPrefix, keyCheck, parseErr)
-		}
-		if parseErr != nil {
-			check = health.TCP{Address: address}
-		}
-		return check
-	}
-	address := parse(c.endpoint.address.String())
-	if !c.endpoint.published {
-		return Checks{Own: []health.Check{address}}, "", err
-	}
-	checks.Published = address
-	for _, network := range sortedNetworks(w) {
-		checks.Own = append(checks.Own, parse(net.JoinHostPort(w.Addresses[network], strconv.Itoa(c.port.Number))))
-	}
-	return checks, "", err
-}
-
-// isCheckOfOwnPort accepts the checks that a container may ask for: those of its own port. A label
-// must never make the agent run a command or connect to somewhere else.
-func isCheckOfOwnPort(kind string) bool {
-	switch kind {
-	case checkAuto, checkTCP, checkNone:
-		return true
-	}
-	scheme, path, found := strings.Cut(kind, ":")
-	isHTTP := scheme == "http" || scheme == "https" || scheme == "https+insecure"
-	return found && isHTTP && strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") && len(path) <= tagBytesMax && isPrintable(path)
+	return list
 }

@@ -47,13 +47,31 @@ func TestBadSettingsAreNamedAndNothingStarts(t *testing.T) {
 		{[]string{"--host", "a_b"}, "--host"},
 		{[]string{"--network", "x"}, "--internal"},
 		{[]string{"--engine-timeout", "-1s"}, "--engine-timeout"},
-		{[]string{"--tags", "a,,b"}, "--tags"},
+		{[]string{"--tags", "a\nb"}, "--tags"},
 		{[]string{"--docker-host", "ssh://there"}, "--docker-host"},
 		{[]string{"--endpoints", "ftp://there"}, "ftp"},
-		{[]string{"web"}, "web"},
-		{[]string{"etcd://127.0.0.1:2379/services"}, "use --endpoints http://127.0.0.1:2379 --prefix /services"},
-		{[]string{"etcd://127.0.0.1:2379"}, "use --endpoints http://127.0.0.1:2379\n"},
-		{[]string{"consul://127.0.0.1:8500"}, "kvagent has flags only"},
+		{[]string{"--tags", "{{.Nope}}"}, "can't evaluate field Nope"},
+		{[]string{"--tags", "{{sIndex}"}, "--tags"},
+		{[]string{"--ip", "10.0.0.1,10.0.0.2"}, "one address of each family"},
+		{[]string{"--layout", "json:services"}, "--layout"},
+		{[]string{"--layout", "yaml:/services"}, "is no layout"},
+		{[]string{"--layout", "json:/a", "--layout", "registrator:/a"}, "share the directory"},
+		{[]string{"--source", "nomad"}, "docker, systemd, file"},
+		{[]string{"--once", "--dry-run"}, "choose one"},
+		{[]string{"web"}, "unexpected argument"},
+		{[]string{"explian", "web"}, "unexpected argument"},
+		{[]string{"etcd://127.0.0.1:2379/a", "etcd://127.0.0.1:2379/b"}, "is the only one"},
+		{[]string{"etcd://127.0.0.1:2379"}, "name a directory"},
+		{[]string{"etcd://127.0.0.1:2379/../x"}, "is a path, not a name"},
+		{[]string{"etcd://a b/services"}, "no HOST:PORT"},
+		{[]string{"--endpoints", "http://10.0.0.1:2379", "etcd://10.0.0.2:2379/services"}, "leave one out"},
+		{[]string{"skydns2://127.0.0.1:2379"}, "no domain name"},
+		{[]string{"consul://127.0.0.1:8500"}, "does not write to Consul"},
+		{[]string{"consulkv-unix:///run/consul.sock:/services"}, "has the same keys"},
+		{[]string{"zookeeper://127.0.0.1/services"}, "ZooKeeper"},
+		{[]string{"etcd3://127.0.0.1/services"}, "v2 API"},
+		{[]string{"-forceTags", "x", "etcd://127.0.0.1/services"}, "use --tags"},
+		{[]string{"-deregister", "never", "etcd://127.0.0.1/services"}, "always and on-success"},
 		{[]string{"--interna"}, "--interna"},
 	} {
 		code, stderr := kvagent(t, nil, c.args...)
@@ -66,9 +84,12 @@ func TestBadSettingsAreNamedAndNothingStarts(t *testing.T) {
 func TestAnEngineThatIsNotThereIsNamed(t *testing.T) {
 	const socket = "unix:///nonexistent/docker.sock"
 	for name, run := range map[string]func() (int, string){
-		"by flag":        func() (int, string) { return kvagent(t, nil, "--docker-host", socket) },
-		"by environment": func() (int, string) { return kvagent(t, map[string]string{"DOCKER_HOST": socket}) },
+		"by flag":        func() (int, string) { return kvagent(t, nil, "--docker-host", socket, "--once") },
+		"by environment": func() (int, string) { return kvagent(t, map[string]string{"DOCKER_HOST": socket}, "--once") },
 		"in a dry run":   func() (int, string) { return kvagent(t, nil, "--docker-host", socket, "--dry-run") },
+		"in a dry run, by source": func() (int, string) {
+			return kvagent(t, map[string]string{"DOCKER_HOST": socket}, "--source", "docker", "--dry-run")
+		},
 	} {
 		if code, stderr := run(); code != exitNoEngine || !strings.Contains(stderr, socket) || !strings.Contains(stderr, "--docker-host") {
 			t.Errorf("%s: exit code %d, %s", name, code, stderr)
@@ -103,7 +124,7 @@ func TestAnEngineThatThisUserMayNotAskIsNamed(t *testing.T) {
 	if err := os.Chmod(socket, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command := exec.Command(program, "--docker-host", "unix://"+socket)
+	command := exec.Command(program, "--dry-run", "--docker-host", "unix://"+socket)
 	command.Dir = "/"
 	command.Env = []string{}
 	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

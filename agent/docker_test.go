@@ -217,7 +217,7 @@ func TestAContainerIsRegisteredWhileItServes(t *testing.T) {
 	}
 }
 
-func TestAStoppingContainerIsRemovedBeforeItEnds(t *testing.T) {
+func TestAStoppingContainerDrainsWhileItServes(t *testing.T) {
 	h := newHouse(t)
 	h.kvagent()
 	// It goes on serving after its stop signal until it is told otherwise.
@@ -226,22 +226,23 @@ func TestAStoppingContainerIsRemovedBeforeItEnds(t *testing.T) {
 	r := h.untilOne("it is registered", anyRecord)
 	stopped := make(chan error, 1)
 	go func() { stopped <- exec.Command("docker", "stop", id).Run() }()
-	h.untilNone("it is removed")
+	h.untilOne("it drains", func(r registry.Record) bool { return r.State == registry.StateDraining })
 	select {
 	case err := <-stopped:
-		t.Fatalf("docker stop had ended before the record was removed: %v", err)
+		t.Fatalf("docker stop had ended before the record was draining: %v", err)
 	default:
 	}
 	client := http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Get("http://" + net.JoinHostPort(r.Address, strconv.Itoa(r.Port)) + "/")
 	if err != nil {
-		t.Fatalf("it did not serve any more when its record was removed: %v", err)
+		t.Fatalf("it did not serve any more when its record was draining: %v", err)
 	}
 	response.Body.Close()
 	parts.DockerCommand(t, "exec", id, "sh", "-c", ": >/tmp/end")
 	if err := <-stopped; err != nil {
 		t.Errorf("docker stop: %v", err)
 	}
+	h.untilNone("it is removed when it has ended")
 }
 
 func TestAContainerIsRegisteredOnlyOnceItAnswers(t *testing.T) {
@@ -431,9 +432,9 @@ func TestADryRunSaysWhatWouldBeRegisteredAndWritesNothing(t *testing.T) {
 	var registered, ignored, weightless bool
 	for line := range strings.Lines(stdout.String()) {
 		fields := strings.Fields(line)
-		registered = registered || len(fields) > 3 && fields[0] == name && fields[1] == "80/tcp" && fields[2] == h.service && fields[3] == "h1_"+name+"_80"
-		weightless = weightless || len(fields) > 3 && fields[0] == name && fields[1] == "80" && fields[2] == "but:" && strings.Contains(line, "SERVICE_WEIGHT")
-		ignored = ignored || len(fields) > 3 && fields[0] == name && fields[1] == "81" && strings.Contains(line, "SERVICE_81_IGNORE is set")
+		registered = registered || len(fields) > 4 && fields[1] == name && fields[2] == "80/tcp" && fields[3] == h.service && fields[4] == "h1_"+name+"_80"
+		weightless = weightless || len(fields) > 3 && fields[1] == name && fields[2] == "80" && fields[3] == "but:" && strings.Contains(line, "SERVICE_WEIGHT")
+		ignored = ignored || len(fields) > 3 && fields[1] == name && fields[2] == "81" && strings.Contains(line, "SERVICE_81_IGNORE is set")
 	}
 	if !registered || !ignored || !weightless {
 		t.Errorf("port 80 named: %v, without its weight: %v, port 81 refused: %v, in\n%s", registered, weightless, ignored, &stdout)

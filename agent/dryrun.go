@@ -2,70 +2,134 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strconv"
 	"text/tabwriter"
+	"time"
 
+	"github.com/kvd-io/kvd/pkg/health"
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
-// dryRun prints, for what runs now, what Run would register and why the rest would not be.
-func dryRun(ctx context.Context, source workload.Source, options Options, w io.Writer) error {
-	snapshot, err := firstSnapshot(ctx, source)
-	if err != nil {
-		return err
-	}
-	offers, refusals := Offers(snapshot.Workloads, options)
-	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "CONTAINER\tPORT\tSERVICE\tINSTANCE\tADDRESS\tRESULT")
-	type containerPort struct {
-		container string
-		port      int
-	}
-	offered := map[containerPort]bool{}
-	for _, offer := range offers {
-		offered[containerPort{offer.Workload.Name, offer.Port}] = true
-		result := "registered"
-		if !offer.Checks.empty() {
-			if err := offer.Checks.run(ctx); err != nil {
-				result = "waits: " + err.Error()
-			}
+// snapshotMax is how long a dry run waits for one source.
+const snapshotMax = 30 * time.Second
+
+// pinger is a source that can say at once why it cannot be followed.
+type pinger interface{ Ping(context.Context) error }
+
+// dryRun prints, for what runs now, what Run would register and why the rest would not be. A source
+// that is only looked for may be missing, as long as there is another one.
+func dryRun(ctx context.Context, sources []Source, options Options, w io.Writer) error {
+	var seen []Seen
+	found := 0
+	var missing error
+	for _, source := range sources {
+		snapshot, err := firstSnapshot(ctx, source)
+		if err != nil && (source.Expected || missing == nil && source.Name == SourceDocker) {
+			missing = engineError(err)
 		}
+		if err != nil && source.Expected {
+			return missing
+		}
+		if err == nil {
+			found++
+		}
+		for _, workload := range snapshot.Workloads {
+			seen = append(seen, Seen{Source: source.Name, Workload: workload})
+		}
+	}
+	if found == 0 && missing != nil {
+		return missing
+	}
+	offers, refusals := Offers(seen, options)
+	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "SOURCE\tWORKLOAD\tPORT\tSERVICE\tINSTANCE\tADDRESS\tRESULT")
+	type port struct {
+		source, workload string
+		port             int
+	}
+	offered := map[port]bool{}
+	for _, offer := range offers {
+		offered[port{offer.Source, offer.Workload, offer.Port}] = true
 		r := offer.Record
-		fmt.Fprintf(table, "%s\t%d/%s\t%s\t%s\t%s\t%s\n", offer.Workload.Name, offer.Port, r.Protocol, r.Service, r.Instance, net.JoinHostPort(r.Address, strconv.Itoa(r.Port)), result)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", offer.Source, offer.Workload, portText(offer.Port, r.Protocol), r.Service, r.Instance, addressText(r.Address, r.Port), outcome(ctx, offer))
 	}
 	for _, refusal := range refusals {
-		port := "-"
-		if refusal.Port != 0 {
-			port = strconv.Itoa(refusal.Port)
-		}
 		result := "no: " + refusal.Reason
-		if offered[containerPort{refusal.Container, refusal.Port}] {
+		if offered[port{refusal.Source, refusal.Workload, refusal.Port}] {
 			result = "but: " + refusal.Reason // it is registered without what is named
 		}
-		fmt.Fprintf(table, "%s\t%s\t\t\t\t%s\n", refusal.Container, port, result)
+		fmt.Fprintf(table, "%s\t%s\t%s\t\t\t\t%s\n", refusal.Source, refusal.Workload, portText(refusal.Port, ""), result)
 	}
 	return table.Flush()
 }
 
-// firstSnapshot runs source until it has sent one snapshot.
-func firstSnapshot(ctx context.Context, source workload.Source) (workload.Snapshot, error) {
-	ctx, cancel := context.WithCancel(ctx)
+// outcome is what would become of an offer now.
+func outcome(ctx context.Context, offer Offer) string {
+	switch {
+	case offer.State != workload.Running:
+		return fmt.Sprintf("waits: it is %s", offer.State)
+	case offer.Health != workload.HealthUnknown && offer.Health != workload.HealthHealthy:
+		return fmt.Sprintf("waits: its HEALTHCHECK says %s", offer.Health)
+	case offer.Monitor == nil:
+		return "registered"
+	}
+	timeout := offer.Monitor.Timeout
+	if timeout == 0 {
+		timeout = health.DefaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := offer.Monitor.Check.Run(ctx); err != nil {
+		return "waits: " + err.Error()
+	}
+	return "registered"
+}
+
+func portText(port int, protocol string) string {
+	switch {
+	case port == 0:
+		return "-"
+	case protocol == "":
+		return strconv.Itoa(port)
+	}
+	return fmt.Sprintf("%d/%s", port, protocol)
+}
+
+func addressText(address string, port int) string {
+	if port == 0 {
+		return address
+	}
+	return net.JoinHostPort(address, strconv.Itoa(port))
+}
+
+// firstSnapshot runs a source until it has sent one snapshot.
+func firstSnapshot(ctx context.Context, s Source) (workload.Snapshot, error) {
+	source, err := s.Open()
+	if err != nil {
+		return workload.Snapshot{}, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, snapshotMax, fmt.Errorf("%s (%s) tells nothing", s.Name, s.Detail))
+	defer cancel()
+	if p, ok := source.(pinger); ok {
+		if err := p.Ping(ctx); err != nil {
+			return workload.Snapshot{}, err
+		}
+	}
 	snapshots := make(chan workload.Snapshot)
 	ended := make(chan error, 1)
-	go func() { ended <- source.Run(ctx, snapshots) }()
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { ended <- source.Run(running, snapshots) }()
 	select {
 	case snapshot := <-snapshots:
-		cancel()
+		stop()
 		<-ended
 		return snapshot, nil
 	case err := <-ended:
-		cancel()
-		if err == nil {
-			err = ctx.Err()
-		}
-		return workload.Snapshot{}, err
+		return workload.Snapshot{}, errors.Join(err, context.Cause(ctx))
 	}
 }

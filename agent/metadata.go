@@ -18,6 +18,7 @@ const (
 	tagBytesMax  = 256
 	metaBytesMax = 1024
 	entriesMax   = 64 // of tags, and of meta entries
+	problemsMax  = 16 // that are told about one list of entries
 )
 
 // metadata is what a container says about itself: SERVICE_KEY=value by upper-case KEY. A KEY that
@@ -55,14 +56,8 @@ func (m metadata) forPort(port int) metadata {
 	return own
 }
 
-// isTrue reads a switch as people write it: anything but these words turns it on.
-func (m metadata) isTrue(key string) bool {
-	switch strings.ToLower(strings.TrimSpace(m[key])) {
-	case "", "0", "false", "no", "off":
-		return false
-	}
-	return true
-}
+// isTrue reads a switch as people write it.
+func (m metadata) isTrue(key string) bool { return isOn(m[key]) }
 
 // The keys with a meaning of their own; every other one is passed on as meta.
 const (
@@ -76,34 +71,52 @@ const (
 
 // meta returns all keys without a meaning of their own, in lower case.
 func (m metadata) meta() (map[string]string, []string) {
+	rest := map[string]string{}
+	for key, value := range m {
+		switch {
+		case slices.Contains([]string{keyName, keyID, keyTags, keyIgnore, keyWeight, keyCheck}, key), slices.Contains(checkKeys(), key):
+		default:
+			rest[strings.ToLower(key)] = value
+		}
+	}
+	return readMeta(rest, func(key string) string { return metadataPrefix + strings.ToUpper(key) })
+}
+
+// readMeta returns what may become the meta entries of a record, and what is wrong with the others, by
+// the names that label gives them.
+func readMeta(entries map[string]string, label func(key string) string) (map[string]string, []string) {
 	meta := map[string]string{}
 	var problems []string
-	for _, key := range slices.Sorted(maps.Keys(m)) {
-		switch key {
-		case keyName, keyID, keyTags, keyIgnore, keyWeight, keyCheck:
-			continue
-		}
-		value := m[key]
+	for _, key := range sortedKeys(entries) {
+		value := entries[key]
 		switch {
 		case !isName(key):
-			problems = append(problems, fmt.Sprintf("%s%.40q: letters, digits, '.', '-' and '_' are allowed in a name; left out", metadataPrefix, key))
+			problems = append(problems, fmt.Sprintf("%.50q: letters, digits, '.', '-' and '_' are allowed in a name; left out", label(key)))
 		case len(value) > metaBytesMax:
-			problems = append(problems, fmt.Sprintf("%s%s has %d bytes: at most %d are allowed; left out", metadataPrefix, key, len(value), metaBytesMax))
+			problems = append(problems, fmt.Sprintf("%s has %d bytes: at most %d are allowed; left out", label(key), len(value), metaBytesMax))
 		case !isPrintable(value):
-			problems = append(problems, fmt.Sprintf("%s%s contains control bytes or is not UTF-8; left out", metadataPrefix, key))
+			problems = append(problems, fmt.Sprintf("%s contains control bytes or is not UTF-8; left out", label(key)))
 		case len(meta) == entriesMax:
-			return meta, append(problems, fmt.Sprintf("more than %d %s* entries; the rest is left out", entriesMax, metadataPrefix))
+			return meta, append(problems, fmt.Sprintf("more than %d entries like %s; the rest is left out", entriesMax, label("...")))
 		default:
-			meta[strings.ToLower(key)] = value
+			meta[key] = value
+		}
+		if len(problems) == problemsMax {
+			return meta, append(problems, "and more of the kind")
 		}
 	}
 	return meta, problems
 }
 
-// tags returns the tags and then those in more, without repetition. `\,` is a comma within a tag.
-func (m metadata) tags(more []string) ([]string, []string) {
+// tags returns the tags without repetition. `\,` is a comma within a tag.
+func (m metadata) tags() ([]string, []string) { return readTags(m[keyTags]) }
+
+func readTags(list string) ([]string, []string) {
 	var tags, problems []string
-	for _, tag := range append(splitEscaped(m[keyTags]), more...) {
+	for _, tag := range splitEscaped(list) {
+		if len(problems) == problemsMax {
+			return tags, append(problems, "and more of the kind")
+		}
 		switch {
 		case tag == "" || slices.Contains(tags, tag):
 		case len(tag) > tagBytesMax:

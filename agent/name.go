@@ -1,13 +1,10 @@
 package agent
 
 import (
-	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/kvd-io/kvd/pkg/workload"
 )
 
 // composeService is the label in which docker compose keeps the service's name.
@@ -61,22 +58,23 @@ func imageName(image string) string {
 	return name
 }
 
-// serviceName is SERVICE_<port>_NAME, else the container's name for itself with the port's number
-// if several ports are registered.
-func serviceName(w workload.Workload, all metadata, port int, several bool) (string, error) {
+// serviceName is SERVICE_<port>_NAME, else the workload's name for itself with the port's number if
+// several ports are registered.
+func (d *decision) serviceName(all metadata, port int, several bool) (string, error) {
 	key := strconv.Itoa(port) + "_" + keyName
 	if name := all[key]; name != "" {
 		return checkedName(metadataPrefix+key, name)
 	}
+	compose := d.seen.Labels[composeService]
 	name, err := "", error(nil)
 	switch {
 	case all[keyName] != "":
 		name, err = checkedName(metadataPrefix+keyName, all[keyName])
-	case w.Labels[composeService] != "":
-		name, err = checkedName(composeService, w.Labels[composeService])
+	case compose != "" && !d.options.Registrator:
+		name, err = checkedName(composeService, compose)
 	default:
-		if name = imageName(w.Image); !isName(name) {
-			err = fmt.Errorf("image %.80q gives no name for a service; set %s%s", w.Image, metadataPrefix, keyName)
+		if name = imageName(d.seen.Image); !isName(name) {
+			err = fmt.Errorf("image %.80q gives no name for a service; set %s%s", d.seen.Image, metadataPrefix, keyName)
 		}
 	}
 	if err == nil && several {
@@ -85,22 +83,15 @@ func serviceName(w workload.Workload, all metadata, port int, several bool) (str
 	return name, err
 }
 
-// instanceName is SERVICE_ID, else HOST_CONTAINER_PORT, with "_udp" behind a udp port. A host's name
-// has no '_', so that no two of them can be the same.
-func instanceName(w workload.Workload, said metadata, port workload.Port, host string) (string, error) {
-	if id := said[keyID]; id != "" {
-		return checkedName(metadataPrefix+keyID, id)
-	}
-	name := fmt.Sprintf("%s_%s_%d", host, cleanName(cmp.Or(w.Name, w.ID)), port.Number)
-	if port.Protocol != "tcp" {
-		name += "_" + port.Protocol
-	}
-	return name, nil
-}
-
 func checkedName(key, name string) (string, error) {
 	if !isName(name) {
 		return "", fmt.Errorf("%s=%.80q: a name has at most %d letters, digits, '.', '-' and '_', and begins with a letter or digit", key, name, nameBytesMax)
 	}
 	return name, nil
 }
+
+// idRule says what isID accepts.
+const idRule = "an id has at most 128 letters, digits, '.', '-', '_' and ':', and begins with a letter or digit"
+
+// isID accepts what isName does, and the ':' that registrator's ids have.
+func isID(id string) bool { return isName(strings.ReplaceAll(id, ":", "-")) }

@@ -54,6 +54,18 @@ func pairs(list []string) map[string]string {
 	return m
 }
 
+// decided is Offers for containers.
+func decided(containers []workload.Workload, opts Options) ([]Offer, []Refusal) {
+	return Offers(seenIn(SourceDocker, containers...), opts)
+}
+
+func seenIn(source string, workloads ...workload.Workload) (seen []Seen) {
+	for _, w := range workloads {
+		seen = append(seen, Seen{Source: source, Workload: w})
+	}
+	return seen
+}
+
 // brief is what the tables compare of a record: SERVICE/INSTANCE ADDRESS:PORT.
 func brief(r registry.Record) string {
 	return fmt.Sprintf("%s/%s %s", r.Service, r.Instance, netip.AddrPortFrom(netip.MustParseAddr(r.Address), uint16(r.Port)))
@@ -128,24 +140,9 @@ func TestContainersBecomeRecords(t *testing.T) {
 		{name: "explicit, and it is not", containers: []workload.Workload{container(published(80, 8080))},
 			options: func(o *Options) { o.Explicit = true },
 			refused: "--explicit"},
-		{name: "paused", containers: []workload.Workload{
-			with(container(published(80, 8080)), func(w *workload.Workload) { w.State, w.Reason = workload.Starting, "paused" })},
-			refused: "it is paused"},
-		{name: "stopping", containers: []workload.Workload{
-			with(container(published(80, 8080)), func(w *workload.Workload) { w.State, w.Reason = workload.Stopping, "stopping" })},
-			refused: "it is stopping"},
-		{name: "healthy", containers: []workload.Workload{
-			with(container(published(80, 8080)), func(w *workload.Workload) { w.Health = workload.HealthHealthy })},
-			want: []string{"web/h1_w1_80 10.0.0.7:8080"}},
-		{name: "unhealthy", containers: []workload.Workload{
-			with(container(published(80, 8080)), func(w *workload.Workload) { w.Health = workload.HealthUnhealthy })},
-			refused: "HEALTHCHECK says unhealthy"},
-		{name: "not known to be healthy", containers: []workload.Workload{
-			with(container(published(80, 8080)), func(w *workload.Workload) { w.Health = workload.HealthStarting })},
-			refused: "HEALTHCHECK says starting"},
-		{name: "its health does not matter", containers: []workload.Workload{
-			with(labelled(container(published(80, 8080)), "SERVICE_CHECK=none"), func(w *workload.Workload) { w.Health = workload.HealthUnhealthy })},
-			want: []string{"web/h1_w1_80 10.0.0.7:8080"}},
+		{name: "stopped", containers: []workload.Workload{
+			with(container(published(80, 8080)), func(w *workload.Workload) { w.State, w.Reason = workload.Stopped, "exited" })},
+			refused: "does not run: exited"},
 		{name: "internal", containers: []workload.Workload{container(published(80, 8080))},
 			options: func(o *Options) { o.Internal = true },
 			want:    []string{"web/h1_w1_80 172.17.0.2:80"}},
@@ -168,10 +165,10 @@ func TestContainersBecomeRecords(t *testing.T) {
 			options: func(o *Options) { o.Internal = true },
 			refused: "no address of its own"},
 		{name: "the host's network", containers: []workload.Workload{
-			with(container(published(80, 80)), func(w *workload.Workload) { w.Addresses = nil })},
+			with(container(published(80, 80)), func(w *workload.Workload) { w.Addresses, w.HostNetwork = nil, true })},
 			want: []string{"web/h1_w1_80 10.0.0.7:80"}},
 		{name: "internal, the host's network", containers: []workload.Workload{
-			with(container(published(80, 80)), func(w *workload.Workload) { w.Addresses = nil })},
+			with(container(published(80, 80)), func(w *workload.Workload) { w.Addresses, w.HostNetwork = nil, true })},
 			options: func(o *Options) { o.Internal = true },
 			want:    []string{"web/h1_w1_80 10.0.0.7:80"}},
 		{name: "two of a kind", containers: []workload.Workload{
@@ -181,7 +178,7 @@ func TestContainersBecomeRecords(t *testing.T) {
 		{name: "two that claim one instance: the elder has it", containers: []workload.Workload{
 			with(labelled(container(published(80, 8081)), "SERVICE_ID=one"), func(w *workload.Workload) { w.ID, w.Name, w.Run = "a", "younger", "2" }),
 			labelled(container(published(80, 8080)), "SERVICE_ID=one")},
-			want: []string{"web/one 10.0.0.7:8080"}, refused: `an instance named "one" already, of container w1`},
+			want: []string{"web/one 10.0.0.7:8080"}, refused: `an instance named "one" already, of w1`},
 		{name: "a name of an engine that allows more", containers: []workload.Workload{
 			with(container(published(80, 8080)), func(w *workload.Workload) { w.Name = "a b/ü" })},
 			want: []string{"web/h1_a-b--_80 10.0.0.7:8080"}},
@@ -191,7 +188,7 @@ func TestContainersBecomeRecords(t *testing.T) {
 			if c.options != nil {
 				c.options(&opts)
 			}
-			offers, refusals := Offers(c.containers, opts)
+			offers, refusals := decided(c.containers, opts)
 			var got []string
 			for _, offer := range offers {
 				got = append(got, brief(offer.Record))
@@ -213,14 +210,14 @@ func TestARecordCarriesWhatTheContainerSays(t *testing.T) {
 	w := labelled(container(published(80, 8080)),
 		`SERVICE_TAGS=a, b\,c ,a,`, "SERVICE_80_WEIGHT=7", "SERVICE_REGION=north", "SERVICE_80_region=south", "SERVICE_81_REGION=east", "OTHER=x")
 	opts := options()
-	opts.Tags = []string{"b,c", "all"}
-	offers, refusals := Offers([]workload.Workload{w}, opts)
+	opts.Tags, _ = ParseTags(`b\,c,all`, nil)
+	offers, refusals := decided([]workload.Workload{w}, opts)
 	if len(refusals) > 0 || len(offers) != 1 {
 		t.Fatalf("offers %+v, refusals %+v", offers, refusals)
 	}
 	want := registry.Record{
 		Service: "web", Instance: "h1_w1_80", Address: "10.0.0.7", Port: 8080, Protocol: "tcp", State: registry.StateUp,
-		Weight: 7, Tags: []string{"a", "b,c", "all"}, Meta: map[string]string{"region": "south"}, Host: "h1",
+		Weight: 7, Tags: []string{"a", "b,c", "all"}, Meta: map[string]string{"region": "south"}, Host: "h1", ID: "h1:w1:80",
 	}
 	if !reflect.DeepEqual(offers[0].Record, want) {
 		t.Errorf("got %+v, want %+v", offers[0].Record, want)
@@ -256,13 +253,13 @@ func TestWhatCannotBeUsedIsNamedAsAMistake(t *testing.T) {
 		{"meta that is not UTF-8", []string{"SERVICE_REGION=\xff"}, true, "SERVICE_REGION"},
 		{"meta that is too long", []string{"SERVICE_REGION=" + long}, true, "at most 1024"},
 		{"meta with a strange name", []string{"SERVICE_A B=c"}, true, "left out"},
-		{"too much meta", many, true, "more than 64 SERVICE_"},
+		{"too much meta", many, true, "more than 64 entries like SERVICE_"},
 		{"a check that runs a command", []string{"SERVICE_CHECK=exec:/bin/sh"}, true, "SERVICE_CHECK"},
 		{"a check of somebody else", []string{"SERVICE_CHECK=http://169.254.169.254/latest"}, true, "SERVICE_CHECK"},
 		{"a check of another port", []string{"SERVICE_CHECK=tcp:127.0.0.1:22"}, true, "SERVICE_CHECK"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			offers, refusals := Offers([]workload.Workload{labelled(container(published(80, 8080)), c.labels...)}, options())
+			offers, refusals := decided([]workload.Workload{labelled(container(published(80, 8080)), c.labels...)}, options())
 			if len(refusals) != 1 || !refusals[0].Mistake || !strings.Contains(refusals[0].Reason, c.want) {
 				t.Errorf("refusals %+v, want one mistake with %q", refusals, c.want)
 			}
@@ -288,35 +285,42 @@ func TestTheChecksOfAPortAskItsContainer(t *testing.T) {
 		change func(*Options)
 		want   string
 	}{
-		{"published", container(published(80, 8080)), nil, "[tcp:172.17.0.2:80 published tcp:10.0.0.7:8080]"},
+		{"published", container(published(80, 8080)), nil, "tcp:172.17.0.2:80, published tcp:10.0.0.7:8080"},
 		{"in two networks", with(container(published(80, 8080)), func(w *workload.Workload) { w.Addresses = pairs([]string{"b=10.2.0.1", "a=fd00::1"}) }), nil,
-			"[tcp:[fd00::1]:80 tcp:10.2.0.1:80 published tcp:10.0.0.7:8080]"},
-		{"the host's network", with(container(published(80, 80)), func(w *workload.Workload) { w.Addresses = nil }), nil, "[published tcp:10.0.0.7:80]"},
-		{"internal", container(published(80, 8080)), func(o *Options) { o.Internal = true }, "[tcp:172.17.0.2:80]"},
+			"tcp:[fd00::1]:80, tcp:10.2.0.1:80, published tcp:10.0.0.7:8080"},
+		{"the host's network", with(container(published(80, 80)), func(w *workload.Workload) { w.Addresses, w.HostNetwork = nil, true }), nil, "tcp:10.0.0.7:80"},
+		{"internal", container(published(80, 8080)), func(o *Options) { o.Internal = true }, "tcp:172.17.0.2:80"},
 		{"over http", labelled(container(published(80, 8080)), "SERVICE_CHECK=http:/healthz"), nil,
-			"[http://172.17.0.2:80/healthz published http://10.0.0.7:8080/healthz]"},
+			"http://172.17.0.2:80/healthz, published http://10.0.0.7:8080/healthz"},
 		{"of this port", labelled(container(published(80, 8080)), "SERVICE_CHECK=none", "SERVICE_80_CHECK=tcp"), nil,
-			"[tcp:172.17.0.2:80 published tcp:10.0.0.7:8080]"},
-		{"none", labelled(container(published(80, 8080)), "SERVICE_CHECK=none"), nil, "[]"},
-		{"its own health", with(container(published(80, 8080)), func(w *workload.Workload) { w.Health = workload.HealthHealthy }), nil, "[]"},
+			"tcp:172.17.0.2:80, published tcp:10.0.0.7:8080"},
+		{"none", labelled(container(published(80, 8080)), "SERVICE_CHECK=none"), nil, "none"},
+		{"its own health", with(container(published(80, 8080)), func(w *workload.Workload) { w.Health = workload.HealthHealthy }), nil, "none"},
 		{"tcp rather than its own health", with(labelled(container(published(80, 8080)), "SERVICE_CHECK=tcp"), func(w *workload.Workload) { w.Health = workload.HealthUnhealthy }), nil,
-			"[tcp:172.17.0.2:80 published tcp:10.0.0.7:8080]"},
-		{"udp cannot be asked", container(workload.Port{Number: 53, Protocol: "udp", HostIP: "0.0.0.0", HostNumber: 53}), nil, "[]"},
+			"tcp:172.17.0.2:80, published tcp:10.0.0.7:8080"},
+		{"udp cannot be asked", container(workload.Port{Number: 53, Protocol: "udp", HostIP: "0.0.0.0", HostNumber: 53}), nil, "none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := options()
 			if c.change != nil {
 				c.change(&opts)
 			}
-			offers, refusals := Offers([]workload.Workload{c.w}, opts)
+			offers, refusals := decided([]workload.Workload{c.w}, opts)
 			if len(offers) != 1 {
 				t.Fatalf("offers %+v, refusals %+v", offers, refusals)
 			}
-			if got := fmt.Sprint(offers[0].Checks.texts()); got != c.want {
+			if got := checkText(offers[0]); got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
 		})
 	}
+}
+
+func checkText(offer Offer) string {
+	if offer.Monitor == nil {
+		return "none"
+	}
+	return offer.Monitor.Check.String()
 }
 
 func TestAnImageGivesItsLastPart(t *testing.T) {
@@ -340,7 +344,7 @@ func TestAnImageGivesItsLastPart(t *testing.T) {
 func TestAContainerOfANamelessImageHasToNameItsService(t *testing.T) {
 	w := container(published(80, 8080))
 	w.Image = "sha256:" + strings.Repeat("a", 64)
-	offers, refusals := Offers([]workload.Workload{w}, options())
+	offers, refusals := decided([]workload.Workload{w}, options())
 	if len(offers) != 0 || len(refusals) != 1 || !strings.Contains(refusals[0].Reason, "set SERVICE_NAME") {
 		t.Errorf("offers %+v, refusals %+v", offers, refusals)
 	}
@@ -376,7 +380,7 @@ func TestNothingAContainerSaysEscapesThePrefix(t *testing.T) {
 		}
 		opts := options()
 		opts.Internal = rapid.Bool().Draw(t, "internal")
-		offers, refusals := Offers(containers, opts)
+		offers, refusals := decided(containers, opts)
 		keys := map[string]bool{}
 		for _, offer := range offers {
 			if err := offer.Record.Validate(); err != nil {
@@ -392,7 +396,7 @@ func TestNothingAContainerSaysEscapesThePrefix(t *testing.T) {
 			keys[key] = true
 		}
 		shuffled := rapid.Permutation(containers).Draw(t, "order")
-		again, refusedAgain := Offers(shuffled, opts)
+		again, refusedAgain := decided(shuffled, opts)
 		if !reflect.DeepEqual(again, offers) || len(refusedAgain) != len(refusals) {
 			t.Fatal("the order of the containers matters")
 		}
