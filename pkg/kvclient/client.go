@@ -95,6 +95,7 @@ type Config struct {
 	DialTimeout      time.Duration // to connect to one endpoint; zero: 1 s
 	RequestTimeout   time.Duration // for one answer of one endpoint, or for a watch to be registered; zero: 5 s
 	ResponseBytesMax int64         // largest answer and largest event; zero: 64 MiB
+	IdleConnections  int           // kept open for each endpoint; zero: 8
 
 	Log *slog.Logger // watches that are interrupted and resumed; nil: silent
 

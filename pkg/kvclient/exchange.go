@@ -24,6 +24,9 @@ import (
 
 const redirectsMax = 10
 
+// authorization is the header of credentials. A request that has it of its own is not the client's user's.
+const authorization = "Authorization"
+
 // answer is what an endpoint said, whatever its status, and to whom.
 type answer struct {
 	status int
@@ -31,6 +34,10 @@ type answer struct {
 	body   []byte
 	from   *url.URL
 	to     *user
+
+	// Of one that is passed on, body is the beginning:
+	length int64 // of the whole; -1 if it is not known
+	rest   *rest // after body; nil if that is all
 }
 
 // position is how far a store has come, and which store it is: "" if it does not say.
@@ -43,6 +50,14 @@ type position struct {
 // that is no 5xx, does not return kind Unknown: then it was no answer of a store. Unless r is
 // repeatable it stops at the first endpoint that may have acted on it.
 func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool, read func(*answer) error) error {
+	return c.exchangeBy(ctx, c.attempt, r, repeatable, read)
+}
+
+// attempting sends a request to one endpoint, as attempt does.
+type attempting func(ctx context.Context, endpoint *url.URL, r etcdv2.Request, patience time.Duration) (a *answer, sent bool, err error)
+
+// exchangeBy is exchange with another way to make one attempt.
+func (c *Client) exchangeBy(ctx context.Context, attempt attempting, r etcdv2.Request, repeatable bool, read func(*answer) error) error {
 	ctx, cancel := c.scope(ctx)
 	defer cancel()
 	var failed failures
@@ -52,7 +67,7 @@ func (c *Client) exchange(ctx context.Context, r etcdv2.Request, repeatable bool
 		if repeatable {
 			patience = min(patience, share(ctx, len(turn)-n))
 		}
-		a, sent, err := c.attempt(ctx, c.endpoints[i], r, patience)
+		a, sent, err := attempt(ctx, c.endpoints[i], r, patience)
 		switch {
 		case err != nil:
 		case a.status < 500:
@@ -144,10 +159,15 @@ func (c *Client) readAnswer(endpoint *url.URL, response *http.Response) (*answer
 	if int64(len(body)) > c.responseBytesMax {
 		return nil, &kv.Error{Kind: kv.TooLarge, Cause: fmt.Sprintf("the answer of %s is over %d bytes", endpoint.Host, c.responseBytesMax)}
 	}
-	if response.StatusCode == http.StatusBadRequest && bytes.HasPrefix(body, []byte("Client sent an HTTP request to an HTTPS server")) {
+	if misled(response.StatusCode, body) {
 		return nil, errSecure
 	}
-	return &answer{response.StatusCode, response.Header, body, endpoint, c.user}, nil
+	return &answer{status: response.StatusCode, header: response.Header, body: body, from: endpoint, to: c.user}, nil
+}
+
+// misled reports whether an answer says that it was to come over TLS.
+func misled(status int, body []byte) bool {
+	return status == http.StatusBadRequest && bytes.HasPrefix(body, []byte("Client sent an HTTP request to an HTTPS server"))
 }
 
 // send sends r and follows redirects, with method and body unchanged. sent reports whether the
@@ -162,7 +182,7 @@ func (c *Client) send(ctx context.Context, endpoint *url.URL, r etcdv2.Request) 
 		if response, sent, err = c.sendOnce(ctx, target, password, r); err != nil {
 			return nil, sent, err
 		}
-		if response.StatusCode == http.StatusUnauthorized && !renewed && c.user.renewed(password) {
+		if response.StatusCode == http.StatusUnauthorized && r.Header.Get(authorization) == "" && !renewed && c.user.renewed(password) {
 			response.Body.Close()
 			password, renewed = c.user.secret(), true
 			continue
@@ -212,7 +232,10 @@ func (c *Client) sendOnce(ctx context.Context, target *url.URL, password string,
 	case r.JSON != nil:
 		request.Header.Set("Content-Type", "application/json")
 	}
-	if c.user.name != "" && c.trusts(target) {
+	switch {
+	case !c.trusts(target):
+		request.Header.Del(authorization)
+	case c.user.name != "" && request.Header.Get(authorization) == "":
 		request.SetBasicAuth(c.user.name, password)
 	}
 	if c.onRequest != nil {

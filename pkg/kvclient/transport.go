@@ -46,7 +46,7 @@ func newTransport(cfg Config) (*http.Transport, error) {
 		// Watches too send their headers at once, so a server that does not is not working.
 		ResponseHeaderTimeout:  timeout,
 		MaxResponseHeaderBytes: responseHeaderBytesMax,
-		MaxIdleConnsPerHost:    8,
+		MaxIdleConnsPerHost:    cmp.Or(cfg.IdleConnections, 8),
 		IdleConnTimeout:        90 * time.Second,
 		DisableCompression:     true,
 	}, nil

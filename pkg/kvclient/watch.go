@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/backoff"
@@ -51,12 +53,20 @@ type watch struct {
 	mu   sync.Mutex // guards the fields below
 	lost time.Time  // since when no endpoint holds the watch; zero while one does
 	why  error
+
+	// Of a watch that somebody else has asked for:
+	once      bool          // it ends after the first event
+	header    http.Header   // to be sent with each poll; nil for none
+	delivered int           // events; run's alone
+	cuts      atomic.Uint64 // how often it was interrupted
+	cut       atomic.Bool   // it is interrupted, or over
 }
 
 // poll is one registered request, its body still to come.
 type poll struct {
 	endpoint   int
 	registered position
+	header     http.Header
 	streaming  bool
 	body       io.ReadCloser
 	limit      *io.LimitedReader
@@ -70,18 +80,27 @@ type poll struct {
 // whatever becomes of the endpoints.
 func (c *Client) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
 	w, err := c.newWatch(from)
+	if err == nil {
+		_, err = w.begin(ctx)
+	}
 	if err != nil {
 		return nil, about(err, "watch", nameOf(from.Key))
 	}
+	return w, nil
+}
+
+// begin registers a new watch and returns the headers with which an endpoint has confirmed that.
+func (w *watch) begin(ctx context.Context) (http.Header, error) {
 	p, err := w.open(ctx)
 	if err != nil {
 		w.end()
-		c.watches.Done()
-		return nil, about(err, "watch", nameOf(from.Key))
+		w.client.watches.Done()
+		return nil, err
 	}
 	w.start = p.registered.index
+	header := p.header
 	go w.run(p)
-	return w, nil
+	return header, nil
 }
 
 // newWatch counts a watch among those that Close waits for.
@@ -152,6 +171,7 @@ func (w *watch) setContact(why error) {
 // run receives from p and from the polls after it until the watch ends or cannot go on.
 func (w *watch) run(p *poll) {
 	defer w.client.watches.Done()
+	defer w.cut.Store(true)
 	defer close(w.done)
 	defer close(w.events)
 	var wait backoff.Backoff
@@ -163,6 +183,10 @@ func (w *watch) run(p *poll) {
 			err = cause
 		}
 		p.close()
+		if w.once && w.delivered > 0 {
+			w.err = &kv.Error{Op: "watch", Key: nameOf(w.from.Key), Kind: kv.Closed}
+			return
+		}
 		if err != nil && w.lifetime.Err() == nil {
 			w.client.unpin(p.endpoint) // it accepts watches, but who knows whether it keeps them
 		}
@@ -192,6 +216,8 @@ func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error)
 		return nil, reason
 	}
 	w.setContact(reason)
+	w.cut.Store(true)
+	w.cuts.Add(1)
 	log := w.client.log.With("key", nameOf(w.from.Key), "index", w.from.Index)
 	// One cut interrupts all watches of a client: the first to notice and the last to go on tell.
 	log.Log(w.lifetime, w.client.interrupted(+1, slog.LevelWarn), "watch interrupted, resuming", "reason", reason)
@@ -207,6 +233,7 @@ func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error)
 		}
 		p, err := w.open(w.lifetime)
 		if err == nil {
+			w.cut.Store(false)
 			return p, nil
 		}
 		log.Debug("watch not resumed yet", "reason", err)
@@ -264,13 +291,23 @@ func (w *watch) open(ctx context.Context) (*poll, error) {
 	return nil, failed.err()
 }
 
+// request returns what registers a poll.
+func (w *watch) request() etcdv2.Request {
+	r := etcdv2.WatchRequest(w.from)
+	if w.once {
+		r.Header.Del(etcdv2.HeaderWatch)
+	}
+	maps.Copy(r.Header, w.header)
+	return r
+}
+
 // openAt registers a poll at endpoint i. ctx bounds only the registration.
 func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 	c := w.client
 	pollCtx, cancel := context.WithCancelCause(w.lifetime)
 	stop := context.AfterFunc(ctx, func() { cancel(nil) })
 	defer stop()
-	response, _, err := c.send(pollCtx, c.endpoints[i], etcdv2.WatchRequest(w.from))
+	response, _, err := c.send(pollCtx, c.endpoints[i], w.request())
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -292,6 +329,7 @@ func (w *watch) openAt(ctx context.Context, i int) (*poll, error) {
 	p := &poll{
 		endpoint:   i,
 		registered: positionOf(response.Header),
+		header:     response.Header,
 		streaming:  response.Header.Get(etcdv2.HeaderWatch) == etcdv2.WatchStream,
 		body:       response.Body,
 		limit:      limit,
@@ -337,7 +375,9 @@ func (w *watch) verify(ctx context.Context, at position) error {
 	// A member that lags behind shows an old index too. A quorum read makes it catch up, whether
 	// the key is there or not.
 	var now position
-	err := w.client.exchange(ctx, etcdv2.ReadRequest(kv.Read{Key: w.from.Key, Quorum: true}), true, func(a *answer) error {
+	request := etcdv2.ReadRequest(kv.Read{Key: w.from.Key, Quorum: true})
+	request.Header = w.header
+	err := w.client.exchange(ctx, request, true, func(a *answer) error {
 		if now = a.position(); now.index == 0 {
 			return noStore(a.from)
 		}
@@ -367,6 +407,7 @@ func (w *watch) receive(p *poll) (received int, err error) {
 			if concerns(event, w.from) {
 				select {
 				case w.events <- event:
+					w.delivered++
 				case <-w.lifetime.Done():
 					return received, w.lifetime.Err()
 				}

@@ -37,6 +37,7 @@ var plan = []layer{
 	{"sidekick", []string{"sidekick/...", "pkg/..."}, "agents share libraries, never each other"},
 	{"agent", []string{"agent/...", "pkg/..."}, "agents share libraries, never each other"},
 	{"agent/nameserver", []string{"pkg/catalog", "pkg/mirror", "pkg/registry", "pkg/backoff"}, "it answers from a catalog, wherever that comes from, and asks nobody"},
+	{"agent/gateway", []string{"pkg/kvclient", "pkg/etcdv2", "pkg/kv", "pkg/pace", "pkg/backoff"}, "it passes on requests; what is registered, and by whom, is not its matter"},
 	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
 
 	{"pkg", []string{"pkg/..."}, "libraries are below every program"},
@@ -70,7 +71,7 @@ var plan = []layer{
 }
 
 // testsMayAlso is open to every test file: real daemons, fakes and parts are for tests.
-var testsMayAlso = []string{"daemon/daemontest", "e2e/parts", "pkg/..."}
+var testsMayAlso = []string{"daemon/daemontest", "e2e/parts", "e2e/speaker", "pkg/..."}
 
 // testOnly packages ship in no binary: they are imported by tests and by each other.
 var testOnly = []string{"daemon/daemontest", "pkg/kv/kvfake", "pkg/kv/kvtest", "pkg/kvclient/etcdtest", "pkg/discovery/dnstest", "pkg/fuzztest", "pkg/workload/docker/dockertest", "e2e/..."}
