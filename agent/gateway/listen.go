@@ -175,7 +175,7 @@ func (s *Server) attend(ctx context.Context, server *http.Server, p place) {
 			}
 			l.Close()
 			s.note(name, nil, nil)
-			s.log.Info("gateway: no longer listening", "address", name)
+			s.log.Info("no longer listening", "address", name)
 			return true
 		})
 		for name, networks := range wanted {
@@ -188,7 +188,7 @@ func (s *Server) attend(ctx context.Context, server *http.Server, p place) {
 			if err != nil {
 				continue
 			}
-			s.log.Info("gateway: listening", "address", listener.Addr().String(), "for", p.text)
+			s.log.Info("listening", "address", listener.Addr().String(), "for", p.text)
 			d := &doorway{Listener: listener, clients: s.clients}
 			d.networks.Store(&networks)
 			open[name] = d
@@ -268,7 +268,7 @@ func (s *Server) note(name string, listener net.Listener, err error) {
 	}
 	s.mu.Unlock()
 	if err != nil && (before.err == nil || before.err.Error() != err.Error()) && !s.over() {
-		s.log.Warn("gateway: not listening, trying again", "address", name, "err", err)
+		s.log.Warn("not listening, trying again", "address", name, "err", err)
 	}
 }
 

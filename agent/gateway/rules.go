@@ -228,10 +228,10 @@ func (s *Server) followNetworks(ctx context.Context, names []string) {
 		for _, name := range names {
 			subnets, err := s.cfg.Networks.Subnets(ctx, name)
 			if err != nil && ctx.Err() == nil && !troubled[name] {
-				s.log.Warn("gateway: cannot find out the addresses of a network, its rules stay as they are", "network", name, "err", err)
+				s.log.Warn("cannot find out the addresses of a network, its rules stay as they are", "network", name, "err", err)
 			}
 			if troubled[name] = err != nil; err == nil && !slices.Equal(known[name], subnets) {
-				s.log.Info("gateway: a network has other addresses", "network", name, "subnets", subnets)
+				s.log.Info("a network has other addresses", "network", name, "subnets", subnets)
 				known[name] = subnets
 			}
 		}

@@ -312,7 +312,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, who caller, q aske
 // notFollowed returns what tells the log why a follow is interrupted.
 func (s *Server) notFollowed(f *follow) func(error) {
 	return func(err error) {
-		s.log.Debug("gateway: answers are not kept, there is no watch", "key", nameOf(f.key), "err", err)
+		s.log.Debug("answers are not kept, there is no watch", "key", nameOf(f.key), "err", err)
 	}
 }
 

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/pflag"
+
+	"github.com/kvd-io/kvd/agent/gateway"
+)
+
+// defaultGatewayCache is room for the answers that containers of one host ask for again and again.
+const defaultGatewayCache = 64 << 20
+
+// gatewayCompanion lets containers use the store at an address of their host.
+type gatewayCompanion struct {
+	listen, allow, hosts []string
+	cacheBytes           int64
+}
+
+func (*gatewayCompanion) name() string { return "gateway" }
+
+func (g *gatewayCompanion) addFlags(flags *pflag.FlagSet) {
+	flags.StringSliceVar(&g.listen, "gateway-listen", nil, "serve the store to containers at `address`, such as docker0:2379, 172.17.0.1:2379 or unix:/run/kvd/gateway/gateway.sock; repeatable")
+	flags.StringArrayVar(&g.allow, "gateway-allow", nil, "`NETWORK=RULES` for those who come from an address, prefix, docker:NAME or unix, such as 172.17.0.0/16=r:/services,rw:/app; repeatable (default: read --prefix, for the networks listened at)")
+	flags.StringSliceVar(&g.hosts, "gateway-host", nil, "`name` with a dot by which containers reach the gateway; repeatable")
+	flags.Int64Var(&g.cacheBytes, "gateway-cache-bytes", defaultGatewayCache, "room for answers that are given again while a watch tells that they are true; 0: none")
+}
+
+func (g *gatewayCompanion) open(h host) (runner, error) {
+	switch {
+	case len(g.listen) == 0 && len(g.allow)+len(g.hosts) > 0:
+		return nil, fmt.Errorf("--gateway-allow and --gateway-host: have a meaning only with --gateway-listen")
+	case len(g.listen) == 0:
+		return nil, nil
+	case g.cacheBytes < 0:
+		return nil, fmt.Errorf("--gateway-cache-bytes %d: must not be negative", g.cacheBytes)
+	}
+	return gateway.New(gateway.Config{
+		Listen: g.listen, Allow: g.allow, Services: h.Prefix, Hosts: g.hosts, Store: h.Config,
+		CacheBytes: g.cacheBytes, Log: h.Log.With(slog.String("server", "gateway")),
+	})
+}
