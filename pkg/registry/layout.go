@@ -125,33 +125,38 @@ func (v View) hasStates() bool { return v.Layout == LayoutJSON }
 // namesOwner reports whether values say whose they are.
 func (v View) namesOwner() bool { return v.Layout != LayoutRegistrator }
 
-// place returns the key and the value of a valid record; "" if it has none in this view. An error
-// says why the record cannot be written here.
-func (v View) place(r Record) (key, value string, err error) {
-	if r.State != StateUp && !v.hasStates() {
-		return "", "", nil
-	}
+// key returns the key of a record, "" if it has none in this view. An error says why it cannot be
+// written here. If the record is not valid, the key is not to be used.
+func (v View) key(r Record) (string, error) {
 	service, name := r.Service, r.Instance
+	switch {
+	case r.State != StateUp && !v.hasStates():
+		return "", nil
+	case v.Layout == LayoutRegistrator && r.Port == 0:
+		return "", nil
+	case v.Layout == LayoutRegistrator && r.ID != "":
+		name = r.ID
+	case v.Layout == LayoutSkyDNS:
+		label, err := skydnsName(service, name)
+		if err != nil {
+			return "", err
+		}
+		name = label
+	}
+	return v.Prefix + "/" + service + "/" + name, nil
+}
+
+// value returns what the key of a valid record holds.
+func (v View) value(r Record) string {
 	switch v.Layout {
 	case LayoutRegistrator:
-		if r.Port == 0 {
-			return "", "", nil
-		}
-		if r.ID != "" {
-			name = r.ID
-		}
-		value = net.JoinHostPort(r.Address, strconv.Itoa(r.Port))
+		return net.JoinHostPort(r.Address, strconv.Itoa(r.Port))
 	case LayoutSkyDNS:
-		if name, err = skydnsName(service, name); err != nil {
-			return "", "", err
-		}
-		value = skydnsValue(r)
+		return skydnsValue(r)
 	case LayoutCoreOS:
-		value = coreosValue(r)
-	default:
-		value = r.encode()
+		return coreosValue(r)
 	}
-	return v.Prefix + "/" + service + "/" + name, value, nil
+	return r.encode()
 }
 
 // skydnsName returns the label of an instance. Names of services are taken as they are: changed, one

@@ -2,24 +2,39 @@ package registry
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// memStore is a flat store of keys with true conditions, TTLs and watches. It follows the clock
-// of the test's bubble.
+// memStore is a flat store of keys with true conditions, TTLs, leases and watches. It follows the
+// clock of the test's bubble.
 type memStore struct {
-	mu      sync.Mutex
-	index   kv.Index
-	nodes   map[string]*kv.Node
-	expires map[string]time.Time
-	events  []kv.Event
-	grown   chan struct{} // closed and replaced with every event
-	writes  []stamped
-	down    error // every call fails with it
-	lose    int   // so many writes are applied but answered with Unknown
+	mu       sync.Mutex
+	index    kv.Index
+	nodes    map[string]*kv.Node
+	expires  map[string]time.Time
+	events   []kv.Event
+	grown    chan struct{} // closed and replaced with every event
+	writes   []stamped
+	down     error // every call fails with it
+	lose     int   // so many writes are applied but answered with Unknown
+	reads    int
+	leases   map[kv.LeaseID]*memLease
+	granted  kv.LeaseID // the last one
+	noLeases bool       // as an etcd
+
+	// fault, unless nil, is asked before each call, without the lock, and may wait; an error is the answer.
+	fault func(ctx context.Context, what, key string) error
+	// after, unless nil, is asked after each write: an error is the answer although it was done.
+	after func(w kv.Write) error
+}
+
+type memLease struct {
+	ttl     time.Duration
+	expires time.Time
 }
 
 type stamped struct {
@@ -28,7 +43,7 @@ type stamped struct {
 }
 
 func newMemStore() *memStore {
-	return &memStore{index: 1, nodes: map[string]*kv.Node{}, expires: map[string]time.Time{}, grown: make(chan struct{})}
+	return &memStore{index: 1, nodes: map[string]*kv.Node{}, expires: map[string]time.Time{}, grown: make(chan struct{}), leases: map[kv.LeaseID]*memLease{}}
 }
 
 func (s *memStore) fail(err error) {
@@ -50,6 +65,11 @@ func (s *memStore) expire() {
 			s.remove(kv.ActionExpire, key)
 		}
 	}
+	for id, lease := range s.leases {
+		if !now.Before(lease.expires) {
+			s.endLease(id, kv.ActionExpire)
+		}
+	}
 }
 
 func (s *memStore) remove(action kv.Action, key string) {
@@ -59,13 +79,90 @@ func (s *memStore) remove(action kv.Action, key string) {
 	s.emit(action, &kv.Node{Key: key, ModifiedIndex: s.index})
 }
 
-func (s *memStore) Read(_ context.Context, r kv.Read) (kv.Result, error) {
+// attached returns the keys of a lease, in order.
+func (s *memStore) attached(id kv.LeaseID) (keys []string) {
+	for key, node := range s.nodes {
+		if node.Lease == id {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (s *memStore) endLease(id kv.LeaseID, action kv.Action) {
+	for _, key := range s.attached(id) {
+		s.remove(action, key)
+	}
+	delete(s.leases, id)
+}
+
+// call takes the lock unless the store does not answer.
+func (s *memStore) call(ctx context.Context, what, key string) (unlock func(), err error) {
+	if s.fault != nil {
+		if err := s.fault(ctx, what, key); err != nil {
+			return nil, err
+		}
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.down != nil {
-		return kv.Result{}, s.down
+		defer s.mu.Unlock()
+		return nil, s.down
 	}
 	s.expire()
+	return s.mu.Unlock, nil
+}
+
+func (s *memStore) lease(ctx context.Context, what string, id kv.LeaseID, do func(*memLease)) (kv.Lease, error) {
+	unlock, err := s.call(ctx, what, "")
+	if err != nil {
+		return kv.Lease{}, err
+	}
+	defer unlock()
+	lease := s.leases[id]
+	switch {
+	case s.noLeases:
+		return kv.Lease{}, &kv.Error{Op: what, Kind: kv.Internal, Cause: "answered 404"}
+	case what == "grant":
+		s.granted++
+		id, lease = s.granted, &memLease{}
+		s.leases[id] = lease
+	case lease == nil:
+		return kv.Lease{}, &kv.Error{Op: what, Kind: kv.NoLease, Cause: id.String(), Index: s.index}
+	}
+	do(lease)
+	keys := s.attached(id)
+	return kv.Lease{ID: id, TTL: lease.ttl, Remaining: time.Until(lease.expires), Attached: len(keys), Keys: keys[:min(len(keys), kv.LeaseKeysMax)], Index: s.index}, nil
+}
+
+func (s *memStore) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
+	return s.lease(ctx, "grant", 0, func(l *memLease) { l.ttl, l.expires = ttl, time.Now().Add(ttl) })
+}
+
+func (s *memStore) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
+	return s.lease(ctx, "keep-alive", id, func(l *memLease) { l.expires = time.Now().Add(l.ttl) })
+}
+
+func (s *memStore) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
+	return s.lease(ctx, "lease", id, func(*memLease) {})
+}
+
+func (s *memStore) Leases(context.Context, kv.LeaseID) ([]kv.Lease, kv.Index, error) {
+	panic("no publisher lists all leases")
+}
+
+func (s *memStore) Revoke(ctx context.Context, id kv.LeaseID) (kv.Index, error) {
+	lease, err := s.lease(ctx, "revoke", id, func(*memLease) { s.endLease(id, kv.ActionDelete) })
+	return lease.Index, err
+}
+
+func (s *memStore) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	unlock, err := s.call(ctx, "read", r.Key)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	defer unlock()
+	s.reads++
 	node := s.nodes[r.Key]
 	if node == nil {
 		node = s.list(r.Key)
@@ -95,13 +192,12 @@ func (s *memStore) list(key string) *kv.Node {
 	return dir
 }
 
-func (s *memStore) Write(_ context.Context, w kv.Write) (kv.Result, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.down != nil {
-		return kv.Result{}, s.down
+func (s *memStore) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
+	unlock, err := s.call(ctx, "write", w.Key)
+	if err != nil {
+		return kv.Result{}, err
 	}
-	s.expire()
+	defer unlock()
 	s.writes = append(s.writes, stamped{w, time.Now()})
 	previous := s.nodes[w.Key]
 	refuse := func(kind kv.Kind) (kv.Result, error) {
@@ -116,19 +212,27 @@ func (s *memStore) Write(_ context.Context, w kv.Write) (kv.Result, error) {
 		if previous == nil {
 			return refuse(kv.NotFound)
 		}
-		if previous.ModifiedIndex != w.PrevIndex {
+		if previous.ModifiedIndex != w.PrevIndex || previous.Value != w.PrevValue {
 			return refuse(kv.CompareFailed)
 		}
 	case kv.OpSet, kv.OpDelete:
 	default:
 		panic(w.Op)
 	}
+	if w.Lease != 0 && s.leases[w.Lease] == nil {
+		return refuse(kv.NoLease)
+	}
 	if w.Op == kv.OpCompareAndDelete || w.Op == kv.OpDelete {
 		s.remove(kv.ActionCompareAndDelete, w.Key)
+		if s.after != nil {
+			if err := s.after(w); err != nil {
+				return kv.Result{}, err
+			}
+		}
 		return kv.Result{Event: s.events[len(s.events)-1], Index: s.index}, nil
 	}
 	s.index++
-	node := &kv.Node{Key: w.Key, Value: w.Value, Dir: w.Dir, ModifiedIndex: s.index, TTL: int64(w.TTL / time.Second)}
+	node := &kv.Node{Key: w.Key, Value: w.Value, Dir: w.Dir, ModifiedIndex: s.index, TTL: int64(w.TTL / time.Second), Lease: w.Lease}
 	if w.Refresh {
 		node.Value = previous.Value
 	}
@@ -144,15 +248,20 @@ func (s *memStore) Write(_ context.Context, w kv.Write) (kv.Result, error) {
 		s.lose--
 		return refuse(kv.Unknown)
 	}
+	if s.after != nil {
+		if err := s.after(w); err != nil {
+			return kv.Result{}, err
+		}
+	}
 	return kv.Result{Event: kv.Event{Action: kv.ActionSet, Node: node}, Index: s.index}, nil
 }
 
-func (s *memStore) Watch(_ context.Context, from kv.WatchFrom) (kv.Watch, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.down != nil {
-		return nil, s.down
+func (s *memStore) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
+	unlock, err := s.call(ctx, "watch", from.Key)
+	if err != nil {
+		return nil, err
 	}
+	defer unlock()
 	return &memWatch{store: s, next: len(s.events), index: s.index, below: from.Key}, nil
 }
 
@@ -173,7 +282,7 @@ func (w *memWatch) Next(ctx context.Context) (kv.Event, error) {
 		}
 		if w.next < len(events) {
 			w.next++
-			if event := events[w.next-1]; kv.Below(event.Node.Key, w.below) {
+			if event := events[w.next-1]; kv.Below(event.Node.Key, w.below) || event.Node.Key == w.below {
 				return event, nil
 			}
 			continue

@@ -57,3 +57,15 @@ func sameMachine(a, b string) bool {
 	machineB, _, okB := strings.Cut(b, "/")
 	return okA && okB && machineA == machineB
 }
+
+// inherits reports whether what earlier has left is for heir to carry on with: of standing owners
+// what the same program has left, of others what any run on the same machine has.
+func inherits(heir, earlier string) bool {
+	if isStanding(heir) || isStanding(earlier) {
+		return sameProgram(heir, earlier)
+	}
+	return sameMachine(heir, earlier)
+}
+
+// isStanding reports whether owner is the name of more than one run.
+func isStanding(owner string) bool { return strings.Count(owner, "/") > 1 }

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -19,20 +18,28 @@ const (
 )
 
 const (
-	requestsMax       = 8                      // requests of one publisher in flight
+	visitsMax         = 16                     // keys being written at one time
+	repairsMax        = 8                      // of these, those that are not about something new
 	retryMin          = 100 * time.Millisecond // longest delay after the first failure
 	retryMax          = 4 * time.Second        // longest delay of all: a store that returns has every key within seconds
+	refusedMin        = time.Second            // the same after the store has refused one key
+	refusedMax        = 15 * time.Second
 	requestTimeoutMin = time.Second
 	requestTimeoutMax = 5 * time.Second
+	verifyInterval    = time.Minute           // between two looks at whether all keys are there
+	spreadEach        = time.Millisecond      // keys that are due together are spread over as much for each
+	spreadMax         = time.Second           // and no more for all
+	farewellMax       = 1 * time.Second       // for ending a lease that has no keys any more
+	overdueAfter      = 3 * requestTimeoutMax // a request that takes longer is no progress
 )
 
 // PublisherConfig is what a Publisher needs. Only Store is required.
 type PublisherConfig struct {
 	Store  kv.Store
+	Leaser kv.Leaser     // for one lease that all keys share; nil, or of a store that has none: a TTL for each key
 	Prefix string        // directory of all services if there are no Views; "" means DefaultPrefix
 	Views  []View        // where and how each record is written, see ValidateViews; nil: as JSON below Prefix
-	Leaser kv.Leaser     // for one lease that all keys share; nil, or of a store that has none: a TTL for each key
-	TTL    time.Duration // of each key, see ValidateTTL; 0 means DefaultTTL
+	TTL    time.Duration // of the lease, or of each key, see ValidateTTL; 0 means DefaultTTL
 	Owner  string        // of every record; "" means NewOwner()
 
 	// Keep leaves the desired set in the store when Run ends: it lives on by its TTL, and the
@@ -43,103 +50,90 @@ type PublisherConfig struct {
 	// DefaultWithdrawTimeout. What is left then expires by its TTL.
 	WithdrawTimeout time.Duration
 
-	// OnStatus is called from Run, one call at a time, whenever Status changes. It must not block.
+	// OnStatus is called from Run, one call at a time, whenever Wanted, Registered or Err of Status
+	// changes. It must not block.
 	OnStatus func(Status)
 
 	Log *slog.Logger // nil discards
 }
 
-// Status is how far the store agrees with the desired set.
+// Status is how far the store agrees with the desired set. Counts are of keys, of which a record has
+// one in each view; numbers of events count from the start.
 type Status struct {
-	Wanted     int // records in the desired set
-	Registered int // of these, those whose key is in the store now, as far as can be known
-	Removed    int // keys removed since the start, each known to have been ours
+	Wanted     int   // keys of the desired set
+	Registered int   // of these, those that are in the store now as they should be, as far as can be known
+	Removed    int   // keys removed, each known to have been ours
+	Err        error // why the rest is not, or why it cannot be known; nil if all is well
 
-	Lease     kv.LeaseID // that the keys share; 0: each has a TTL of its own
+	Lease     kv.LeaseID // that the keys share; 0: each has a TTL of its own, or the store was not reached yet
 	Heartbeat time.Time  // when the latest renewal began that the store has confirmed; zero before the first
-	Expires   time.Time  // until when the keys live at least if there is no other; zero before the first
+	Expires   time.Time  // what that renewal has renewed lives at least until then
 
-	Writes      int // keys written or removed since the start, as confirmed
+	Writes      int // keys written or removed, as the store has confirmed
 	Renewals    int // of the lease, or of single keys
-	Corrections int // keys found missing or changed by somebody else, and put right
+	Corrections int // keys that somebody else has removed or changed, and that were put right
 	LeasesLost  int // leases that ended although they were to live
-
-	Err error // why the rest is not, or why it cannot be known; nil if all is well
 }
 
-// Publisher makes the store hold a set of records for as long as Run runs. Each record is a key
-// with a TTL that is renewed without waking a watcher. The set is a level, not a stream of
-// changes: whatever happens at the store, the publisher works until the two agree again.
+// Publisher makes the store hold a set of records for as long as Run runs. The set is a level, not a
+// stream of changes: whatever happens at the store, the publisher works until the two agree again.
 //
-// A key belongs to whoever wrote it, named by Owner in its value. A publisher never changes or
-// removes what another owner wrote, with one exception: it takes over, once, what an earlier run on
-// its own machine left behind, and gives way to a later run that does the same.
+// All keys share one lease, which is kept alive without a write and without waking a watcher. With a
+// store that knows no leases each key has a TTL, which is renewed without waking one.
 //
-// Set, Settle and Status are safe for concurrent use. Run is called once.
+// A key belongs to whoever wrote it: its value names its Owner, or, in a layout that has no room for
+// that, it is attached to the owner's lease. A publisher never changes or removes what another owner
+// wrote, with one exception: it takes over, once, what an earlier run on its own machine left behind
+// (of a StandingOwner: an earlier run of its own program), and gives way to a later run that does the
+// same. A key that somebody else has is taken as soon as it is free.
+//
+// All methods but Run are safe for concurrent use. Run is called once.
 type Publisher struct {
-	cfg PublisherConfig // with its defaults filled in
+	cfg      PublisherConfig // with its defaults filled in
+	unusable error           // of the views: why some are left out
+	patience time.Duration   // for one visit to the store
 
-	wake    chan struct{} // holds one token when the desired set has changed
-	changes chan change   // from the watch on the prefix
-	links   chan error    // whether the watch could be opened
+	wake     chan struct{}        // holds one token when the desired set has changed
+	events   chan kv.Event        // from the watches
+	links    chan link            // what becomes of the watches
+	findings chan func()          // what tasks have found out, to be applied by the loop
+	tasks    sync.WaitGroup       // requests to the store
+	pending  map[uint64]time.Time // when those began; like all below guarded by mu
 
-	// Owned by the goroutine of Run.
-	entries    map[string]*entry
-	sweeping   map[string]Record // what a sweep that is still to be made spares; nil: none is
-	removed    int
-	generation uint64 // of the desired set that entries reflect
-	outage     error  // why the store does not answer; nil while it does
-	retry      backoff.Backoff
-	notBefore  time.Time // of the next pass, during an outage
-
-	mu      sync.Mutex // guards the fields below
+	// mu is held by Run for each of its turns, and never while it waits for anything.
+	mu      sync.Mutex
 	desired desired
-	swept   map[string]Record // what the Sweep asked for spares; nil: none, or Run has seen it
+	swept   map[string]Record // what the Sweep asked for spares; nil: none, or it is done
 	settled uint64            // generation that the store was last seen to agree with
 	status  Status
-	turned  time.Time // when the latest pass ended
+	turned  time.Time // when the loop last turned
 	ended   bool
 	moved   chan struct{} // closed and replaced when settled, status or ended changes
+
+	entries    map[string]*entry
+	generation uint64   // of the desired set that entries reflect
+	fresh      []*entry // to be visited at once, in this order
+	agenda     agenda   // to be visited later
+	visiting   int      // visits under way
+	dirty      bool     // something has happened since the latest report
+	said       []line   // to be logged when mu is free
+	leaving    bool     // Run has been told to end
+	taskNumber uint64
+
+	tie       // to the store
+	followers // of changes there
+	farewell  // from the store
 }
 
-// desired is the set asked for. Each Set makes a new generation.
-type desired struct {
-	generation uint64
-	values     map[string]placed // by key
-	refused    error             // records that were left out
+// line is one line of the log.
+type line struct {
+	level slog.Level
+	text  string
+	args  []any
 }
 
-// placed is the value of a key, and in which view.
-type placed struct {
-	view  View
-	value string
-	of    Record // whose Owner is the publisher's
-}
-
-// KeyState says how far a key of a publisher has come.
-type KeyState string
-
-// The states of a key.
-const (
-	KeyWaiting    KeyState = "waiting"    // wanted, and not in the store as far as is known
-	KeyRegistered KeyState = "registered" // in the store as it should be
-	KeyHeld       KeyState = "held"       // somebody else has it
-	KeyLeaving    KeyState = "leaving"    // not wanted any more, and not known to be gone
-)
-
-// KeyStatus is what a publisher knows about one key.
-type KeyStatus struct {
-	Key      string
-	Service  string
-	Instance string
-	View     View
-	State    KeyState
-	Since    time.Time // when State began
-	Err      error     // why the latest attempt failed; nil after a success
-	Owner    string    // of a key that is held; "" if its value names none
-}
-
-// NewPublisher returns a publisher with an empty desired set. It does nothing until Run.
+// NewPublisher returns a publisher with an empty desired set. It does nothing until Run. Views that
+// ValidateViews refuses are left out; Status says so.
 func NewPublisher(cfg PublisherConfig) *Publisher {
 	if cfg.Prefix = kv.Clean(cfg.Prefix); cfg.Prefix == "" {
 		cfg.Prefix = DefaultPrefix
@@ -147,6 +141,16 @@ func NewPublisher(cfg PublisherConfig) *Publisher {
 	if len(cfg.Views) == 0 {
 		cfg.Views = []View{{cfg.Prefix, LayoutJSON}}
 	}
+	var usable []View
+	var unusable []error
+	for _, view := range cfg.Views {
+		if err := ValidateViews(append(usable, view)); err != nil {
+			unusable = append(unusable, err)
+			continue
+		}
+		usable = append(usable, view)
+	}
+	cfg.Views = usable
 	if cfg.TTL <= 0 {
 		cfg.TTL = DefaultTTL
 	}
@@ -159,116 +163,21 @@ func NewPublisher(cfg PublisherConfig) *Publisher {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	patience := min(max(cfg.TTL/3, requestTimeoutMin), requestTimeoutMax)
 	return &Publisher{
-		cfg:     cfg,
-		wake:    make(chan struct{}, 1),
-		changes: make(chan change),
-		links:   make(chan error),
-		entries: map[string]*entry{},
-		retry:   backoff.Backoff{Min: retryMin, Max: retryMax},
-		moved:   make(chan struct{}),
+		cfg:       cfg,
+		unusable:  errors.Join(unusable...),
+		patience:  patience,
+		wake:      make(chan struct{}, 1),
+		events:    make(chan kv.Event),
+		links:     make(chan link),
+		findings:  make(chan func(), visitsMax+3), // a task never waits to tell: besides visits there are three
+		pending:   map[uint64]time.Time{},
+		entries:   map[string]*entry{},
+		moved:     make(chan struct{}),
+		followers: followers{open: map[string]bool{}},
+		tie:       tie{retry: backoff.Backoff{Min: retryMin, Max: max(min(retryMax, cfg.TTL/3), retryMin)}},
 	}
-}
-
-// Set replaces the desired set. It never blocks and copies what it needs. The Owner of a record
-// is replaced by the publisher's. A record that Validate refuses, and all but the first of several with
-// one key, are left out; Status says so.
-func (p *Publisher) Set(records []Record) {
-	next := desired{values: make(map[string]placed, len(records))}
-	var refused []error
-	for _, record := range records {
-		if err := record.Validate(); err != nil {
-			refused = append(refused, fmt.Errorf("service %q, instance %q: %w", record.Service, record.Instance, err))
-			continue
-		}
-		record.Owner = p.cfg.Owner
-		for _, view := range p.cfg.Views {
-			key, value, err := view.place(record)
-			switch {
-			case err != nil:
-				refused = append(refused, fmt.Errorf("service %q, instance %q, layout %s: %w", record.Service, record.Instance, view, err))
-			case key == "":
-			case next.values[key].value != "":
-				refused = append(refused, fmt.Errorf("service %q has two instances named %q", record.Service, record.Instance))
-			default:
-				next.values[key] = placed{view, value, record}
-			}
-		}
-	}
-	next.refused = errors.Join(refused...)
-	p.want(func() {
-		next.generation = p.desired.generation
-		p.desired = next
-	})
-}
-
-// Sweep removes what earlier runs have left in the store and nobody wants any more: the keys of this
-// publisher's Owner, or of the same program with other settings, that are neither desired nor those
-// of a record in spare with its address and port. What is spared stays until it is desired, or expires.
-// It happens once, as soon as the store answers, never blocks, and needs a StandingOwner.
-func (p *Publisher) Sweep(spare []Record) {
-	spared := map[string]Record{}
-	for _, record := range spare {
-		record.State = StateUp
-		for _, view := range p.cfg.Views {
-			if key, _, err := view.place(record); err == nil && key != "" {
-				spared[key] = record
-			}
-		}
-	}
-	p.want(func() { p.swept = spared })
-}
-
-// want changes what is desired and wakes Run.
-func (p *Publisher) want(change func()) {
-	p.mu.Lock()
-	change()
-	p.desired.generation++
-	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// Settle blocks until the store agreed at least once with the set of the latest Set before this
-// call, or a later one, and returns nil then. It returns early with an error when ctx ends or Run
-// has ended.
-func (p *Publisher) Settle(ctx context.Context) error {
-	p.mu.Lock()
-	target := p.desired.generation
-	p.mu.Unlock()
-	for {
-		p.mu.Lock()
-		done, ended, moved, problem := p.settled >= target, p.ended, p.moved, p.status.Err
-		p.mu.Unlock()
-		switch {
-		case done:
-			return nil
-		case ended:
-			return errors.Join(&kv.Error{Op: "settle", Kind: kv.Closed, Cause: "the publisher has ended"}, problem)
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), problem)
-		}
-	}
-}
-
-// Status returns the state of the latest pass.
-func (p *Publisher) Status() Status {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.status
-}
-
-// LastPass is when Run last looked at its keys: at most one TTL ago while it makes progress, as long
-// as requests to the store end within their time limit. It is zero before Run.
-func (p *Publisher) LastPass() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.turned
 }
 
 // Run registers the desired set, renews it, puts back what vanishes and removes what is no longer
@@ -276,42 +185,123 @@ func (p *Publisher) LastPass() time.Time {
 // its keys, or with Keep those that are not desired any more, and returns nil, or says which it had
 // to leave to their TTL.
 func (p *Publisher) Run(ctx context.Context) error {
-	var watcher sync.WaitGroup
-	watcher.Go(func() { p.watch(ctx) })
-	p.loop(ctx)
-	watcher.Wait()
-
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.WithdrawTimeout)
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx)) // what is under way is not cut short
+	defer p.tasks.Wait()
 	defer cancel()
-	p.withdraw(ctx)
-	err := p.leftover()
-	p.publish(func() { p.ended = true })
+	var watchers sync.WaitGroup
+	for _, view := range p.cfg.Views {
+		watchers.Go(func() { p.watch(ctx, view.Prefix) })
+	}
+	p.loop(ctx, lasting)
+	watchers.Wait()
+	err := p.withdraw(lasting)
+	p.mu.Lock()
+	p.ended = true
+	p.stir()
+	p.mu.Unlock()
 	return err
 }
 
-// publish changes the shared state and wakes those who wait for it.
-func (p *Publisher) publish(change func()) {
-	p.mu.Lock()
-	before := p.status
-	change()
-	after := p.status
+// stir wakes those who wait for a change of the shared state.
+func (p *Publisher) stir() {
 	close(p.moved)
 	p.moved = make(chan struct{})
-	p.mu.Unlock()
-	if p.cfg.OnStatus != nil && !before.equal(after) {
-		p.cfg.OnStatus(after)
-	}
 }
 
-func (s Status) equal(other Status) bool {
-	text := func(err error) string {
-		if err == nil {
-			return ""
+// loop takes turns until ctx ends: each after something has happened, or is due.
+func (p *Publisher) loop(ctx, lasting context.Context) {
+	timer := time.NewTimer(p.turn(lasting, nil))
+	defer timer.Stop()
+	for {
+		var happened func()
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-p.wake:
+		case event := <-p.events:
+			happened = func() { p.note(event) }
+		case l := <-p.links:
+			happened = func() { p.linked(l) }
+		case happened = <-p.findings:
 		}
-		return err.Error()
+		timer.Reset(p.turn(lasting, happened))
 	}
-	return s.Wanted == other.Wanted && s.Registered == other.Registered && text(s.Err) == text(other.Err)
 }
 
-// Keys returns every key that is desired or still to be removed, in key order.
-func (p *Publisher) Keys() []KeyStatus { return nil }
+// turn takes note of what has happened, begins what is to be done now, and returns how long nothing
+// else is due. ctx is for what it begins.
+func (p *Publisher) turn(ctx context.Context, happened func()) time.Duration {
+	p.mu.Lock()
+	if happened != nil {
+		happened()
+	}
+	if !p.leaving {
+		p.adopt()
+		p.sweep()
+		p.look(ctx)
+	}
+	p.tend(ctx)
+	p.revoke(ctx)
+	p.dispatch(ctx)
+	tell := p.report()
+	wait := p.wait()
+	status, said := p.status, p.said
+	p.said = nil
+	p.mu.Unlock()
+
+	for _, l := range said {
+		p.cfg.Log.Log(ctx, l.level, l.text, l.args...)
+	}
+	if tell && p.cfg.OnStatus != nil {
+		p.cfg.OnStatus(status)
+	}
+	return wait
+}
+
+// say puts a line into the log as soon as nobody has to wait for it.
+func (p *Publisher) say(level slog.Level, text string, args ...any) {
+	p.said = append(p.said, line{level, text, args})
+}
+
+// begin makes a request to the store in a goroutine of its own. What work returns is applied in a
+// later turn.
+func (p *Publisher) begin(ctx context.Context, work func(context.Context) (apply func())) {
+	p.taskNumber++
+	number := p.taskNumber
+	p.pending[number] = time.Now()
+	p.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, p.patience)
+		defer cancel()
+		apply := work(ctx)
+		p.findings <- func() {
+			delete(p.pending, number)
+			apply()
+			p.dirty = true
+		}
+	})
+}
+
+// wait is the time until something is due.
+func (p *Publisher) wait() time.Duration {
+	now := time.Now()
+	next := now.Add(p.cfg.TTL)
+	earlier := func(at time.Time) {
+		if at.Before(next) {
+			next = at
+		}
+	}
+	if p.canTend() {
+		earlier(p.tendAt)
+	}
+	if !p.looking && p.canLook() {
+		earlier(p.lookAt)
+	}
+	if len(p.agenda) > 0 && p.isCalm() && p.visiting < repairsMax && p.revocation == revocationNone {
+		earlier(p.agenda[0].due)
+	}
+	if p.revocation == revocationDue {
+		earlier(p.revokeAt)
+	}
+	return max(next.Sub(now), 0)
+}

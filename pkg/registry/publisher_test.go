@@ -68,6 +68,7 @@ func (b *bench) mustSettle(t *testing.T) {
 	if err := b.Settle(ctx); err != nil {
 		t.Fatalf("the store never agreed: %v", err)
 	}
+	synctest.Wait()
 }
 
 func TestRecordsAreRegisteredAndRemovedWhenRunEnds(t *testing.T) {
@@ -353,7 +354,7 @@ func TestStatusIsToldWhenItChanges(t *testing.T) {
 		b.Set([]Record{web()})
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if len(seen) != 1 || seen[0] != (Status{Wanted: 1, Registered: 1}) {
+		if last := seen[len(seen)-1]; len(seen) != 2 || last.Wanted != 1 || last.Registered != 1 || last.Err != nil {
 			t.Errorf("told %+v", seen)
 		}
 	})

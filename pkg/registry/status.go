@@ -1,0 +1,180 @@
+package registry
+
+import (
+	"cmp"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// KeyState says how far a key of a publisher has come.
+type KeyState string
+
+// The states of a key.
+const (
+	KeyWaiting    KeyState = "waiting"    // wanted, and not in the store as it should be, as far as is known
+	KeyRegistered KeyState = "registered" // in the store as it should be
+	KeyHeld       KeyState = "held"       // somebody else has it
+	KeyLeaving    KeyState = "leaving"    // not wanted any more, and not known to be gone
+)
+
+// KeyStatus is what a publisher knows about one key.
+type KeyStatus struct {
+	Key      string
+	Service  string
+	Instance string // of the record, whatever the key is called in this view
+	View     View
+	State    KeyState
+	Since    time.Time // when State began
+	Err      error     // why the latest attempt failed; nil after a success
+	Owner    string    // of a key that is held; "" if its value names none
+}
+
+// Status returns the state of the latest turn.
+func (p *Publisher) Status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+// Keys returns every key that is desired or still to be removed, in key order. It knows of what was
+// Set after Run has taken notice of it, and of nothing once Run has ended.
+func (p *Publisher) Keys() []KeyStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	keys := make([]KeyStatus, 0, len(p.entries))
+	for _, e := range p.entries {
+		if e.leftover {
+			continue
+		}
+		keys = append(keys, KeyStatus{
+			Key: e.key, Service: e.of.Service, Instance: e.of.Instance, View: e.view,
+			State: e.state, Since: e.since, Err: e.problem, Owner: e.known.owner,
+		})
+	}
+	slices.SortFunc(keys, func(a, b KeyStatus) int { return cmp.Compare(a.Key, b.Key) })
+	return keys
+}
+
+// LastPass is when Run last looked at what is to be done: at most one TTL ago while it makes progress,
+// as long as requests to the store end when their time is over. It is zero before Run.
+func (p *Publisher) LastPass() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.turned
+}
+
+// report forgets what is gone, and publishes the status if anything has happened. It reports whether
+// something has changed that OnStatus is told.
+func (p *Publisher) report() (tell bool) {
+	now := time.Now()
+	if !p.isStuck(now) {
+		p.turned = now
+	}
+	if !p.dirty {
+		return false
+	}
+	p.dirty = false
+	before, settled := p.status, p.swept == nil
+	s := &p.status
+	s.Wanted, s.Registered, s.Lease, s.Err = 0, 0, p.lease, p.outage
+	var troubled *entry
+	for key, e := range p.entries {
+		if e.gone() {
+			p.agenda.drop(e)
+			delete(p.entries, key)
+			continue
+		}
+		p.grade(e, now)
+		p.complain(e)
+		if e.wanted != "" {
+			s.Wanted++
+		}
+		if p.registered(e, now) {
+			s.Registered++
+		}
+		settled = settled && (e.leftover || p.inPlace(e))
+		if e.problem != nil && (troubled == nil || e.key < troubled.key) {
+			troubled = e
+		}
+	}
+	if s.Err == nil && troubled != nil {
+		s.Err = troubled.problem
+	}
+	if p.desired.refused != nil {
+		s.Err = errors.Join(s.Err, p.desired.refused)
+	}
+	if settled {
+		p.settled = p.generation
+	}
+	p.stir()
+	return !before.equal(p.status)
+}
+
+// isStuck reports whether a request takes longer than any may.
+func (p *Publisher) isStuck(now time.Time) bool {
+	for _, began := range p.pending {
+		if now.Sub(began) > overdueAfter {
+			return true
+		}
+	}
+	return false
+}
+
+// grade notes how far the key of e has come.
+func (p *Publisher) grade(e *entry, now time.Time) {
+	state := KeyWaiting
+	switch {
+	case e.wanted == "":
+		state = KeyLeaving
+	case e.known.foreign:
+		state = KeyHeld
+	case p.registered(e, now):
+		state = KeyRegistered
+	}
+	if state != e.state {
+		e.state, e.since = state, now
+	}
+}
+
+// announce logs what has become of one key.
+func (p *Publisher) announce(e *entry, news string) {
+	if news == "" {
+		return
+	}
+	if news == newsRemoved {
+		p.status.Removed++
+	}
+	address, port := e.view.endpoint(e.known.value)
+	p.say(slog.LevelInfo, news, "key", e.key, "address", address, "port", port)
+	e.logged = ""
+}
+
+// complain logs what keeps one key from its place, once for each reason.
+func (p *Publisher) complain(e *entry) {
+	text := ""
+	if e.problem != nil && !isOutage(e.problem) {
+		text = e.problem.Error()
+	}
+	if text != "" && text != e.logged {
+		p.say(slog.LevelWarn, "not registered", "reason", text)
+	}
+	if text == "" && e.logged != "" && p.inPlace(e) {
+		p.say(slog.LevelInfo, "registered after all", "key", e.key)
+	}
+	if text != "" || p.inPlace(e) {
+		e.logged = text
+	}
+}
+
+// equal reports whether the two say the same of what OnStatus is told.
+func (s Status) equal(other Status) bool {
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	return s.Wanted == other.Wanted && s.Registered == other.Registered && text(s.Err) == text(other.Err)
+}
