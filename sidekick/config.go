@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"os"
 	"strconv"
@@ -13,13 +14,17 @@ import (
 	"github.com/kvd-io/kvd/pkg/health"
 	"github.com/kvd-io/kvd/pkg/hostaddr"
 	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload/systemd"
 )
 
 // Defaults of a Config.
 const (
-	DefaultDrain       = time.Second
+	// DefaultDrain is what a proxy needs that hears of the change, renders its configuration, checks it
+	// and reloads, several times over, and also what a DNS answer of a few seconds needs to be forgotten.
+	// It leaves half of the ten seconds that docker stop gives a container to the command.
+	DefaultDrain       = 5 * time.Second
 	DefaultStopTimeout = 10 * time.Second
 )
 
@@ -37,10 +42,13 @@ type Config struct {
 	Weight   int
 	Protocol string
 	Prefix   string
+	Layouts  []string // see registry.ParseView; none: JSON below Prefix
 	TTL      time.Duration
 
-	Check   string
-	Monitor health.Monitor // its Check comes from Check above
+	Check       string
+	Monitor     health.Monitor // its Check comes from Check above
+	OnUnhealthy string         // registrar.UnhealthyRemove or UnhealthyMark
+	KeepLast    bool
 
 	Drain           time.Duration
 	StopTimeout     time.Duration
@@ -53,7 +61,9 @@ type Config struct {
 // plan is what the settings amount to on this machine.
 type plan struct {
 	record          registry.Record
-	monitor         health.Monitor
+	views           []registry.View
+	owner           string // "" for a new one with each run
+	monitor         *health.Monitor
 	guessedLoopback bool
 }
 
@@ -88,12 +98,51 @@ func (cfg *Config) plan(ctx context.Context) (plan, error) {
 	if err := record.Validate(); err != nil {
 		return p, err
 	}
-	p.record, p.monitor = record, cfg.Monitor
-	p.monitor.Check, err = health.Parse(cfg.checkForm(), net.JoinHostPort(record.Address, strconv.Itoa(record.Port)))
+	if p.views, err = cfg.views(); err != nil {
+		return p, err
+	}
+	check, err := health.Parse(cfg.checkForm(), net.JoinHostPort(record.Address, strconv.Itoa(record.Port)))
 	if err != nil {
 		return p, fmt.Errorf("--check: %w", err)
 	}
+	if _, always := check.(health.None); !always {
+		monitor := cfg.Monitor
+		monitor.Check, p.monitor = check, &monitor
+	}
+	p.record, p.owner = record, cfg.owner(record)
 	return p, nil
+}
+
+// views are where and how the record is written.
+func (cfg *Config) views() ([]registry.View, error) {
+	if len(cfg.Layouts) == 0 {
+		return []registry.View{{Prefix: cfg.Prefix, Layout: registry.LayoutJSON}}, nil
+	}
+	var views []registry.View
+	for _, text := range cfg.Layouts {
+		view, err := registry.ParseView(text)
+		if err != nil {
+			return nil, fmt.Errorf("--layout: %w", err)
+		}
+		views = append(views, view)
+	}
+	if err := registry.ValidateViews(views); err != nil {
+		return nil, fmt.Errorf("--layout: %w", err)
+	}
+	return views, nil
+}
+
+// owner names the record of a unit's sidekick, the same in every run of it, so that one that was killed
+// is followed by one that carries on. Who follows another unit, or registers another instance, is another
+// program, and so is who runs under another host name: machines are cloned with their identities. A
+// command does not outlive its sidekick, so that no run of it carries on where another one ended.
+func (cfg *Config) owner(record registry.Record) string {
+	if cfg.Unit == "" {
+		return ""
+	}
+	which := fnv.New64a()
+	fmt.Fprintf(which, "%q %q %q %q", record.Host, cfg.Unit, record.Service, record.Instance)
+	return registry.StandingOwner(record.Host, fmt.Sprintf("kvsidekick-%016x", which.Sum64()), fmt.Sprintf("%+v %q", record, cfg.Layouts))
 }
 
 // check reports settings that make no sense whatever the machine; it completes the unit's name.
@@ -121,6 +170,11 @@ func (cfg *Config) check() error {
 		if err := systemd.ValidateName(cfg.Unit); err != nil {
 			problem("--unit: %w", err)
 		}
+	}
+	switch cfg.OnUnhealthy {
+	case registrar.UnhealthyRemove, registrar.UnhealthyMark:
+	default:
+		problem("--on-unhealthy %q: must be %s or %s", cfg.OnUnhealthy, registrar.UnhealthyRemove, registrar.UnhealthyMark)
 	}
 	if err := registry.ValidatePrefix(cfg.Prefix); err != nil {
 		problem("--prefix: %w", err)

@@ -260,6 +260,14 @@ func (s *scene) awaitRecord(there bool) {
 	await(s.t, fmt.Sprintf("record there: %v", there), func() bool { return (s.record() != nil) == there })
 }
 
+func (s *scene) awaitState(want string) {
+	s.t.Helper()
+	await(s.t, "a record that is "+want, func() bool {
+		record := s.record()
+		return record != nil && record.State == want
+	})
+}
+
 // manager is the socket of a service manager.
 type manager struct{ *net.UnixConn }
 

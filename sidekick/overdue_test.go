@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/health"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 )
@@ -71,9 +72,12 @@ func TestAServiceThatNeverAnswersIsWarnedOfOnceAndThenRarely(t *testing.T) {
 		var log journal
 		check := &refused{}
 		s := &Sidekick{
-			Store: nowhere{}, Prefix: registry.DefaultPrefix, TTL: registry.DefaultTTL,
-			Record:  registry.Record{Service: "web", Instance: "one", Address: "127.0.0.1", Port: 80, Protocol: "tcp", State: registry.StateUp},
-			Monitor: health.Monitor{Check: check}, Source: running{}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+			Publisher: registry.PublisherConfig{Store: nowhere{}},
+			Offer: registrar.Offer{
+				Record:  registry.Record{Service: "web", Instance: "one", Address: "127.0.0.1", Port: 80, Protocol: "tcp"},
+				Monitor: &health.Monitor{Check: check},
+			},
+			Source: running{}, Log: slog.New(slog.NewTextHandler(&log, nil)),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})

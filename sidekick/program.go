@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
 	"github.com/kvd-io/kvd/pkg/program"
+	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 	"github.com/kvd-io/kvd/pkg/workload/systemd"
@@ -39,7 +40,8 @@ func command() *cobra.Command {
 		Short: "Keep one service registered for as long as it runs and answers",
 		Long: `kvsidekick runs a command, or follows a systemd unit, and keeps the service it offers
 registered in the store as PREFIX/SERVICE/INSTANCE with a TTL: from the first check that passes
-until it stops, dies or fails its checks. The key is removed before the command is told to stop.
+until it stops, dies or fails its checks. Before the command is told to stop the record is draining for a
+while, and then removed.
 
 Exit codes: that of the command, 128 plus the signal's number if one killed it, 127 if it is not
 found and 126 if it cannot be run. With --unit: 0. In both cases: 1 for bad arguments.`,
@@ -69,14 +71,17 @@ func addFlags(cmd *cobra.Command, cfg *Config) {
 	flags.IntVar(&cfg.Weight, "weight", 0, "`weight` for load balancers, 1 to 256; 0: leave it to them")
 	flags.StringVar(&cfg.Protocol, "protocol", "tcp", "tcp or udp")
 	flags.StringVar(&cfg.Prefix, "prefix", registry.DefaultPrefix, "`directory` of all services in the store")
+	flags.StringArrayVar(&cfg.Layouts, "layout", nil, "where and how to write the record, as `layout:directory`, json:/services, registrator:/prefix, coreos:/services, or skydns:DOMAIN; may be repeated (default: json:PREFIX)")
 	flags.DurationVar(&cfg.TTL, "ttl", registry.DefaultTTL, "the record expires this long after kvsidekick was last heard of; whole seconds")
 	flags.StringVar(&cfg.Check, "check", "", "`check` that must pass: "+health.Forms+" (default: tcp; none for udp)")
 	flags.DurationVar(&cfg.Monitor.Interval, "check-interval", health.DefaultInterval, "time between checks")
 	flags.DurationVar(&cfg.Monitor.StartInterval, "check-start-interval", health.DefaultStartInterval, "time between checks until the first one passes")
 	flags.DurationVar(&cfg.Monitor.Timeout, "check-timeout", health.DefaultTimeout, "a check without an answer fails after this time")
 	flags.IntVar(&cfg.Monitor.Rise, "check-rise", health.DefaultRise, "`passes` in a row after which the service is registered")
-	flags.IntVar(&cfg.Monitor.Fall, "check-fall", health.DefaultFall, "`failures` in a row after which it is removed")
-	flags.DurationVar(&cfg.Drain, "drain", DefaultDrain, "time between removing the record and telling the command to stop, or ending with --unit")
+	flags.IntVar(&cfg.Monitor.Fall, "check-fall", health.DefaultFall, "`failures` in a row after which it is removed or marked")
+	flags.StringVar(&cfg.OnUnhealthy, "on-unhealthy", registrar.UnhealthyRemove, "what becomes of the record of a service that fails its check: remove, or `mark` it as unhealthy")
+	flags.BoolVar(&cfg.KeepLast, "keep-last", false, "never take away the last healthy instance of the service because of a check")
+	flags.DurationVar(&cfg.Drain, "drain", DefaultDrain, "time between telling readers, by the state draining, and removing the record; after it the command is told to stop")
 	flags.DurationVar(&cfg.StopTimeout, "stop-timeout", DefaultStopTimeout, "kill the command if it has not stopped this long after it was told to; 0: never")
 	flags.DurationVar(&cfg.WithdrawTimeout, "withdraw-timeout", registry.DefaultWithdrawTimeout, "give up removing the record after this time; it expires then")
 	flags.StringVar(&cfg.Unit, "unit", "", "follow this systemd `unit` instead of running a command")
@@ -105,12 +110,16 @@ func run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s := &Sidekick{
-		Store: client, Prefix: cfg.Prefix, TTL: cfg.TTL,
-		Record: plan.record, Monitor: plan.monitor, Source: source,
-		Drain: cfg.Drain, WithdrawTimeout: cfg.WithdrawTimeout,
+		Publisher: registry.PublisherConfig{Store: client, Leaser: client.Leaser(), Prefix: cfg.Prefix, Views: plan.views, TTL: cfg.TTL, Owner: plan.owner},
+		Offer:     registrar.Offer{Record: plan.record, Source: "command", Monitor: plan.monitor, Unhealthy: cfg.OnUnhealthy, KeepLast: cfg.KeepLast},
+		Source:    source,
+		Drain:     cfg.Drain, WithdrawTimeout: cfg.WithdrawTimeout,
 		Notify: SystemdNotifier(env.Log), Log: env.Log,
 	}
-	if child != nil {
+	switch unit, isUnit := source.(*systemd.Source); {
+	case isUnit:
+		s.Offer.Source, s.Sight = "systemd", func() error { return unit.Status().Err }
+	case child != nil:
 		s.Outcome = child.outcome
 	}
 	s.Run(ctx)

@@ -1,76 +1,72 @@
 // Package sidekick is kvsidekick: it stands beside one workload, a command or a systemd unit, and
 // keeps the service it offers registered from its first passing check until it stops.
 //
-// It knows the order of events: gate, register, remove, drain, stop. How checks are made is
-// pkg/health's business, how the store is kept in agreement pkg/registry's, and what the workload does
-// is told by a workload.Source.
+// It knows the order of things at the end: drain, remove, stop. Whether a service is in the registry
+// is decided by pkg/registrar, what the workload does is told by a workload.Source, and what operators
+// want of it arrives over a local socket or the store.
 //
-//	                 runs               passes                stops, fails its checks
-//	(nothing) ----------------> gated ----------> registered -------------------------> removed
-//	                              ^                                                        |
-//	                              +---------------- runs anew, answers again --------------+
-//
-// Asked to end while the workload runs, it first removes the record, waits for the drain time so
-// that readers can follow, and only then tells a command to stop.
+// Asked to end while the workload runs, it first makes the record draining, waits for the drain time so
+// that readers can follow, removes the record, and only then tells a command to stop. Of a unit that is
+// told to stop systemd does the same: it stops the sidekick first and waits for it.
 package sidekick
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
-	"github.com/kvd-io/kvd/pkg/health"
-	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
 const (
-	// progressMax is how long the publisher may take over one pass, beyond two TTLs, before the
-	// service manager's watchdog is no longer fed.
+	// progressMax is how long a part may take over what it does again and again, beyond the time that
+	// it is given for it, before the service manager's watchdog is no longer fed.
 	progressMax = 30 * time.Second
 
-	// lastTry bounds the publisher's own attempt to remove a record that withdraw could not remove.
+	// lastTry bounds how long the end waits for a store that is known not to answer.
 	lastTry = time.Second
 
 	// overdueAfter is when somebody may begin to wonder why nothing is registered, remindAfter when
 	// to tell it again.
 	overdueAfter = 10 * time.Second
 	remindAfter  = 10 * time.Minute
+
+	// reviewEvery is how often the status is looked at although nothing was heard of.
+	reviewEvery = 2 * time.Second
 )
 
-// Sidekick keeps Record registered while the one workload of Source runs and Monitor finds it
-// healthy. The fields are set before Run.
+// Sidekick keeps one service registered while the one workload of Source runs and is healthy. The
+// fields are set before Run.
 type Sidekick struct {
-	Store           kv.Store
-	Prefix          string
-	TTL             time.Duration
-	Record          registry.Record
-	Monitor         health.Monitor
-	Source          workload.Source
-	Outcome         func() string // how Source ended, asked once it has; nil if it ends only when told to
-	Drain           time.Duration // between removing the record and ending Source
-	WithdrawTimeout time.Duration
-	Notify          *Notifier    // nil tells nobody
-	Log             *slog.Logger // nil discards
+	Publisher registry.PublisherConfig // of the record; OnStatus and WithdrawTimeout are the Sidekick's
+	Overrides registrar.Overrides      // nil: there are none
+	Offer     registrar.Offer          // what Source's workload offers; what changes with the workload is filled in
+
+	Source  workload.Source
+	Sight   func() error  // why Source cannot see its workload now, nil if it can; nil: it always can
+	Outcome func() string // how Source ended, asked once it has; nil if it ends only when told to
+
+	Drain           time.Duration // how long readers are given between knowing of the end and the end
+	WithdrawTimeout time.Duration // how long a store that does not answer may delay the end, for each of draining and removing
+
+	Serve  func(ctx context.Context, r *registrar.Registrar, p *registry.Publisher) // tells others how it stands, until ctx ends; nil: nobody
+	Notify *Notifier                                                                // nil tells nobody
+	Log    *slog.Logger                                                             // nil discards
 
 	// Owned by the goroutine of Run.
 	publisher *registry.Publisher
+	registrar *registrar.Registrar
+	snapshots chan workload.Snapshot
+	statuses  chan registry.Status
 	state     workload.Workload
-	gate      *gate
-	verdict   health.Verdict
-	opened    time.Time   // when the gate was
-	overdue   *time.Timer // to tell that no check has passed
 	status    registry.Status
-	ready     bool // the record was registered at least once
-}
-
-// gate is a running monitor. It is opened anew whenever the workload starts anew.
-type gate struct {
-	verdicts chan health.Verdict
-	close    func() // ends the monitor and waits for it
+	overdue   *time.Timer // to tell that no check has passed
+	swept     bool        // what an earlier run has left was looked for
+	told      string      // why the first checks failed, as it was logged last
+	ready     bool        // the record was registered at least once
 }
 
 // Run returns when ctx has ended or Source has, and the record is removed or known to expire.
@@ -81,28 +77,29 @@ func (s *Sidekick) Run(ctx context.Context) {
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
-	// Both outlive ctx: what it ends begins with removing the record.
+	// Both outlive ctx: what it ends begins with draining the record.
 	lasting := context.WithoutCancel(ctx)
-	statuses := make(chan registry.Status, 1)
-	stopPublisher := s.startPublisher(lasting, statuses)
-	defer stopPublisher()
-	snapshots := make(chan workload.Snapshot)
-	sourceEnded, stopSource := s.startSource(lasting, snapshots)
+	stopRegistrar := s.startRegistrar(lasting)
+	defer stopRegistrar()
+	sourceEnded, stopSource := s.startSource(lasting)
 	defer stopSource()
 	s.overdue = time.NewTimer(0)
 	s.overdue.Stop()
-	defer s.closeGate()
+	defer s.overdue.Stop()
 	started := time.Now()
 
 	watchdog, stopWatchdog := s.startWatchdog()
 	defer stopWatchdog()
-	s.explain()
+	review := time.NewTicker(reviewEvery)
+	defer review.Stop()
 	for {
+		changed := s.registrar.Changed()
+		s.look()
 		select {
 		case <-ctx.Done():
-			if s.withdraw(lasting) {
-				s.drain(sourceEnded)
-			}
+			s.drain(lasting, sourceEnded)
+			s.withdraw(lasting)
+			stopRegistrar()
 			stopSource()
 			s.tellEnd(slog.LevelInfo, started)
 			return
@@ -110,52 +107,60 @@ func (s *Sidekick) Run(ctx context.Context) {
 			s.tellEnd(slog.LevelWarn, started)
 			s.withdraw(lasting)
 			return
-		case snapshot := <-snapshots:
-			s.follow(lasting, snapshot.Workloads[0])
-		case s.verdict = <-s.verdicts():
-			s.judge()
+		case snapshot := <-s.snapshots:
+			s.follow(snapshot)
+		case latest := <-s.statuses:
+			s.settle(latest)
+		case <-changed:
+		case <-review.C:
 		case <-s.overdue.C:
 			s.remind()
-		case latest := <-statuses:
-			s.settle(latest)
 		case <-watchdog:
 			s.feed()
-			continue
 		}
-		s.explain()
 	}
 }
 
-// startPublisher runs the publisher until stop is called; stop waits for it to remove the record.
-func (s *Sidekick) startPublisher(ctx context.Context, statuses chan registry.Status) (stop func()) {
-	s.publisher = registry.NewPublisher(registry.PublisherConfig{
-		Store: s.Store, Prefix: s.Prefix, TTL: s.TTL, WithdrawTimeout: lastTry, Log: s.Log,
-		OnStatus: func(latest registry.Status) {
-			select {
-			case <-statuses: // nobody has read the one before: it is out of date
-			default:
-			}
-			statuses <- latest
-		},
-	})
+// startRegistrar runs the registrar and what serves it until stop is called; stop waits for the
+// publisher's last attempt to remove the record.
+func (s *Sidekick) startRegistrar(ctx context.Context) (stop func()) {
+	s.statuses = make(chan registry.Status, 1)
+	cfg := s.Publisher
+	cfg.WithdrawTimeout, cfg.Log = lastTry, s.Log
+	cfg.OnStatus = func(latest registry.Status) {
+		select {
+		case <-s.statuses: // nobody has read the one before: it is out of date
+		default:
+		}
+		s.statuses <- latest
+	}
+	s.publisher = registry.NewPublisher(cfg)
+	s.registrar = registrar.New(registrar.Config{Publisher: s.publisher, Overrides: s.Overrides, Log: s.Log})
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
+	registered, served := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(ended)
-		if err := s.publisher.Run(ctx); err != nil {
+		defer close(registered)
+		if err := s.registrar.Run(ctx); err != nil {
 			s.Log.Warn("ended without removing the record", "reason", err)
 		}
 	}()
-	return func() { cancel(); <-ended }
+	go func() {
+		defer close(served)
+		if s.Serve != nil {
+			s.Serve(ctx, s.registrar, s.publisher)
+		}
+	}()
+	return func() { cancel(); <-registered; <-served }
 }
 
 // startSource runs Source until it ends or stop is called; stop waits for it.
-func (s *Sidekick) startSource(ctx context.Context, snapshots chan workload.Snapshot) (ended <-chan struct{}, stop func()) {
+func (s *Sidekick) startSource(ctx context.Context) (ended <-chan struct{}, stop func()) {
+	s.snapshots = make(chan workload.Snapshot)
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.Source.Run(ctx, snapshots); err != nil {
+		if err := s.Source.Run(ctx, s.snapshots); err != nil {
 			s.Log.Error("cannot go on", "reason", err)
 		}
 	}()
@@ -170,93 +175,85 @@ func (s *Sidekick) startWatchdog() (ticks <-chan time.Time, stop func()) {
 	return ticker.C, ticker.Stop
 }
 
-// feed tells the service manager that this loop turns, unless the publisher's has stopped.
+// feed tells the service manager that everything turns: this loop, which calls it, the exchange with the
+// store, and the checks.
 func (s *Sidekick) feed() {
-	if since := time.Since(s.publisher.LastPass()); since > 2*s.TTL+progressMax {
-		s.Log.Error("no progress; leaving it to the watchdog", "for", since)
+	if part, since := s.stuck(); part != "" {
+		s.Log.Error("no progress; leaving it to the watchdog", "of", part, "for", since)
 		return
 	}
 	s.Notify.living()
 }
 
-// follow acts on a new state of the workload.
-func (s *Sidekick) follow(ctx context.Context, now workload.Workload) {
-	before := s.state
-	s.state = now
-	switch {
-	case now.State != workload.Running:
-		s.closeGate()
-		s.publish(false)
-	case before.State != workload.Running || before.Run != now.Run:
-		s.closeGate()
-		s.publish(false)
-		s.openGate(ctx)
+// stuck names the part that makes no progress, and for how long; "" if all do.
+func (s *Sidekick) stuck() (part string, since time.Duration) {
+	if since := time.Since(s.publisher.LastPass()); since > 2*s.Publisher.TTL+progressMax {
+		return "the exchange with the store", since
 	}
+	for _, e := range s.registrar.Entries() {
+		at, m := e.Verdict.At, s.Offer.Monitor
+		if m == nil || e.Offer.State != workload.Running || at.IsZero() {
+			continue
+		}
+		if since := time.Since(at); since > 2*(m.Interval+m.Timeout)+progressMax {
+			return "the checks", since
+		}
+	}
+	return "", 0
+}
+
+// follow acts on a new state of the workload.
+func (s *Sidekick) follow(snapshot workload.Snapshot) {
+	if len(snapshot.Workloads) == 0 {
+		return
+	}
+	before, now := s.state, snapshot.Workloads[0]
+	s.state = now
+	offer := s.Offer
+	offer.Workload, offer.Run, offer.State = now.Name, now.Run, now.State
+	s.registrar.Set([]registrar.Offer{offer})
 	if before.Reason != now.Reason || before.Run != now.Run {
 		s.Log.Info("workload "+string(now.State), "what", now.Name, "state", now.Reason)
 	}
-}
-
-func (s *Sidekick) openGate(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	verdicts, done := make(chan health.Verdict), make(chan struct{})
-	go func() {
-		defer close(done)
-		s.Monitor.Run(ctx, func(v health.Verdict) {
-			select {
-			case verdicts <- v:
-			case <-ctx.Done():
-			}
-		})
-	}()
-	s.gate = &gate{verdicts: verdicts, close: func() { cancel(); <-done }}
-	s.opened = time.Now()
-	s.overdue.Reset(overdueAfter)
-}
-
-func (s *Sidekick) closeGate() {
-	if s.gate != nil {
-		s.overdue.Stop()
-		s.gate.close()
-		s.gate, s.verdict = nil, health.Verdict{}
-	}
-}
-
-// verdicts is nil, which blocks for ever, while there is no gate.
-func (s *Sidekick) verdicts() <-chan health.Verdict {
-	if s.gate == nil {
-		return nil
-	}
-	return s.gate.verdicts
-}
-
-// judge acts on a new verdict.
-func (s *Sidekick) judge() {
-	if s.verdict.Err == nil {
-		s.overdue.Stop() // from now on failures are told as they come
-	}
 	switch {
-	case s.verdict.Err == nil:
-	case s.ready:
-		s.Log.Warn("check failed", "check", s.Monitor.Check.String(), "healthy", s.verdict.Healthy, "reason", s.verdict.Err)
-	default:
-		s.Log.Info("not healthy yet", "check", s.Monitor.Check.String(), "reason", s.verdict.Err)
+	case now.State != workload.Running:
+		s.overdue.Stop()
+	case before.State != workload.Running || before.Run != now.Run:
+		s.overdue.Reset(overdueAfter)
 	}
-	s.publish(s.verdict.Healthy)
+}
+
+// look acts on what the registrar has decided.
+func (s *Sidekick) look() {
+	if isStanding := s.Publisher.Owner != ""; isStanding && !s.swept && s.state.State != "" && s.registrar.AllTried() {
+		s.swept = true // not before: what answers is carried over without a gap
+		s.publisher.Sweep(nil)
+	}
+	if e, ok := s.entry(); ok && e.Phase == registrar.Checking && e.Verdict.Err != nil && e.Reason != s.told {
+		s.told = e.Reason
+		s.Log.Info("not healthy yet", "check", s.Offer.Monitor.Check.String(), "reason", e.Reason)
+	}
+	s.explain()
+}
+
+// entry is what the registrar knows of the service; false until it has seen it.
+func (s *Sidekick) entry() (registrar.Entry, bool) {
+	for _, e := range s.registrar.Entries() {
+		return e, true
+	}
+	return registrar.Entry{}, false
 }
 
 // remind tells that a workload that runs has passed no check yet.
 func (s *Sidekick) remind() {
-	reason := s.verdict.Err
-	if reason == nil {
-		reason = errNoVerdict
+	e, ok := s.entry()
+	if !ok || e.Phase != registrar.Checking {
+		return
 	}
-	s.Log.Warn("not registered yet: the check does not pass", "check", s.Monitor.Check.String(),
-		"for", time.Since(s.opened).Round(time.Second), "reason", reason)
+	s.Log.Warn("not registered yet: the check does not pass", "check", s.Offer.Monitor.Check.String(),
+		"for", time.Since(e.Since).Round(time.Second), "reason", e.Reason)
 	s.overdue.Reset(remindAfter)
 }
-
-var errNoVerdict = errors.New("the first check has not ended")
 
 // tellEnd logs the end of the workload, as a warning when nobody asked for it.
 func (s *Sidekick) tellEnd(level slog.Level, started time.Time) {
@@ -271,15 +268,6 @@ func (s *Sidekick) tellEnd(level slog.Level, started time.Time) {
 		"ran", time.Since(started).Round(time.Millisecond)}, hint...)...)
 }
 
-// publish wants the record in the store, or not.
-func (s *Sidekick) publish(wanted bool) {
-	if wanted {
-		s.publisher.Set([]registry.Record{s.Record})
-	} else {
-		s.publisher.Set(nil)
-	}
-}
-
 // settle acts on what the publisher reports.
 func (s *Sidekick) settle(latest registry.Status) {
 	before := s.status
@@ -291,57 +279,47 @@ func (s *Sidekick) settle(latest registry.Status) {
 			s.Notify.ready()
 		}
 	case latest.Registered < before.Registered && latest.Wanted > 0 && latest.Err != nil:
-		s.Log.Warn("not registered any more", "key", s.Record.Key(s.Prefix), "reason", latest.Err)
-	}
-}
-
-// withdraw removes the record and reports whether readers that still have it need time to follow.
-func (s *Sidekick) withdraw(ctx context.Context) (needsDrain bool) {
-	s.closeGate()
-	s.Notify.stopping(s.WithdrawTimeout + s.Drain + progressMax)
-	s.Notify.status("removing the record")
-	// Not whether it is known to be registered: its answer may be on the way.
-	before := s.publisher.Status().Removed
-	s.publish(false)
-	ctx, cancel := context.WithTimeout(ctx, s.WithdrawTimeout)
-	defer cancel()
-	if err := s.publisher.Settle(ctx); err != nil {
-		s.Log.Warn("the record could not be removed; it expires", "within", s.TTL, "reason", err)
-		return false
-	}
-	return s.publisher.Status().Removed > before && s.state.State == workload.Running
-}
-
-// drain lets the workload serve those who have not yet seen that its record is gone.
-func (s *Sidekick) drain(sourceEnded <-chan struct{}) {
-	s.Notify.status(fmt.Sprintf("draining for %v", s.Drain))
-	timer := time.NewTimer(s.Drain)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-sourceEnded:
+		s.Log.Warn("not registered any more", "key", s.name(), "reason", latest.Err)
 	}
 }
 
 // explain puts the state into one line for the service manager.
 func (s *Sidekick) explain() {
+	e, known := s.entry()
 	text := ""
 	switch {
-	case s.state.State == "":
+	case s.state.State == "" || !known:
 		text = "looking at the workload"
-	case s.state.State != workload.Running:
+	case s.state.State == workload.Starting || s.state.State == workload.Stopped:
 		text = fmt.Sprintf("not registered: %s is %s", s.state.Name, s.state.Reason)
-	case !s.verdict.Healthy && s.verdict.Err != nil:
-		text = fmt.Sprintf("not registered: %v", s.verdict.Err)
-	case !s.verdict.Healthy:
-		text = fmt.Sprintf("not registered: waiting for the check %v", s.Monitor.Check)
+	case e.State == "":
+		text = "not registered: " + e.Reason
 	case s.status.Registered == 0:
 		text = "registering"
+	case e.State == registry.StateUp:
+		text = "registered as " + s.name()
 	default:
-		text = "registered as " + s.Record.Key(s.Prefix)
+		text = fmt.Sprintf("registered as %s, %s: %s", s.name(), e.State, e.Reason)
+	}
+	if e.Kept {
+		text += ", as the last one although its check fails"
 	}
 	if s.status.Err != nil {
 		text += fmt.Sprintf(" (%v)", s.status.Err)
 	}
+	if s.Sight != nil {
+		if err := s.Sight(); err != nil {
+			text += fmt.Sprintf(" (as it was last seen: %v)", err)
+		}
+	}
 	s.Notify.status(text)
+}
+
+// name is what the record is called for people: its key in the first view.
+func (s *Sidekick) name() string {
+	prefix := s.Publisher.Prefix
+	if len(s.Publisher.Views) > 0 {
+		prefix = s.Publisher.Views[0].Prefix
+	}
+	return s.Offer.Record.Key(prefix)
 }

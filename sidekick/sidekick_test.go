@@ -14,6 +14,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/health"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/program"
+	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 	"github.com/kvd-io/kvd/sidekick"
@@ -61,10 +62,12 @@ func (g *gatekeeper) String() string { return "gatekeeper" }
 func follow(t *testing.T, s *scene, u unit, check health.Check) (stop func()) {
 	t.Helper()
 	side := &sidekick.Sidekick{
-		Store: s.store, Prefix: registry.DefaultPrefix, TTL: 600 * time.Second, WithdrawTimeout: limit,
-		Record:  registry.Record{Service: "web", Instance: "one", Address: "127.0.0.1", Port: 80, Protocol: "tcp", State: registry.StateUp},
-		Monitor: health.Monitor{Check: check, Interval: 10 * time.Millisecond},
-		Source:  u, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Publisher: registry.PublisherConfig{Store: s.store, Leaser: s.store.Leaser(), TTL: 600 * time.Second},
+		Offer: registrar.Offer{
+			Record:  registry.Record{Service: "web", Instance: "one", Address: "127.0.0.1", Port: 80, Protocol: "tcp"},
+			Monitor: &health.Monitor{Check: check, Interval: 10 * time.Millisecond},
+		},
+		Source: u, WithdrawTimeout: limit, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -77,9 +80,11 @@ func follow(t *testing.T, s *scene, u unit, check health.Check) (stop func()) {
 func TestAUnitIsRegisteredOnlyWhileItRuns(t *testing.T) {
 	s, u := newScene(t), make(unit)
 	stop := follow(t, s, u, health.None{})
-	for _, state := range []workload.State{workload.Stopping, workload.Stopped, workload.Starting} {
+	for _, state := range []workload.State{workload.Stopped, workload.Starting} {
 		u.is(workload.Running, "run 1")
-		s.awaitRecord(true)
+		s.awaitState(registry.StateUp)
+		u.is(workload.Stopping, "run 1")
+		s.awaitState(registry.StateDraining)
 		u.is(state, "")
 		s.awaitRecord(false)
 	}
@@ -141,31 +146,34 @@ func try(t *testing.T, args ...string) (int, string) {
 
 func TestBadInputIsExplained(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                                          "--service is missing",
-		"--port 80 -- app":                          "--service is missing",
-		"--service web -- app":                      "--port is missing: the port",
-		"--service web --port 65536 -- app":         "--port 65536: must be 1 to 65535",
-		"--service web --port http -- app":          "invalid argument",
-		"--service web --port 80":                   "nothing to follow",
-		"--service web --port 80 --unit a -- app":   "exclude each other",
-		"--service web --port 80 --unit a/b.socket": "letters, digits",
-		"--service we/b --port 80 -- app":           "without a slash",
-		"--service _web --port 80 -- app":           "hidden",
-		"--service web --port 80 --instance a/b x":  "without a slash",
-		"--service web --port 80 --address a:1 x":   "without a port",
-		"--service web --port 80 --address ::  x":   "nobody can connect",
-		"--service web --port 80 --meta zone x":     "must be key=value",
-		"--service web --port 80 --weight -1 x":     "weight -1",
-		"--service web --port 80 --weight 257 x":    "must be 0 to 256",
-		"--service web --port 80 --protocol ip x":   "tcp or udp",
-		"--service web --port 80 --prefix a x":      "must begin with a slash",
-		"--service web --port 80 --ttl 1500ms x":    "whole seconds",
-		"--service web --port 80 --ttl 0s x":        "whole seconds",
-		"--service web --port 80 --drain -1s x":     "--drain -1s: must not be negative",
-		"--service web --port 80 --check ping x":    "unknown form",
-		"--service web --port 80 --check-fall -1 x": "must not be negative",
-		"--service web --port 80 --endpoints :// x": "://",
-		"--servce web --port 80 -- app":             "did you mean --service?",
+		"":                                                                "--service is missing",
+		"--port 80 -- app":                                                "--service is missing",
+		"--service web -- app":                                            "--port is missing: the port",
+		"--service web --port 65536 -- app":                               "--port 65536: must be 1 to 65535",
+		"--service web --port http -- app":                                "invalid argument",
+		"--service web --port 80":                                         "nothing to follow",
+		"--service web --port 80 --unit a -- app":                         "exclude each other",
+		"--service web --port 80 --unit a/b.socket":                       "letters, digits",
+		"--service we/b --port 80 -- app":                                 "without a slash",
+		"--service _web --port 80 -- app":                                 "hidden",
+		"--service web --port 80 --instance a/b x":                        "without a slash",
+		"--service web --port 80 --address a:1 x":                         "without a port",
+		"--service web --port 80 --address ::  x":                         "nobody can connect",
+		"--service web --port 80 --meta zone x":                           "must be key=value",
+		"--service web --port 80 --weight -1 x":                           "weight -1",
+		"--service web --port 80 --weight 257 x":                          "must be 0 to 256",
+		"--service web --port 80 --protocol ip x":                         "tcp or udp",
+		"--service web --port 80 --prefix a x":                            "must begin with a slash",
+		"--service web --port 80 --ttl 1500ms x":                          "whole seconds",
+		"--service web --port 80 --ttl 0s x":                              "whole seconds",
+		"--service web --port 80 --drain -1s x":                           "--drain -1s: must not be negative",
+		"--service web --port 80 --check ping x":                          "unknown form",
+		"--service web --port 80 --check-fall -1 x":                       "must not be negative",
+		"--service web --port 80 --layout xml:/a x":                       "is no layout",
+		"--service web --port 80 --layout json:/a --layout coreos:/a/b x": "lies in the directory of the other",
+		"--service web --port 80 --on-unhealthy kill x":                   "must be remove or mark",
+		"--service web --port 80 --endpoints :// x":                       "://",
+		"--servce web --port 80 -- app":                                   "did you mean --service?",
 	} {
 		code, stderr := try(t, strings.Fields(args)...)
 		if code != program.ExitUsage || !strings.Contains(stderr, want) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/registry"
 )
 
 func TestTheRecordIsRemovedBeforeTheCommandIsToldToStop(t *testing.T) {
@@ -41,17 +42,63 @@ func TestTheCommandGetsTheSignalThatKvsidekickGot(t *testing.T) {
 	p.awaitText("app: got interrupt")
 }
 
-func TestTheDrainTimeLiesBetweenRemovalAndStop(t *testing.T) {
+func TestTheRecordDrainsBeforeItIsRemovedAndTheCommandIsToldToStop(t *testing.T) {
 	s := newScene(t)
 	p := s.wrap(nil, "--drain", "2s")
-	s.awaitRecord(true)
+	s.awaitState(registry.StateUp)
 	p.signal(syscall.SIGTERM)
-	s.awaitRecord(false)
+	s.awaitState(registry.StateDraining)
 	if strings.Contains(p.text(), "app: got") {
 		t.Error("the app was told to stop without a drain time")
 	}
 	p.exit()
-	p.awaitText("app: got terminated")
+	if !strings.Contains(p.text(), "app: got terminated\napp: record is 404") {
+		t.Errorf("the app was told to stop before its record was gone")
+	}
+}
+
+func TestACommandThatEndsWhileItDrainsIsRemovedAtOnce(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--drain", "1h")
+	s.awaitState(registry.StateUp)
+	p.signal(syscall.SIGTERM)
+	s.awaitState(registry.StateDraining)
+	if err := syscall.Kill(p.appPID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(); code != 128+9 || s.record() != nil {
+		t.Errorf("exit code %d, record %+v", code, s.record())
+	}
+}
+
+func TestAnUnhealthyServiceIsMarkedIfThatIsAskedFor(t *testing.T) {
+	s := newScene(t)
+	s.wrap(nil, "--check", "http:/", "--check-fall", "2", "--on-unhealthy", "mark")
+	for range 2 {
+		s.healthy(true)
+		s.awaitState(registry.StateUp)
+		s.healthy(false)
+		s.awaitState(registry.StateUnhealthy)
+	}
+}
+
+func TestARecordIsWrittenInEveryLayoutThatIsAskedFor(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--layout", "json:/services", "--layout", "registrator:/old", "--layout", "skydns:dom.ain")
+	s.awaitState(registry.StateUp)
+	for key, want := range map[string]string{"/old/web/one": "127.0.0.1:" + s.port, "/skydns/ain/dom/web/one": `"port":` + s.port} {
+		await(t, key, func() bool {
+			result, err := s.store.Read(t.Context(), kv.Read{Key: key})
+			return err == nil && strings.Contains(result.Node.Value, want)
+		})
+	}
+	p.signal(syscall.SIGTERM)
+	p.exit()
+	for _, key := range []string{"/old/web/one", "/skydns/ain/dom/web/one", key} {
+		if result, err := s.store.Read(t.Context(), kv.Read{Key: key}); !kv.Is(err, kv.NotFound) {
+			t.Errorf("%s: %+v, %v", key, result, err)
+		}
+	}
 }
 
 func TestNothingIsRegisteredBeforeTheCheckHasPassed(t *testing.T) {
@@ -74,7 +121,7 @@ func TestAnUnhealthyServiceIsRemovedAndPutBack(t *testing.T) {
 	s.awaitRecord(false)
 	s.healthy(true)
 	s.awaitRecord(true)
-	p.awaitText("check failed")
+	p.awaitText(`"msg":"unhealthy"`)
 }
 
 func TestTheRecordOfACommandThatDiesIsRemovedAtOnce(t *testing.T) {

@@ -1,0 +1,98 @@
+package sidekick
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/workload"
+)
+
+// drain tells readers that the service is about to end, and lets the workload serve those who have not
+// heard of it yet. It does nothing if nobody can find the service, or readers have had their time.
+func (s *Sidekick) drain(ctx context.Context, sourceEnded <-chan struct{}) {
+	wait := s.drainTime()
+	s.Notify.stopping(wait + 2*s.WithdrawTimeout + progressMax)
+	if wait <= 0 {
+		return
+	}
+	s.Notify.status("telling readers that it drains")
+	bounded, cancel := context.WithTimeout(ctx, s.patience())
+	defer cancel()
+	if err := s.registrar.Drain(bounded); err != nil {
+		s.Log.Warn("cannot tell readers to drain", "reason", err)
+		return
+	}
+	s.Notify.status(fmt.Sprintf("draining for %v", wait.Round(time.Millisecond)))
+	s.Log.Info("draining", "key", s.name(), "for", wait)
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	watchdog, stopWatchdog := s.startWatchdog()
+	defer stopWatchdog()
+	for s.state.State != workload.Stopped {
+		select {
+		case <-over.C:
+			return
+		case <-sourceEnded:
+			return
+		case snapshot := <-s.snapshots:
+			s.follow(snapshot)
+		case latest := <-s.statuses:
+			s.settle(latest)
+		case <-watchdog:
+			s.feed()
+		}
+	}
+}
+
+// drainTime is how long readers need from now on: all of the drain time if they still route to the
+// service, what is left of it if they were told before, by an operator or by systemd.
+func (s *Sidekick) drainTime() time.Duration {
+	e, known := s.entry()
+	switch {
+	case !known || s.publisher.Status().Registered == 0:
+		return 0
+	case s.state.State == workload.Starting || s.state.State == workload.Stopped:
+		return 0
+	case e.State == registry.StateUp:
+		return s.Drain
+	}
+	return s.Drain - time.Since(e.Since)
+}
+
+// patience is how long the store may take to do one thing at the end.
+func (s *Sidekick) patience() time.Duration {
+	if s.publisher.Status().Err != nil {
+		return min(s.WithdrawTimeout, lastTry)
+	}
+	return s.WithdrawTimeout
+}
+
+// withdraw removes the record.
+func (s *Sidekick) withdraw(ctx context.Context) {
+	s.Notify.stopping(s.WithdrawTimeout + progressMax)
+	s.Notify.status("removing the record")
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
+	defer cancel()
+	if err := s.removed(ctx); err != nil {
+		s.Log.Warn("the record could not be removed; it expires", "key", s.name(), "reason", err)
+	}
+}
+
+// removed returns when the store has the record no more.
+func (s *Sidekick) removed(ctx context.Context) error {
+	s.registrar.Set(nil)
+	for {
+		changed := s.registrar.Changed()
+		if len(s.registrar.Entries()) == 0 {
+			return s.publisher.Settle(ctx)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), s.publisher.Status().Err)
+		}
+	}
+}
