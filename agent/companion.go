@@ -41,7 +41,7 @@ type host struct {
 
 // companions returns all there are. Each call makes new ones: they hold the values of their flags.
 func companions() []companion {
-	return []companion{&gatewayCompanion{}}
+	return []companion{&dnsCompanion{}, &gatewayCompanion{}}
 }
 
 // running are the companions that were opened.
