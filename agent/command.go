@@ -20,6 +20,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 	"github.com/kvd-io/kvd/pkg/workload/docker"
+	"github.com/kvd-io/kvd/pkg/workload/files"
 	"github.com/kvd-io/kvd/pkg/workload/systemd"
 )
 
@@ -169,7 +170,15 @@ func (s *settings) open(env *program.Env) ([]Source, error) {
 	}
 	if _, err := os.Stat(systemdBooted); wanted(SourceSystemd, err == nil) {
 		list = append(list, Source{Name: SourceSystemd, Detail: "units with an [X-Kvd] section", Expected: len(s.sources) > 0,
-			Open: func() (workload.Source, error) { return systemd.New(systemd.Config{Log: log}) }})
+			Open: func() (workload.Source, error) { return systemd.New(systemd.Config{Host: s.host, Log: log}) }})
+	}
+	if wanted(SourceFile, true) {
+		config := files.Config{Dir: s.servicesDir, Log: log}
+		if _, err := files.New(config); err != nil {
+			return nil, fmt.Errorf("--services-dir: %w", err)
+		}
+		list = append(list, Source{Name: SourceFile, Detail: s.servicesDir, Expected: len(s.sources) > 0,
+			Open: func() (workload.Source, error) { return files.New(config) }})
 	}
 	return list, nil
 }

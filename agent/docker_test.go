@@ -544,7 +544,7 @@ func TestTheEngineMayCrashStopAndReturn(t *testing.T) {
 	h.untilOne("it is registered", anyRecord)
 
 	e.end(syscall.SIGKILL)
-	until(t, "the agent misses the engine", func() bool { return a.logged("lost the engine") })
+	until(t, "the agent misses the engine", func() bool { return a.logged("the engine cannot be followed") })
 	if len(h.records(h.service)) != 1 {
 		t.Error("the registration did not outlive the engine's crash")
 	}
