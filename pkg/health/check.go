@@ -1,5 +1,5 @@
-// Package health finds out whether something answers: single checks over TCP, HTTP or a command,
-// and a monitor that turns their results into a steady verdict.
+// Package health finds out whether something answers: single checks over TCP, HTTP, gRPC or
+// a command, and a monitor that turns their results into a steady verdict.
 //
 // It knows how to ask and how often. It does not know what is asked, nor what follows from the
 // answer: that is for whoever registers services.
@@ -35,13 +35,30 @@ func (None) Run(context.Context) error { return nil }
 
 func (None) String() string { return "none" }
 
+// Engine is the check of what runs by the engine that runs it: its HEALTHCHECK, or the state of its
+// unit. The engine tells that by itself, so that there is nothing to ask: it always passes.
+type Engine struct{ Name string } // "docker" or "systemd"
+
+// Run returns nil.
+func (Engine) Run(context.Context) error { return nil }
+
+func (c Engine) String() string { return c.Name }
+
+// Asks reports whether a check finds anything out: None and Engine do not.
+func Asks(check Check) bool {
+	switch check.(type) {
+	case None, Engine:
+		return false
+	}
+	return true
+}
+
 // TCP passes when a connection to Address, "HOST:PORT", is accepted. It sends nothing.
 type TCP struct{ Address string }
 
 // Run connects and closes.
 func (c TCP) Run(ctx context.Context) error {
-	var dialer net.Dialer
-	connection, err := dialer.DialContext(ctx, "tcp", c.Address)
+	connection, err := dialer().DialContext(ctx, "tcp", c.Address)
 	if err != nil {
 		return fmt.Errorf("tcp check: %w", err)
 	}
@@ -49,3 +66,6 @@ func (c TCP) Run(ctx context.Context) error {
 }
 
 func (c TCP) String() string { return "tcp:" + c.Address }
+
+// dialer makes connections that do not live long enough to be kept alive.
+func dialer() *net.Dialer { return &net.Dialer{KeepAlive: -1} }

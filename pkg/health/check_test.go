@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/kvd-io/kvd/pkg/fuzztest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -146,16 +149,26 @@ func gone(pid int) bool {
 
 func TestParseReadsEveryFormAndSpellsItBack(t *testing.T) {
 	for text, want := range map[string]string{
-		"tcp":                       "tcp:10.0.0.1:80",
-		"tcp:db:5432":               "tcp:db:5432",
-		"tcp:[::1]:53":              "tcp:[::1]:53",
-		"http:/healthz?full=1":      "http://10.0.0.1:80/healthz?full=1",
-		"https:/":                   "https://10.0.0.1:80/",
-		"https+insecure:/x":         "https+insecure://10.0.0.1:80/x",
-		"http://127.0.0.1:9/ready":  "http://127.0.0.1:9/ready",
-		"https://example.org/ready": "https://example.org/ready",
-		"exec:true  --flag":         "exec:true --flag",
-		"none":                      "none",
+		"tcp":                               "tcp:10.0.0.1:80",
+		"tcp:db:5432":                       "tcp:db:5432",
+		"tcp:[::1]:53":                      "tcp:[::1]:53",
+		"http:/healthz?full=1":              "http://10.0.0.1:80/healthz?full=1",
+		"https:/":                           "https://10.0.0.1:80/",
+		"https+insecure:/x":                 "https+insecure://10.0.0.1:80/x",
+		"http://127.0.0.1:9/ready":          "http://127.0.0.1:9/ready",
+		"https://example.org/ready":         "https://example.org/ready",
+		"exec:true  --flag":                 "exec:true --flag",
+		"none":                              "none",
+		"docker":                            "docker",
+		"systemd":                           "systemd",
+		"grpc":                              "grpc://10.0.0.1:80",
+		"grpc:/a.b.C":                       "grpc://10.0.0.1:80/a.b.C",
+		"grpcs://[::1]:9/a.b.C":             "grpcs://[::1]:9/a.b.C",
+		"grpcs+insecure":                    "grpcs+insecure://10.0.0.1:80",
+		"grpcs:/ host=a.example":            "grpcs://10.0.0.1:80 host=a.example",
+		"http:/  status=200-299 method=GET": "http://10.0.0.1:80/",
+		"https:/x method=HEAD  host=a:81 status=204":       "https://10.0.0.1:80/x method=HEAD host=a:81 status=204-204",
+		"http://h:1/ status=301-308 method=OPTIONS host=b": "http://h:1/ method=OPTIONS host=b status=301-308",
 	} {
 		check, err := Parse(text, "10.0.0.1:80")
 		if err != nil {
@@ -187,6 +200,17 @@ func TestParseExplainsWhatItCannotRead(t *testing.T) {
 		"exec:/no/such/command":     "no such file",
 		"exec:echo 'hello world'":   "quotes are not interpreted",
 		"https+insecure://h:80/#at": "fragment",
+		"http:/ method=DELETE":      "a check changes nothing",
+		"http:/ status=600":         "must be a status",
+		"http:/ status=300-200":     "must be a status",
+		"http:/ host=":              "must be a host name",
+		"http:/ host=a/b":           "must be a host name",
+		"http:/ colour=red":         "unknown option",
+		"grpc:name":                 "must follow",
+		"grpc://host/x":             "HOST:PORT",
+		"grpc:/a?b=c":               "no name of a gRPC service",
+		"grpc:/a status=200":        "unknown option",
+		"tcp\nhost:80":              "only visible characters",
 	} {
 		_, err := Parse(text, "10.0.0.1:80")
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -196,4 +220,81 @@ func TestParseExplainsWhatItCannotRead(t *testing.T) {
 	if _, err := Parse("tcp", ""); err == nil {
 		t.Error("tcp without an address was accepted")
 	}
+}
+
+func TestWhatSomebodyElseWroteAsksForNothingButTheServiceItself(t *testing.T) {
+	for text, ok := range map[string]bool{
+		"tcp": true, "http:/x host=other": true, "grpc:/a.B": true, "grpcs": true, "docker": true, "none": true,
+		"tcp:10.0.0.2:80": false, "http://10.0.0.2/": false, "https+insecure://h/": false, "grpc://h:1/": false, "exec:true": false,
+	} {
+		if _, err := ParseOwn(text, "10.0.0.1:80"); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestHTTPAsksAsItIsTold(t *testing.T) {
+	var method, host string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		method, host = r.Method, r.Host
+		http.Error(w, "  the database is away\nand more", http.StatusTeapot)
+	}))
+	defer server.Close()
+	address := server.Listener.Addr().String()
+	check, err := Parse("http:/ method=HEAD host=web.example status=418", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := check.(Talker).Ask(t.Context())
+	if err != nil || seen != "418 I'm a teapot" || method != "HEAD" || host != "web.example" {
+		t.Errorf("%q, %v; %s of %s", seen, err, method, host)
+	}
+	if err := (HTTP{URL: server.URL}).Run(t.Context()); err == nil || !strings.HasSuffix(err.Error(), `I'm a teapot: "the database is away"`) {
+		t.Errorf("a failure says %v", err)
+	}
+}
+
+// FuzzParse reads texts of checks. One that is read spells itself back, and what ParseOwn reads stays at
+// the service.
+func FuzzParse(f *testing.F) {
+	for _, text := range []string{"tcp", "tcp:h:80", "http:/x method=HEAD host=h status=200-204", "https+insecure://h:1/", "grpc:/a.B host=c", "exec:true a", "none", "docker"} {
+		f.Add(text)
+	}
+	const own = "10.0.0.1:80"
+	f.Fuzz(func(t *testing.T, text string) {
+		var check Check
+		var err error
+		fuzztest.WantBounded(t, 64*uint64(len(text))+fuzztest.Fixed, func() { check, err = Parse(text, own) })
+		ownCheck, ownErr := ParseOwn(text, own)
+		if err != nil {
+			if ownErr == nil {
+				t.Fatalf("%q is read only when somebody else wrote it", text)
+			}
+			return
+		}
+		again, err := Parse(check.String(), own)
+		if err != nil || again.String() != check.String() {
+			t.Fatalf("%q became %q, which became %v, %v", text, check, again, err)
+		}
+		if ownErr != nil {
+			return
+		}
+		switch c := ownCheck.(type) {
+		case None, Engine:
+		case TCP:
+			if c.Address != own {
+				t.Fatalf("%q asks %s", text, c.Address)
+			}
+		case HTTP:
+			if u, err := url.Parse(c.URL); err != nil || u.Host != own {
+				t.Fatalf("%q asks %s", text, c.URL)
+			}
+		case GRPC:
+			if c.Address != own {
+				t.Fatalf("%q asks %s", text, c.Address)
+			}
+		default:
+			t.Fatalf("%q became a %T", text, c)
+		}
+	})
 }

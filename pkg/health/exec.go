@@ -19,8 +19,15 @@ const outputBytesMax = 256
 // of the store.
 type Exec struct{ Args []string }
 
-// Run starts the command in a process group of its own and kills the group when ctx ends.
+// Run is Ask.
 func (c Exec) Run(ctx context.Context) error {
+	_, err := c.Ask(ctx)
+	return err
+}
+
+// Ask starts the command in a process group of its own and kills the group when ctx ends. What it
+// saw is the first line that the command has written.
+func (c Exec) Ask(ctx context.Context) (string, error) {
 	output := &head{}
 	command := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
 	command.Stdout, command.Stderr = output, output
@@ -30,16 +37,16 @@ func (c Exec) Run(ctx context.Context) error {
 	err := command.Run()
 	switch {
 	case err == nil:
-		return nil
+		return firstLine(output.String(), outputBytesMax), nil
 	case ctx.Err() != nil:
 		err = fmt.Errorf("killed: %w", context.Cause(ctx))
-	case errors.Is(err, exec.ErrWaitDelay):
-		return nil // it exited with 0; what it left in the background is its own affair
+	case errors.Is(err, exec.ErrWaitDelay): // it exited with 0; what it left in the background is its own affair
+		return firstLine(output.String(), outputBytesMax), nil
 	}
-	if text := strings.TrimSpace(output.String()); text != "" {
-		return fmt.Errorf("exec check: %s: %w: %s", c.Args[0], err, text)
+	if text := strings.TrimSpace(strings.ToValidUTF8(output.String(), "")); text != "" {
+		return "", fmt.Errorf("exec check: %s: %w: %s", c.Args[0], err, text)
 	}
-	return fmt.Errorf("exec check: %s: %w", c.Args[0], err)
+	return "", fmt.Errorf("exec check: %s: %w", c.Args[0], err)
 }
 
 func (c Exec) String() string { return "exec:" + strings.Join(c.Args, " ") }

@@ -2,8 +2,10 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -169,6 +171,7 @@ func (m Monitor) once(ctx context.Context, last Verdict) Verdict {
 	defer cancel()
 	v := Verdict{Healthy: last.Healthy, At: time.Now(), Since: last.Since}
 	v.Output, v.Err = ask(ctx, m.Check)
+	v.Output, v.Err = shorten(v.Output), shortenError(v.Err)
 	v.Took = time.Since(v.At)
 	if v.Err == nil {
 		v.Passed = last.Passed + 1
@@ -188,6 +191,23 @@ func ask(ctx context.Context, check Check) (string, error) {
 		return talker.Ask(ctx)
 	}
 	return "", check.Run(ctx)
+}
+
+// shortBytesMax is how much of what a check says a Verdict keeps.
+const shortBytesMax = 512
+
+func shorten(text string) string {
+	if len(text) <= shortBytesMax {
+		return text
+	}
+	return strings.ToValidUTF8(text[:shortBytesMax], "") + "..."
+}
+
+func shortenError(err error) error {
+	if err == nil || len(err.Error()) <= shortBytesMax {
+		return err
+	}
+	return errors.New(shorten(err.Error()))
 }
 
 // jitter spreads d by a tenth either way.

@@ -3,9 +3,13 @@ package health
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 // script is a check that answers from a list, true for a pass; the last answer repeats.
@@ -121,4 +125,82 @@ func TestACheckThatHangsFailsAfterItsTimeout(t *testing.T) {
 			t.Errorf("reported after %v", at)
 		}
 	})
+}
+
+func TestWhatIsNotUpYetIsAskedSoonAndThenLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		check := &script{answers: []bool{false}}
+		watch(t, Monitor{Check: check}, 5*time.Minute)
+		for i, want := range []time.Duration{5, 10, 20, 40, 80, 160, 250, 250} {
+			want *= time.Millisecond
+			if gap := check.at[i+1].Sub(check.at[i]); gap < want*9/10 || gap > want*11/10 {
+				t.Errorf("gap %d is %v, want about %v", i, gap, want)
+			}
+		}
+		last := check.at[len(check.at)-1].Sub(check.at[len(check.at)-2])
+		if down := DefaultInterval / downPart; last < down*9/10 || last > down*11/10 {
+			t.Errorf("after minutes it is asked every %v, want about %v", last, down)
+		}
+	})
+}
+
+func TestWhoCarriesOnFromAVerdictForgetsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var verdicts []Verdict
+		ctx, cancel := context.WithTimeout(t.Context(), 23*time.Second)
+		defer cancel()
+		since := time.Now().Add(-time.Hour)
+		last := Verdict{Healthy: true, Passed: 9, Since: since, At: since}
+		Monitor{Check: &script{answers: []bool{false}}}.Follow(ctx, last, func(v Verdict) { verdicts = append(verdicts, v) })
+		if len(verdicts) < 3 || !verdicts[0].Healthy || !verdicts[1].Healthy || verdicts[2].Healthy || verdicts[2].Failed != 3 {
+			t.Fatalf("verdicts %+v", verdicts)
+		}
+		if !verdicts[1].Since.Equal(since) || !verdicts[2].Since.Equal(verdicts[2].At) {
+			t.Errorf("since %v, then %v", verdicts[1].Since, verdicts[2].Since)
+		}
+	})
+}
+
+// crowd counts how many of its checks run at one time.
+type crowd struct {
+	now, most, all atomic.Int64
+}
+
+func (c *crowd) Run(context.Context) error {
+	c.most.Store(max(c.most.Load(), c.now.Add(1))) // exact enough: one that is lost was no more
+	time.Sleep(time.Second)
+	c.now.Add(-1)
+	c.all.Add(1)
+	return nil
+}
+
+func (c *crowd) String() string { return "crowd" }
+
+func TestAThousandChecksShareTheirSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wait sync.WaitGroup
+		check, slots := &crowd{}, NewSlots()
+		ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
+		defer cancel()
+		for range 1000 {
+			wait.Go(func() { Monitor{Check: check, Slots: slots}.Follow(ctx, Verdict{}, func(Verdict) {}) })
+		}
+		wait.Wait()
+		if most := check.most.Load(); most > connectionsMax || check.all.Load() < 1000 {
+			t.Errorf("%d at one time, %d in all", most, check.all.Load())
+		}
+	})
+}
+
+// chatty is a check that says a lot.
+type chatty struct{ text string }
+
+func (c chatty) Run(context.Context) error { return errors.New(c.text) }
+func (c chatty) String() string            { return "chatty" }
+
+func TestAVerdictKeepsALittleOfWhatACheckSays(t *testing.T) {
+	v := Monitor{Check: chatty{strings.Repeat("ä", 10_000)}}.withDefaults().once(t.Context(), Verdict{})
+	if text := v.Err.Error(); len(text) > shortBytesMax+3 || !utf8.ValidString(text) {
+		t.Errorf("it keeps %d bytes", len(text))
+	}
 }
