@@ -36,7 +36,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			s.cfg.Log.Warn("cannot read from a UDP socket, trying again", "address", conn.LocalAddr(), "err", err)
+			s.cfg.Log.Warn("cannot read from a UDP socket, trying again", "address", conn.LocalAddr().String(), "err", err)
 			if retry.Wait(ctx) != nil {
 				return
 			}
@@ -66,7 +66,7 @@ func (s *Server) serveTCP(ctx context.Context, listener *net.TCPListener) {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			s.cfg.Log.Warn("cannot accept a TCP connection, trying again", "address", listener.Addr(), "err", err)
+			s.cfg.Log.Warn("cannot accept a TCP connection, trying again", "address", listener.Addr().String(), "err", err)
 			if retry.Wait(ctx) != nil {
 				return
 			}

@@ -61,24 +61,15 @@ const (
 	domainBytesMax = 100 // so that every name in the domain has room for its labels
 )
 
-// DefaultAllow are the networks whose questions are answered if a Config names none: this machine, private
-// addresses and the addresses of one link.
-func DefaultAllow() []netip.Prefix {
-	var all []netip.Prefix
-	for _, text := range []string{
-		"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "169.254.0.0/16", "fe80::/10",
-	} {
-		all = append(all, netip.MustParsePrefix(text))
-	}
-	return all
-}
-
 // Config says what to answer, and to whom. Catalog and Listen are required.
 type Config struct {
 	Catalog Catalog
-	Listen  []string       // ADDRESS:PORT or INTERFACE:PORT, each for UDP and TCP; ":PORT" is everywhere
-	Domain  string         // what it answers for, such as "kvd."; "": DefaultDomain
-	Allow   []netip.Prefix // whose questions it answers; nil: DefaultAllow
+	Listen  []string // ADDRESS:PORT or INTERFACE:PORT, each for UDP and TCP; ":PORT" is everywhere
+	Domain  string   // what it answers for, such as "kvd."; "": DefaultDomain
+
+	// Allow are the networks whose questions are answered; nil: loopback, private and link-local ones, and all
+	// addresses of this machine. Others are refused, in no more bytes than they have sent.
+	Allow []netip.Prefix
 
 	// TTL is how long an answer may be kept by who has asked: whole seconds up to TTLMax, 0 is not at all. For
 	// an answer that there is nothing it is 5 seconds at most.
@@ -104,6 +95,9 @@ type Server struct {
 	counts counters
 	conns  connections
 
+	allowSelf bool
+	self      self
+
 	mu        sync.Mutex // guards the fields below
 	listening map[string]listening
 }
@@ -122,8 +116,9 @@ func New(cfg Config) (*Server, error) {
 	case len(cfg.Listen) == 0:
 		return nil, errors.New("no address to listen on")
 	}
-	if cfg.Allow == nil {
-		cfg.Allow = DefaultAllow()
+	allowSelf := cfg.Allow == nil
+	if allowSelf {
+		cfg.Allow = defaultAllow()
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -136,6 +131,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg.Addresses = slices.DeleteFunc(slices.Clone(cfg.Addresses), func(a netip.Addr) bool { return !a.IsValid() })
 	s := &Server{cfg: cfg, domain: domain, nsName: "ns." + domain, listening: map[string]listening{}}
+	s.allowSelf, s.self.interfaces = allowSelf, net.InterfaceAddrs
 	s.conns.open = map[net.Conn]struct{}{}
 	for _, text := range cfg.Listen {
 		p, err := parsePlace(text)

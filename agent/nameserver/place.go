@@ -155,7 +155,7 @@ func (s *Server) attend(ctx context.Context, p place) {
 			}
 			port.close()
 			s.note(address.String(), "", nil)
-			s.cfg.Log.Info("no longer answering names", "address", address)
+			s.cfg.Log.Info("no longer answering names", "address", address.String())
 			return true
 		})
 		for _, address := range wanted {
@@ -169,7 +169,7 @@ func (s *Server) attend(ctx context.Context, p place) {
 			}
 			open[address] = port
 			s.note(address.String(), port.tcp.Addr().String(), nil)
-			s.cfg.Log.Info("answering names", "domain", s.domain, "address", port.tcp.Addr())
+			s.cfg.Log.Info("answering names", "domain", s.domain, "address", port.tcp.Addr().String())
 			for range udpWorkers {
 				serving.Go(func() { s.serveUDP(ctx, port.udp) })
 			}
