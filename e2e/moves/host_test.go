@@ -29,7 +29,9 @@ type host struct {
 	log      string // file
 	folder   string // for what the agent keeps
 	args     []string
-	agent    *exec.Cmd // nil while none runs
+	agent    *exec.Cmd     // nil while none is to run
+	ended    chan struct{} // closed when agent has ended
+	revived  int           // times that an agent had ended by itself
 }
 
 func newHost(t *testing.T, name, address, store string, random *rand.Rand, args ...string) *host {
@@ -76,6 +78,24 @@ func (h *host) start() {
 	if err := h.agent.Start(); err != nil {
 		h.t.Fatal(err)
 	}
+	agent, ended := h.agent, make(chan struct{})
+	h.ended = ended
+	go func() {
+		defer close(ended)
+		agent.Wait()
+	}()
+}
+
+// revive does what a service manager does: it starts an agent that has ended by itself, as one does that
+// finds no engine when it starts.
+func (h *host) revive() {
+	h.t.Helper()
+	if h.agent == nil || !isOpen(h.ended) {
+		return
+	}
+	h.agent = nil
+	h.revived++
+	h.start()
 }
 
 // kill ends the agent with SIGKILL, if it runs.
@@ -84,20 +104,23 @@ func (h *host) kill() {
 		return
 	}
 	h.agent.Process.Kill()
-	h.agent.Wait()
+	<-h.ended
 	h.agent = nil
 }
 
 // stop asks the agent to end, and waits until it has.
 func (h *host) stop() {
-	h.t.Helper()
 	if h.agent == nil {
 		return
 	}
 	h.agent.Process.Signal(syscall.SIGTERM)
-	limit := time.AfterFunc(endMax, func() { h.agent.Process.Kill() })
-	defer limit.Stop()
-	h.agent.Wait()
+	select {
+	case <-h.ended:
+	case <-time.After(endMax):
+		h.t.Errorf("the agent of %s does not end", h.name)
+		h.agent.Process.Kill()
+		<-h.ended
+	}
 	h.agent = nil
 }
 

@@ -221,6 +221,9 @@ func (j *journey) settle() {
 		if wrong == "" {
 			break
 		}
+		for _, h := range j.hosts {
+			h.revive()
+		}
 		if time.Since(began) > rightMax {
 			j.t.Fatalf("%v after move %d to %s, with %s: %s", rightMax, j.moves, j.hosts[j.at].name, strings.Join(j.since, ", "), wrong)
 		}
@@ -272,6 +275,7 @@ func (j *journey) judge() {
 func (j *journey) report() {
 	j.t.Logf("%d moves, %d events, of which %d expiries; %d, %d and %d %q, %d longer than a TTL", j.moves, j.tally["events"], j.tally["expiries"],
 		j.tally[orders[0]], j.tally[orders[1]], j.tally[orders[2]], orders, j.tally["long"])
+	j.t.Logf("%d agents had to be started again, for they had found no engine", j.hosts[0].revived+j.hosts[1].revived)
 	for _, f := range slices.SortedFunc(slices.Values(faults), func(a, b fault) int { return cmp.Compare(a.name, b.name) }) {
 		j.t.Logf("%-28s %4d times, right again after %v at most", f.name, j.tally[f.name], j.worst[f.name].Round(time.Millisecond))
 	}

@@ -282,7 +282,6 @@ const (
 	typeNetwork   = "network"
 
 	actionKill = "kill"
-	actionDie  = "die"
 )
 
 // summary is a container in the engine's list.
