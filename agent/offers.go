@@ -81,7 +81,7 @@ func Offers(seen []Seen, opts Options) ([]Offer, []Refusal) {
 // planner is Offers that remembers what it decided about a workload until that changes.
 type planner struct {
 	options Options
-	known   map[workloadID]planned
+	known   map[workloadID]*planned
 	again   bool // something that may come later was missing
 }
 
@@ -97,51 +97,70 @@ type planned struct {
 }
 
 func newPlanner(opts Options) *planner {
-	return &planner{options: opts, known: map[workloadID]planned{}}
+	return &planner{options: opts, known: map[workloadID]*planned{}}
 }
 
-func (p *planner) offers(seen []Seen) (offers []Offer, refusals []Refusal) {
-	seen = slices.SortedFunc(slices.Values(seen), firstClaim)
-	byID := make(map[workloadID]*workload.Workload, len(seen))
+func (p *planner) offers(seen []Seen) ([]Offer, []Refusal) {
+	claims := make([]*Seen, len(seen)) // workloads are large: pointers are sorted
+	byID := make(map[workloadID]*Seen, len(seen))
 	for i := range seen {
-		byID[workloadID{seen[i].Source, seen[i].ID}] = &seen[i].Workload
+		claims[i] = &seen[i]
+		byID[workloadID{seen[i].Source, seen[i].ID}] = &seen[i]
 	}
-	known := make(map[workloadID]planned, len(seen))
+	slices.SortFunc(claims, firstClaim)
+	known := make(map[workloadID]*planned, len(seen))
+	holders := make(map[[2]string]*Seen, len(seen))
+	granted := make([]*Offer, 0, len(seen))
+	var refusals []Refusal
 	p.again = false
-	holders := make(map[[2]string]Seen, len(seen))
-	for _, s := range seen {
-		id := workloadID{s.Source, s.ID}
-		plan, found := p.known[id]
-		owner := byID[workloadID{s.Source, s.NetworkOf}]
-		if !found || plan.again || !same(plan.seen.Workload, s.Workload) || !sameOwner(plan.owner, owner) {
-			plan = decide(s, owner, p.options)
-		}
-		known[id] = plan
+	for _, s := range claims {
+		plan := p.plan(s, byID)
+		known[workloadID{s.Source, s.ID}] = plan
 		p.again = p.again || plan.again
 		refusals = append(refusals, plan.refusals...)
-		for _, offer := range plan.offers {
+		for i := range plan.offers {
+			offer := &plan.offers[i]
 			name := [2]string{offer.Record.Service, offer.Record.Instance}
 			if holder, taken := holders[name]; taken {
 				refusals = append(refusals, conflict(s, offer, holder))
 				continue
 			}
 			holders[name] = s
-			offers = append(offers, offer)
+			granted = append(granted, offer)
 		}
 	}
 	p.known = known
-	slices.SortFunc(offers, func(a, b Offer) int {
+	slices.SortFunc(granted, func(a, b *Offer) int {
 		return cmp.Or(cmp.Compare(a.Record.Service, b.Record.Service), cmp.Compare(a.Record.Instance, b.Record.Instance))
 	})
 	slices.SortStableFunc(refusals, func(a, b Refusal) int {
 		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Workload, b.Workload), cmp.Compare(a.Port, b.Port))
 	})
+	offers := make([]Offer, len(granted))
+	for i, offer := range granted {
+		offers[i] = *offer
+	}
 	return offers, refusals
 }
 
+// plan returns what is decided about a workload: what was decided before, if nothing has changed.
+func (p *planner) plan(s *Seen, all map[workloadID]*Seen) *planned {
+	var owner *workload.Workload
+	if s.NetworkOf != "" {
+		if found := all[workloadID{s.Source, s.NetworkOf}]; found != nil {
+			owner = &found.Workload
+		}
+	}
+	plan := p.known[workloadID{s.Source, s.ID}]
+	if plan == nil || plan.again || !same(plan.seen.Workload, s.Workload) || !sameOwner(plan.owner, owner) {
+		plan = decide(*s, owner, p.options)
+	}
+	return plan
+}
+
 // firstClaim orders workloads by who may keep a name that two claim.
-func firstClaim(a, b Seen) int {
-	rank := func(s Seen) int {
+func firstClaim(a, b *Seen) int {
+	rank := func(s *Seen) int {
 		switch {
 		case s.Trusted:
 			return 0
@@ -153,7 +172,7 @@ func firstClaim(a, b Seen) int {
 	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Run, b.Run), cmp.Compare(a.Source, b.Source), cmp.Compare(a.ID, b.ID))
 }
 
-func conflict(s Seen, offer Offer, holder Seen) Refusal {
+func conflict(s *Seen, offer *Offer, holder *Seen) Refusal {
 	whose := fmt.Sprintf("of %s", holder.Name)
 	if holder.ID == s.ID && holder.Source == s.Source {
 		whose = "of the same one"

@@ -77,6 +77,9 @@ func readOwn(labels map[string]string) (o own) {
 		}
 		name, option, metaKey := splitOption(rest)
 		switch {
+		case len(o.problems) > problemsMax:
+			o.problems = append(o.problems, "and more of the kind; the rest of its labels is left out")
+			return o.sorted(services)
 		case !isName(name):
 			o.problems = append(o.problems, fmt.Sprintf("label %.80q: must be %s.SERVICE.OPTION, and a service's name has at most %d letters, digits, '.', '-' and '_'", label, ownPrefix, nameBytesMax))
 			continue

@@ -56,10 +56,10 @@ type decision struct {
 }
 
 // decide makes it.
-func decide(s Seen, owner *workload.Workload, opts Options) planned {
+func decide(s Seen, owner *workload.Workload, opts Options) *planned {
 	d := decision{seen: s, owner: owner, options: opts}
 	d.make()
-	return planned{seen: s, owner: owner, offers: d.offers, refusals: d.refusals, again: d.again}
+	return &planned{seen: s, owner: owner, offers: d.offers, refusals: d.refusals, again: d.again}
 }
 
 func (d *decision) make() {
@@ -83,7 +83,7 @@ func (d *decision) make() {
 		d.mistake(0, problem)
 	}
 	claimed := d.ownWishes(own)
-	if d.seen.Source == SourceDocker {
+	if d.seen.Source == SourceDocker && !said.isTrue(keyIgnore) {
 		d.registratorWishes(said, claimed, len(own.services) > 0)
 	}
 }
