@@ -50,6 +50,9 @@ func (o Override) Validate() error {
 	if o.Weight < 0 || o.Weight > registry.WeightMax {
 		problems = append(problems, fmt.Errorf("weight %d: must be 0 to %d", o.Weight, registry.WeightMax))
 	}
+	if year := o.At.UTC().Year(); year < 0 || year > 9999 {
+		problems = append(problems, fmt.Errorf("at %v: the year must have four digits", o.At))
+	}
 	return errors.Join(append(problems, validateText("reason", o.Reason), validateText("by", o.By))...)
 }
 

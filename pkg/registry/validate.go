@@ -98,6 +98,10 @@ func ValidatePrefix(prefix string) error {
 	return nil
 }
 
+// ValidateName reports whether name, which the error calls what, can be exactly one visible segment of
+// a key, as the names of services and instances have to be.
+func ValidateName(what, name string) error { return validateName(what, name) }
+
 // validateName accepts what can be exactly one visible segment of a key.
 func validateName(what, name string) error {
 	switch {
