@@ -29,9 +29,9 @@ func (d *dnsCompanion) name() string { return "dns" }
 
 func (d *dnsCompanion) addFlags(flags *pflag.FlagSet) {
 	d.flags = flags
-	flags.StringSliceVar(&d.listen, "dns-listen", nil, "`addresses` on which to answer the DNS over UDP and TCP, such as 127.0.0.1:8600,172.17.0.1:53 (default: none)")
+	flags.StringSliceVar(&d.listen, "dns-listen", nil, "answer the DNS over UDP and TCP at `address`, such as 127.0.0.1:8600 or docker0:53; repeatable (default: nowhere)")
 	flags.StringVar(&d.domain, "dns-domain", nameserver.DefaultDomain, "`domain` of the names: web.service.DOMAIN")
-	flags.StringSliceVar(&d.allow, "dns-allow", nil, "`networks` whose questions are answered, such as 10.0.0.0/8 (default: loopback, private and link-local ones)")
+	flags.StringSliceVar(&d.allow, "dns-allow", nil, "`network` whose questions are answered, such as 10.0.0.0/8; repeatable (default: loopback, private and link-local ones, and this machine)")
 	flags.DurationVar(&d.ttl, "dns-ttl", 0, "how long answers may be cached; whole seconds, 0: not at all")
 	flags.DurationVar(&d.stale, "dns-stale", 0, "how old answers may get while the store does not answer; 0: for ever")
 }

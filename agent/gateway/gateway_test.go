@@ -307,3 +307,20 @@ func next(t *testing.T, in <-chan string) string {
 
 // escape is a value as a form has it.
 func escape(value string) string { return url.QueryEscape(value) }
+
+// rawGet sends a GET with a Host header.
+func rawGet(t *testing.T, base, path, host string) reply {
+	t.Helper()
+	request, err := http.NewRequest("GET", base+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Host = host
+	response, err := httpClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	return reply{response.StatusCode, response.Header, string(body)}
+}

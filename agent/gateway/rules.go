@@ -21,6 +21,9 @@ const (
 	writing
 )
 
+// rulesMax bounds the rules of one network: each request is held against all of them.
+const rulesMax = 256
+
 var rightNames = map[string]right{"none": nothing, "r": reading, "rw": writing}
 
 // rule gives a right on a key and all below it that has no longer rule.
@@ -33,6 +36,9 @@ type rule struct {
 type rules []rule
 
 func parseRules(text string) (rules, error) {
+	if strings.Count(text, ",") >= rulesMax {
+		return nil, fmt.Errorf("a network has at most %d rules", rulesMax)
+	}
 	var list rules
 	for one := range strings.SplitSeq(text, ",") {
 		name, key, ok := strings.Cut(strings.TrimSpace(one), ":")

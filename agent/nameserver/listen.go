@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 
 	"github.com/kvd-io/kvd/pkg/backoff"
 )
@@ -26,67 +24,21 @@ const (
 	connsMax     = 256              // over TCP; one more is closed at once
 	idleTimeout  = 10 * time.Second // for the next question of a connection, whole
 	writeTimeout = 5 * time.Second
-
-	listenTries = 20 // for a port that both protocols have free
 )
 
-// listen takes an address for both protocols.
-func listen(address string) (p port, err error) {
-	tries := 1
-	if _, number, err := net.SplitHostPort(address); err == nil && number == "0" {
-		tries = listenTries
-	}
-	for range tries {
-		if p, err = listenOnce(address); err == nil {
-			return p, nil
-		}
-	}
-	return port{}, err
-}
-
-func listenOnce(address string) (port, error) {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return port{}, err
-	}
-	tcp, err := net.Listen("tcp", address)
-	if err != nil {
-		return port{}, err
-	}
-	_, number, err := net.SplitHostPort(tcp.Addr().String())
-	if err != nil {
-		return port{}, err
-	}
-	udp, err := net.ListenPacket("udp", net.JoinHostPort(host, number))
-	if err != nil {
-		tcp.Close()
-		return port{}, err
-	}
-	p := port{udp: udp.(*net.UDPConn), tcp: tcp.(*net.TCPListener)}
-	// An answer must come from the address that was asked, which one that listens everywhere has to be told.
-	err6 := ipv6.NewPacketConn(udp).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
-	err4 := ipv4.NewPacketConn(udp).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
-	if err6 != nil && err4 != nil {
-		udp.Close()
-		tcp.Close()
-		return port{}, err4
-	}
-	return p, nil
-}
-
 // serveUDP answers packets until the socket is closed.
-func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
+func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) {
 	buffer := make([]byte, questionSizeMax)
 	var retry backoff.Backoff
 	for {
 		n, session, err := dns.ReadFromSessionUDP(conn, buffer)
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return err
+				return
 			}
-			s.cfg.Log.Warn("cannot read from a UDP socket, trying again", "address", conn.LocalAddr(), "err", err)
-			if err := retry.Wait(ctx); err != nil {
-				return err
+			s.cfg.Log.Warn("cannot read from a UDP socket, trying again", "address", conn.LocalAddr().String(), "err", err)
+			if retry.Wait(ctx) != nil {
+				return
 			}
 			continue
 		}
@@ -104,7 +56,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 }
 
 // serveTCP accepts connections until the listener is closed.
-func (s *Server) serveTCP(ctx context.Context, listener *net.TCPListener) error {
+func (s *Server) serveTCP(ctx context.Context, listener *net.TCPListener) {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	var retry backoff.Backoff
@@ -112,11 +64,11 @@ func (s *Server) serveTCP(ctx context.Context, listener *net.TCPListener) error 
 		conn, err := listener.Accept()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return err
+				return
 			}
-			s.cfg.Log.Warn("cannot accept a TCP connection, trying again", "address", listener.Addr(), "err", err)
-			if err := retry.Wait(ctx); err != nil {
-				return err
+			s.cfg.Log.Warn("cannot accept a TCP connection, trying again", "address", listener.Addr().String(), "err", err)
+			if retry.Wait(ctx) != nil {
+				return
 			}
 			continue
 		}

@@ -52,7 +52,6 @@ func build(t *testing.T) *town {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.address = w.server.Addresses()[0]
 	ctx, cancel := context.WithCancel(context.Background())
 	failures := make(chan error, 2)
 	go func() { failures <- w.server.Run(ctx) }()
@@ -66,7 +65,20 @@ func build(t *testing.T) *town {
 			t.Error(err)
 		}
 	})
+	w.address = whereabouts(t, w.server)
 	return w
+}
+
+// whereabouts returns the first address of a server that is about to listen.
+func whereabouts(t *testing.T, s *nameserver.Server) string {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		if status := s.Status(); len(status.Addresses) > 0 {
+			return status.Addresses[0]
+		} else if time.Now().After(end) {
+			t.Fatalf("it listens nowhere: %+v", status)
+		}
+	}
 }
 
 // register writes records, and waits until the server has them.
@@ -255,10 +267,10 @@ func TestBeforeTheStoreIsReadNobodyKnows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &town{t: t, address: s.Addresses()[0]}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx) }()
+	w := &town{t: t, address: whereabouts(t, s)}
 	if out := w.dig("web.service.kvd"); !strings.Contains(out, "status: SERVFAIL") || !strings.Contains(out, "EDE: 14 (Not Ready): (the store was not read yet)") {
 		t.Error(out)
 	}
@@ -367,20 +379,50 @@ func TestItEndsWhateverClientsDo(t *testing.T) {
 	}
 }
 
-func TestSettingsThatCannotBe(t *testing.T) {
+func TestAPlaceThatIsTakenOrNotThereYetIsTriedAgain(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	s, err := nameserver.New(nameserver.Config{Catalog: catalog.New(catalog.Config{}), Listen: []string{taken.Addr().String(), "nowhere0:53", "lo:0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	await := func(is func(nameserver.Status) bool) {
+		t.Helper()
+		for end := time.Now().Add(patience); !is(s.Status()); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("it stays at %+v", s.Status())
+			}
+		}
+	}
+	await(func(s nameserver.Status) bool { return len(s.Waiting) == 2 && len(s.Addresses) > 0 })
+	if got := strings.Join(s.Status().Waiting, "; "); !strings.Contains(got, "in use") || !strings.Contains(got, "there is no interface nowhere0 yet") {
+		t.Errorf("waiting: %s", got)
+	}
+	taken.Close()
+	await(func(s nameserver.Status) bool {
+		return len(s.Waiting) == 1 && slices.Contains(s.Addresses, taken.Addr().String())
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSettingsThatCannotBe(t *testing.T) {
 	free := []string{"127.0.0.1:0"}
 	for _, c := range []struct {
 		cfg  nameserver.Config
 		want string
 	}{
 		{nameserver.Config{}, "no address"},
-		{nameserver.Config{Listen: []string{"127.0.0.1"}}, "missing port"},
-		{nameserver.Config{Listen: []string{"127.0.0.1:0", taken.Addr().String()}}, "in use"},
+		{nameserver.Config{Listen: []string{"127.0.0.1"}}, "there is no port"},
+		{nameserver.Config{Listen: []string{"127.0.0.1:dns"}}, "no number"},
+		{nameserver.Config{Listen: []string{"127.0.0.1:0", "localhost:53"}}, "neither an address nor an interface"},
 		{nameserver.Config{Listen: free, TTL: time.Millisecond}, "whole seconds"},
 		{nameserver.Config{Listen: free, TTL: -time.Second}, "whole seconds"},
 		{nameserver.Config{Listen: free, TTL: 2 * time.Hour}, "1h0m0s"},

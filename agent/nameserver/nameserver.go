@@ -61,24 +61,15 @@ const (
 	domainBytesMax = 100 // so that every name in the domain has room for its labels
 )
 
-// DefaultAllow are the networks whose questions are answered if a Config names none: this machine, private
-// addresses and the addresses of one link.
-func DefaultAllow() []netip.Prefix {
-	var all []netip.Prefix
-	for _, text := range []string{
-		"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "169.254.0.0/16", "fe80::/10",
-	} {
-		all = append(all, netip.MustParsePrefix(text))
-	}
-	return all
-}
-
 // Config says what to answer, and to whom. Catalog and Listen are required.
 type Config struct {
 	Catalog Catalog
-	Listen  []string       // addresses, HOST:PORT, each for UDP and TCP; port 0 is one that both have free
-	Domain  string         // what it answers for, such as "kvd."; "": DefaultDomain
-	Allow   []netip.Prefix // whose questions it answers; nil: DefaultAllow
+	Listen  []string // ADDRESS:PORT or INTERFACE:PORT, each for UDP and TCP; ":PORT" is everywhere
+	Domain  string   // what it answers for, such as "kvd."; "": DefaultDomain
+
+	// Allow are the networks whose questions are answered; nil: loopback, private and link-local ones, and all
+	// addresses of this machine. Others are refused, in no more bytes than they have sent.
+	Allow []netip.Prefix
 
 	// TTL is how long an answer may be kept by who has asked: whole seconds up to TTLMax, 0 is not at all. For
 	// an answer that there is nothing it is 5 seconds at most.
@@ -100,18 +91,18 @@ type Server struct {
 	cfg    Config
 	domain string // canonical: lower-case and fully qualified
 	nsName string
-	ports  []port
+	places []place
 	counts counters
 	conns  connections
+
+	allowSelf bool
+	self      self
+
+	mu        sync.Mutex // guards the fields below
+	listening map[string]listening
 }
 
-// port is one address that is listened on.
-type port struct {
-	udp *net.UDPConn
-	tcp *net.TCPListener
-}
-
-// New checks cfg and listens. Nothing is answered before Run, which also closes what New has opened.
+// New checks cfg. It listens nowhere yet.
 func New(cfg Config) (*Server, error) {
 	domain, err := checkDomain(cmp.Or(cfg.Domain, DefaultDomain))
 	if err != nil {
@@ -125,8 +116,9 @@ func New(cfg Config) (*Server, error) {
 	case len(cfg.Listen) == 0:
 		return nil, errors.New("no address to listen on")
 	}
-	if cfg.Allow == nil {
-		cfg.Allow = DefaultAllow()
+	allowSelf := cfg.Allow == nil
+	if allowSelf {
+		cfg.Allow = defaultAllow()
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -138,15 +130,15 @@ func New(cfg Config) (*Server, error) {
 		cfg.Random = rand.Float64
 	}
 	cfg.Addresses = slices.DeleteFunc(slices.Clone(cfg.Addresses), func(a netip.Addr) bool { return !a.IsValid() })
-	s := &Server{cfg: cfg, domain: domain, nsName: "ns." + domain}
+	s := &Server{cfg: cfg, domain: domain, nsName: "ns." + domain, listening: map[string]listening{}}
+	s.allowSelf, s.self.interfaces = allowSelf, net.InterfaceAddrs
 	s.conns.open = map[net.Conn]struct{}{}
-	for _, address := range cfg.Listen {
-		p, err := listen(address)
+	for _, text := range cfg.Listen {
+		p, err := parsePlace(text)
 		if err != nil {
-			s.closePorts()
-			return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
+			return nil, err
 		}
-		s.ports = append(s.ports, p)
+		s.places = append(s.places, p)
 	}
 	return s, nil
 }
@@ -165,43 +157,15 @@ func checkDomain(text string) (string, error) {
 	return domain, nil
 }
 
-// Run answers until ctx ends, and returns nil then. It returns an error when a port can no longer be used.
+// Run answers until ctx ends. Where it cannot listen it tries again, for as long as that takes. It is called once
+// and returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	parent := ctx
-	ctx, cancel := context.WithCancelCause(parent)
-	defer cancel(nil)
-	var group sync.WaitGroup
-	for _, p := range s.ports {
-		s.cfg.Log.Info("answering names", "domain", s.domain, "address", p.tcp.Addr())
-		for range udpWorkers {
-			group.Go(func() { cancel(s.serveUDP(ctx, p.udp)) })
-		}
-		group.Go(func() { cancel(s.serveTCP(ctx, p.tcp)) })
+	var places sync.WaitGroup
+	for _, p := range s.places {
+		places.Go(func() { s.attend(ctx, p) })
 	}
-	<-ctx.Done()
-	s.closePorts()
-	s.conns.closeAll()
-	group.Wait()
-	if parent.Err() != nil {
-		return nil
-	}
-	return context.Cause(ctx)
-}
-
-func (s *Server) closePorts() {
-	for _, p := range s.ports {
-		p.udp.Close()
-		p.tcp.Close()
-	}
-}
-
-// Addresses returns where the server listens, HOST:PORT.
-func (s *Server) Addresses() []string {
-	var all []string
-	for _, p := range s.ports {
-		all = append(all, p.tcp.Addr().String())
-	}
-	return all
+	places.Wait()
+	return nil
 }
 
 // seconds returns a TTL as records hold it.

@@ -142,11 +142,6 @@ func fit(reply *dns.Msg, size int) ([]byte, error) {
 	return packed, err
 }
 
-func (s *Server) allowed(from netip.Addr) bool {
-	from = from.Unmap().WithZone("")
-	return slices.ContainsFunc(s.cfg.Allow, func(p netip.Prefix) bool { return p.Contains(from) })
-}
-
 // answer makes r what is known about q.
 func (r *reply) answer(q dns.Question) {
 	s := r.server

@@ -2,6 +2,7 @@ package nameserver
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -137,12 +138,16 @@ func TestStrangersAreRefusedAndLearnNothing(t *testing.T) {
 	}{
 		{nil, "127.0.0.1", true}, {nil, "::1", true}, {nil, "::ffff:10.1.2.3", true}, {nil, "172.17.0.2", true}, {nil, "192.168.1.1", true}, {nil, "fd00::1", true}, {nil, "fe80::1%eth0", true},
 		{nil, "8.8.8.8", false}, {nil, "2001:db8::1", false}, {nil, "172.32.0.1", false}, {nil, "::ffff:8.8.8.8", false},
+		{nil, "192.0.2.2", true}, {nil, "192.0.2.3", false}, {[]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, "192.0.2.2", false},
 		{[]netip.Prefix{}, "127.0.0.1", false},
 		{[]netip.Prefix{netip.MustParsePrefix("8.8.0.0/16")}, "8.8.4.4", true},
 		{[]netip.Prefix{netip.MustParsePrefix("8.8.0.0/16")}, "127.0.0.1", false},
 		{[]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, "9.9.9.9", true},
 	} {
 		s := serve(t, Config{Catalog: town, Allow: c.allow})
+		s.self.interfaces = func() ([]net.Addr, error) {
+			return []net.Addr{&net.IPNet{IP: net.IPv4(192, 0, 2, 2), Mask: net.CIDRMask(24, 32)}}, nil
+		}
 		answer := s.respond(packet, netip.MustParseAddr(c.from), true)
 		var reply dns.Msg
 		if err := reply.Unpack(answer); err != nil {

@@ -43,7 +43,8 @@ func (c *counters) count(reply *dns.Msg) {
 // Status says how a server fares.
 type Status struct {
 	Domain    string   `json:"domain"`
-	Addresses []string `json:"addresses"`
+	Addresses []string `json:"addresses"`         // listened at
+	Waiting   []string `json:"waiting,omitempty"` // why it is not listened at others
 
 	// How true answers are: whether everything was read once, how long ago the store was heard last, in
 	// seconds, which is 0 while it is, and why it is not.
@@ -80,12 +81,13 @@ type Status struct {
 func (s *Server) Status() Status {
 	state := s.cfg.Catalog.State()
 	status := Status{
-		Domain: s.domain, Addresses: s.Addresses(), Complete: state.Complete,
+		Domain: s.domain, Complete: state.Complete,
 		Services: state.Services, Instances: state.Instances, Unreadable: state.Unreadable,
 		Answered: s.counts.answered.Load(), Negative: s.counts.negative.Load(), Refused: s.counts.refused.Load(), Failed: s.counts.failed.Load(),
 		Invalid: s.counts.invalid.Load(), Disallowed: s.counts.disallowed.Load(), Dropped: s.counts.dropped.Load(), Truncated: s.counts.truncated.Load(),
 		Crowded: s.counts.crowded.Load(), Unsent: s.counts.unsent.Load(), Connections: s.conns.count(),
 	}
+	status.Addresses, status.Waiting = s.whereabouts()
 	if state.Err != nil {
 		status.Problem = state.Err.Error()
 		if !state.Since.IsZero() {

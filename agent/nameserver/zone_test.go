@@ -71,7 +71,7 @@ func meta(key, v string) func(*registry.Record) {
 	return func(r *registry.Record) { r.Meta = map[string]string{key: v} }
 }
 
-// serve returns a server that is not running. It is closed with the test.
+// serve returns a server that is not running.
 func serve(t testing.TB, cfg Config) *Server {
 	t.Helper()
 	cfg.Listen = []string{"127.0.0.1:0"}
@@ -79,7 +79,6 @@ func serve(t testing.TB, cfg Config) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.closePorts)
 	return s
 }
 
@@ -406,7 +405,6 @@ func TestStatusCountsAnswersAndNamesWhatNobodyCanAskFor(t *testing.T) {
 	want(t, ask(t, s, `x\032y.service.kvd.`, dns.TypeA), nxdomain)
 	s.respond([]byte("hello"), localhost, true)
 	got := s.Status()
-	got.Addresses = nil
 	data, err := json.Marshal(got)
 	if err != nil {
 		t.Fatal(err)

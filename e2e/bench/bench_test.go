@@ -22,11 +22,18 @@ func TestMain(m *testing.M) {
 func TestEveryScenarioRuns(t *testing.T) {
 	parts.Need(t, "wrk")
 	etcd := parts.Path(t, "etcd")
-	kvd := filepath.Join(parts.Build(t), "kvd")
+	bin := parts.Build(t)
+	kvd, kvagent := filepath.Join(bin, "kvd"), filepath.Join(bin, "kvagent")
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
+			if s.name == "registration" {
+				parts.Need(t, "root")
+				parts.Need(t, "dockerd")
+				parts.Need(t, "busybox")
+				parts.Need(t, "ip")
+			}
 			jsonFile := filepath.Join(t.TempDir(), "report.json")
-			args := []string{"-short", "-run", s.name, "-kvd", kvd, "-etcd", etcd, "-json", jsonFile}
+			args := []string{"-short", "-run", s.name, "-kvd", kvd, "-kvagent", kvagent, "-etcd", etcd, "-json", jsonFile}
 			if err := run(t.Context(), args, io.Discard, t.Output()); err != nil {
 				t.Fatal(err)
 			}

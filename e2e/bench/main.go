@@ -49,15 +49,17 @@ var scenarios = []scenario{
 	{"leases", "three members: 100,000 keys under 100 leases that are kept alive every 3 s", runLeases},
 	{"failover", "three members: how long nobody can write when the leader goes", runFailover},
 	{"snapshot", "three members with 1,000,000 keys: writes while a snapshot is written", runSnapshot},
+	{"registration", "a container starts, passes its check and stops: until the store shows it", runRegistration},
+	{"registered", "1,000 containers at rest: what kvagent and the leader use", runRegistered},
 	{"join", "1,000,000 keys for a new member: how long it takes, and writes meanwhile", runJoin},
 }
 
 // bench is what scenarios work with.
 type bench struct {
-	kvd, etcd string // programs
-	self      string // this program, which is the do-nothing handlers as well
-	dir       string // of this run; removed at its end
-	log       io.Writer
+	kvd, etcd, kvagent string // programs
+	self               string // this program, which is the do-nothing handlers as well
+	dir                string // of this run; removed at its end
+	log                io.Writer
 
 	duration time.Duration // of one load
 	rounds   int
@@ -65,6 +67,10 @@ type bench struct {
 	expiring int // keys of the scenario expiry
 	watchers int // of the scenario of that name
 	kills    int // of the scenario failover
+
+	registrations int  // runs of the scenario registration
+	containers    int  // of the scenario registered
+	real          bool // they are an engine's and not only told of by one
 }
 
 func main() {
@@ -91,8 +97,12 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	flags.IntVar(&b.expiring, "expiring", 100_000, "keys of the scenario expiry")
 	flags.IntVar(&b.watchers, "watchers", 15_000, "connections of the scenario of that name; this process needs as many descriptors")
 	flags.IntVar(&b.kills, "kills", 20, "kills of a leader in the scenario failover")
+	flags.IntVar(&b.registrations, "registrations", 100, "runs of the scenario registration")
+	flags.IntVar(&b.containers, "containers", 1000, "of the scenario registered")
+	flags.BoolVar(&b.real, "real", false, "the containers of the scenario registered run; otherwise an engine only tells of them")
 	short := flags.Bool("short", false, "100 ms, one round, few keys and watchers: shows that it works, says nothing about speed")
 	flags.StringVar(&b.kvd, "kvd", "", "kvd to measure; built from this module if empty")
+	flags.StringVar(&b.kvagent, "kvagent", "", "kvagent to measure; built from this module if empty")
 	flags.StringVar(&b.etcd, "etcd", "etcd", "etcd to compare with")
 	jsonFile := flags.String("json", "", "write the report to this file")
 	docFile := flags.String("doc", "", "put the tables between the bench marks of this Markdown file")
@@ -101,6 +111,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	if *short {
 		b.duration, b.rounds, b.keys, b.watchers, b.expiring, b.kills = 100*time.Millisecond, 1, 2000, 200, 500, 1
+		b.registrations, b.containers = 2, 20
 	}
 	chosen, err := choose(*names)
 	if err != nil {
@@ -113,10 +124,12 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
-	if b.kvd == "" {
-		b.kvd = filepath.Join(b.dir, "kvd")
-		if err := build(ctx, b.kvd); err != nil {
-			return err
+	for program, path := range map[string]*string{"kvd": &b.kvd, "kvagent": &b.kvagent} {
+		if *path == "" {
+			*path = filepath.Join(b.dir, program)
+			if err := build(ctx, program, *path); err != nil {
+				return err
+			}
 		}
 	}
 	report := report{Machine: b.describeMachine(ctx), Args: args}
@@ -176,12 +189,12 @@ func choose(names string) ([]scenario, error) {
 	return chosen, nil
 }
 
-// build compiles kvd as a release is compiled.
-func build(ctx context.Context, target string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", target, "github.com/kvd-io/kvd/cmd/kvd")
+// build compiles a program as a release is compiled.
+func build(ctx context.Context, program, target string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", target, "github.com/kvd-io/kvd/cmd/"+program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build kvd: %w\n%s", err, output)
+		return fmt.Errorf("build %s: %w\n%s", program, err, output)
 	}
 	return nil
 }

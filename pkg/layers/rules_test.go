@@ -36,7 +36,7 @@ var plan = []layer{
 	{"ctl", []string{"ctl/...", "pkg/...", "templates/..."}, "a client works against any store, so it cannot know the daemon"},
 	{"sidekick", []string{"sidekick/...", "pkg/..."}, "agents share libraries, never each other"},
 	{"agent", []string{"agent/...", "pkg/..."}, "agents share libraries, never each other"},
-	{"agent/nameserver", []string{"pkg/catalog", "pkg/mirror", "pkg/registry", "pkg/backoff"}, "it answers from a catalog, wherever that comes from, and asks nobody"},
+	{"agent/nameserver", []string{"pkg/catalog", "pkg/mirror", "pkg/registry", "pkg/backoff", "pkg/pace"}, "it answers from a catalog, wherever that comes from, and asks nobody"},
 	{"agent/gateway", []string{"pkg/kvclient", "pkg/etcdv2", "pkg/kv", "pkg/pace", "pkg/backoff"}, "it passes on requests; what is registered, and by whom, is not its matter"},
 	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
 

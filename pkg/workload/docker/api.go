@@ -282,6 +282,7 @@ const (
 	typeNetwork   = "network"
 
 	actionKill = "kill"
+	actionDie  = "die"
 )
 
 // summary is a container in the engine's list.

@@ -74,10 +74,22 @@ func TestAContainerOfAnEventIsLookedAtBeforeItIsBelieved(t *testing.T) {
 	e.Set("a", runs())
 	f := follow(t, docker.Config{Host: e.Host()})
 	f.until("a runs", holds("a"))
-	e.Send("a", "die", time.Now(), nil) // an old one, of the run before
+	e.Send("a", "die", time.Now().Add(-time.Minute), nil) // of the run before
 	e.Set("b", runs())
 	e.Send("b", "start", time.Now(), nil)
-	f.until("both run", holds("a", "b"))
+	if s := f.until("a snapshot", func(workload.Snapshot) bool { return true }); !holds("a", "b")(s) {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestAContainerThatHasEndedIsGoneBeforeTheEngineTellsMore(t *testing.T) {
+	e := dockertest.Start(t)
+	e.Set("a", runs())
+	f := follow(t, docker.Config{Host: e.Host(), Timeout: time.Hour})
+	f.until("a runs", holds("a"))
+	e.Set("a", dockertest.Container{Hangs: true})
+	e.Send("a", "die", time.Now(), nil)
+	f.until("a has ended", holds())
 }
 
 func TestWhatHappensWhileTheStreamIsCutIsSeen(t *testing.T) {

@@ -96,6 +96,14 @@ func (f *follower) signalled(sent hint) {
 	f.stale = true
 }
 
+// died forgets a container whose process has ended. The engine takes its networks down before it
+// answers about it again, and its address may be another's by then.
+func (f *follower) died(h hint) {
+	if c := f.known[h.id]; c != nil && c.startedAt.Before(h.at) {
+		f.learn(answer{id: h.id})
+	}
+}
+
 // outlived takes those out of stopping that have outlived their time, and returns when the next
 // will have; the zero time when none is stopping.
 func (f *follower) outlived(now time.Time) (next time.Time) {

@@ -25,6 +25,7 @@ type hint struct {
 	id      string
 	network bool      // it is about a network, which can only concern a container that runs already
 	signal  int       // that it was sent; 0: none
+	died    bool      // its process has ended
 	at      time.Time // by the engine's clock
 }
 
@@ -82,7 +83,7 @@ func (h *hints) add(e event, since time.Time) {
 		h.knock()
 		return
 	}
-	noted := hint{id: id, network: e.Type == typeNetwork, at: at}
+	noted := hint{id: id, network: e.Type == typeNetwork, died: e.Type == typeContainer && e.Action == actionDie, at: at}
 	if e.Type == typeContainer && e.Action == actionKill {
 		// Podman does not say which signal it was; then the container is only looked at.
 		noted.signal, _ = strconv.Atoi(e.Actor.Attributes["signal"])

@@ -61,6 +61,7 @@ type session struct {
 type query struct {
 	flying  bool
 	again   bool   // something happened meanwhile
+	died    bool   // and it was the end of its process: the answer may be of before
 	listed  bool   // the engine's list names it
 	print   string // of its line in that list
 	signals []hint // to be applied once it is known that it runs
@@ -332,6 +333,10 @@ func (s *session) takeHints(ctx context.Context) {
 		}
 		q := s.want(h.id)
 		q.print = ""
+		if h.died {
+			q.died = q.flying
+			s.died(h)
+		}
 		if h.signal != 0 {
 			s.signalled(h)
 			if len(q.signals) < signalsMax { // it may be of a run that is not known yet
@@ -378,6 +383,7 @@ func (s *session) take(ctx context.Context, a answer) error {
 	s.flying--
 	delete(s.asking, a.id)
 	switch {
+	case a.err == nil && a.runs && q.died:
 	case a.err == nil:
 		s.learn(a)
 		for _, sent := range q.signals {
