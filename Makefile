@@ -72,6 +72,9 @@ soak-cluster:
 soak-registration:
 	KVD_MOVES=$(or $(MOVES),500) $(GO) test ./e2e/moves -count=1 -v -timeout 2h
 
+soak-registration:
+	KVD_REGISTRATION_CONTAINERS=$(or $(CONTAINERS),300) $(GO) test ./e2e/registration -run TestTheRegistryEquals -count=1 -v -timeout 2h
+
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \
 	test -z "$$unformatted" || { echo "not formatted (try: make fmt):"; echo "$$unformatted"; exit 1; }

@@ -31,6 +31,9 @@ import (
 	"time"
 )
 
+// dirBytesMax leaves room for the longest of dockerd's sockets below the folder.
+const dirBytesMax = 60
+
 const (
 	startMax = time.Minute // until dockerd answers; it looks at every container first
 	stopMax  = time.Minute // until it has ended
@@ -38,7 +41,7 @@ const (
 
 // Config says where an engine lives.
 type Config struct {
-	Dir  string   // for all its files; made, and removed by Close
+	Dir  string   // for all its files, with a short path, as sockets must have; made, and removed by Close
 	Args []string // of dockerd, beside those that set it apart
 }
 
@@ -54,6 +57,9 @@ type Engine struct {
 
 // Start makes an engine with no containers and one image, Image.
 func Start(ctx context.Context, cfg Config) (*Engine, error) {
+	if len(cfg.Dir) > dirBytesMax {
+		return nil, fmt.Errorf("%s: longer than %d bytes, so that its sockets would have no valid address", cfg.Dir, dirBytesMax)
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -113,7 +119,10 @@ func run(name string, args ...string) error {
 // Begin starts dockerd, with args beside those of Config, and returns when it answers.
 func (e *Engine) Begin(ctx context.Context, args ...string) error {
 	dir := e.cfg.Dir
-	os.Remove(filepath.Join(dir, "pid"))
+	// Where nobody reaps orphans, what was killed looks alive to dockerd for as long as it is a zombie.
+	for _, stale := range []string{"pid", "exec/containerd/containerd.pid"} {
+		os.Remove(filepath.Join(dir, stale))
+	}
 	log, err := os.OpenFile(e.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -191,7 +200,9 @@ func (e *Engine) Close() error {
 		problems = append(problems, run("ip", "link", "delete", e.bridge))
 	}
 	e.client.CloseIdleConnections()
-	exec.Command("umount", filepath.Join(e.cfg.Dir, "exec", "netns", "default")).Run() // which dockerd leaves
+	for _, left := range []string{"exec/netns/default", "data"} { // by a dockerd that was killed
+		exec.Command("umount", filepath.Join(e.cfg.Dir, left)).Run()
+	}
 	return errors.Join(append(problems, os.RemoveAll(e.cfg.Dir))...)
 }
 
