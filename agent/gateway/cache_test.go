@@ -58,8 +58,15 @@ func newStore(t *testing.T, index uint64) *store {
 				}
 			}
 		}
-		if r.Method == http.MethodGet {
+		switch {
+		case r.Method == http.MethodGet:
 			s.reads.Add(1)
+		case r.FormValue("value") == "cut":
+			panic(http.ErrAbortHandler)
+		case r.FormValue("value") == "other":
+			w.WriteHeader(http.StatusPreconditionFailed)
+			fmt.Fprintf(w, `{"errorCode":101,"message":"Compare failed","cause":"[7 != 8]","index":%d}`, index)
+			return
 		}
 		fmt.Fprintf(w, `{"action":"get","node":%s}`+"\n", *s.value.Load())
 	}))
@@ -208,6 +215,9 @@ func TestAnAnswerIsGivenToThoseWhoWereToldNoLaterIndex(t *testing.T) {
 	if _, ok := c.get(variant{key: "/c"}, 0, now); ok {
 		t.Error("an answer from before the last write was kept")
 	}
+	if h, ok := c.get(v, 0, now); !ok || h.index != 20 { // that write says nothing of what the watch has told
+		t.Errorf("given with index %d, %v", h.index, ok)
+	}
 }
 
 func TestAnAnswerGrowsOld(t *testing.T) {
@@ -309,6 +319,22 @@ func TestHiddenKeysAndReadsOfOnesOwnGoToTheCluster(t *testing.T) {
 		}
 		if asked := s.reads.Load() - before; asked != 3 {
 			t.Errorf("%v: the store was asked %d times for 3 reads", c, asked)
+		}
+	}
+}
+
+// A refresh wakes no watcher, so that a comparison can fail by what was remembered; and a write without an answer
+// may have been made.
+func TestAWriteThatFailsMakesAnswersDoubtful(t *testing.T) {
+	s := newStore(t, 10)
+	g := start(t, []string{s.URL}, everything)
+	for value, status := range map[string]int{"other": 412, "cut": 500} {
+		warm(t, g, "/v2/keys/a")
+		want(t, call(t, "PUT", g.url+"/v2/keys/a?prevIndex=7", "value="+value), status, "")
+		before := s.reads.Load()
+		call(t, "GET", g.url+"/v2/keys/a", "")
+		if s.reads.Load() == before {
+			t.Errorf("after %d the answer comes from memory", status)
 		}
 	}
 }
