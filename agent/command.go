@@ -111,7 +111,7 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 		env.Log.Warn("this machine has no address but loopback: only this machine can use what is registered; --ip names another one", "ip", options.Address)
 	}
 	env.Log.Info("starting", "host", options.Host, "ip", options.Address, "layouts", fmt.Sprint(views), "ttl", s.ttl, "sources", names(sources), "store", s.store.Endpoints)
-	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: s.prefix, Name: options.Host, Address: options.Address, Log: env.Log})
+	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: s.prefix, Name: options.Host, Address: options.Address, Engine: s.dockerHost, Log: env.Log})
 	if err != nil {
 		return usage(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kvd-io/kvd/agent/gateway"
+	"github.com/kvd-io/kvd/pkg/workload/docker"
 )
 
 // defaultGatewayCache is room for the answers that containers of one host ask for again and again.
@@ -36,8 +37,16 @@ func (g *gatewayCompanion) open(h host) (runner, error) {
 	case g.cacheBytes < 0:
 		return nil, fmt.Errorf("--gateway-cache-bytes %d: must not be negative", g.cacheBytes)
 	}
-	return gateway.New(gateway.Config{
+	engine, err := docker.New(docker.Config{Host: h.Engine})
+	if err != nil {
+		return nil, fmt.Errorf("--docker-host: %w", err)
+	}
+	server, err := gateway.New(gateway.Config{
 		Listen: g.listen, Allow: g.allow, Services: h.Prefix, Hosts: g.hosts, Store: h.Config,
-		CacheBytes: g.cacheBytes, Log: h.Log.With(slog.String("server", "gateway")),
+		CacheBytes: g.cacheBytes, Subnets: engine.Subnets, Log: h.Log.With(slog.String("server", "gateway")),
 	})
+	if err != nil {
+		return nil, err
+	}
+	return server, server.Taken()
 }

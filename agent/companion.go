@@ -36,6 +36,7 @@ type host struct {
 	Prefix  string          // directory of all services
 	Name    string          // of this machine
 	Address netip.Addr      // under which others reach this machine
+	Engine  string          // address of the container engine
 	Log     *slog.Logger
 }
 

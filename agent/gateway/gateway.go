@@ -64,12 +64,6 @@ const (
 	DefaultWatchesPerClient     = 256
 )
 
-// Networks knows the networks of a container engine by name.
-type Networks interface {
-	// Subnets returns the networks' addresses, none if there is no such network.
-	Subnets(ctx context.Context, network string) ([]netip.Prefix, error)
-}
-
 // Config says where to listen and what to allow.
 type Config struct {
 	// Listen holds "ADDRESS:PORT", "INTERFACE:PORT" for the addresses of an interface, which need not exist yet
@@ -87,8 +81,11 @@ type Config struct {
 	// .internal: a web page can make the name of its own server lead here.
 	Hosts []string
 
-	Store    kvclient.Config // the cluster; OnRequest and IdleConnections are the gateway's
-	Networks Networks        // for "docker:NAME"; nil: such rules hold nobody
+	Store kvclient.Config // the cluster; OnRequest and IdleConnections are the gateway's
+
+	// Subnets returns the addresses of a container engine's network, for "docker:NAME", none if there is no such
+	// network. nil: such rules hold nobody.
+	Subnets func(ctx context.Context, network string) ([]netip.Prefix, error)
 
 	CacheBytes int64 // for answers that are given again; 0: none are
 
@@ -194,7 +191,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, p := range s.places {
 		s.running.Go(func() { s.attend(stopping, server, p) })
 	}
-	if names := s.policy.dockerNames(); len(names) > 0 && s.cfg.Networks != nil {
+	if names := s.policy.dockerNames(); len(names) > 0 && s.cfg.Subnets != nil {
 		s.running.Go(func() { s.followNetworks(stopping, names) })
 	}
 	<-ctx.Done()

@@ -201,6 +201,25 @@ func (s *Server) attend(ctx context.Context, server *http.Server, p place) {
 	}
 }
 
+// Taken returns an error if another process has one of the addresses or sockets now, before Run. What cannot be
+// had for another reason, as an address that is yet to come, is no error.
+func (s *Server) Taken() error {
+	for _, p := range s.places {
+		wanted, _ := p.addresses() // an interface that is not there yet is no error either
+		for name := range wanted {
+			l, err := p.listen(context.Background(), name)
+			if err == nil {
+				err = l.Close()
+			}
+			if err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				s.store.Close()
+				return fmt.Errorf("--gateway-listen %s: %w", p.text, err)
+			}
+		}
+	}
+	return nil
+}
+
 // lost reports whether somebody has removed the socket of p.
 func (p place) lost() bool {
 	if p.socket == "" {

@@ -232,7 +232,7 @@ func (s *Server) followNetworks(ctx context.Context, names []string) {
 	known, troubled := map[string][]netip.Prefix{}, map[string]bool{}
 	look := func() {
 		for _, name := range names {
-			subnets, err := s.cfg.Networks.Subnets(ctx, name)
+			subnets, err := s.cfg.Subnets(ctx, name)
 			if err != nil && ctx.Err() == nil && !troubled[name] {
 				s.log.Warn("cannot find out the addresses of a network, its rules stay as they are", "network", name, "err", err)
 			}

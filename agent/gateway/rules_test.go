@@ -216,8 +216,8 @@ func TestANetworkOfTheEngineIsLetInByName(t *testing.T) {
 	networks := &engineNetworks{}
 	subnet := netip.MustParsePrefix("127.0.0.0/8")
 	networks.subnet.Store(&subnet)
-	g := start(t, []string{cluster.URL()}, func(cfg *Config) { cfg.Allow, cfg.Networks = []string{"docker:front=rw:/app"}, networks })
+	g := start(t, []string{cluster.URL()}, func(cfg *Config) { cfg.Allow, cfg.Subnets = []string{"docker:front=rw:/app"}, networks.Subnets })
 	await(t, "the network is known", func() bool { return call(t, "PUT", g.url+"/v2/keys/app/a", "value=1").status/100 == 2 })
-	none := start(t, []string{cluster.URL()}, func(cfg *Config) { cfg.Allow, cfg.Networks = []string{"docker:back=rw:/app"}, networks })
+	none := start(t, []string{cluster.URL()}, func(cfg *Config) { cfg.Allow, cfg.Subnets = []string{"docker:back=rw:/app"}, networks.Subnets })
 	want(t, call(t, "GET", none.url+"/v2/keys/app/a", ""), 403, "no rule")
 }
