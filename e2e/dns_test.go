@@ -224,3 +224,28 @@ func TestManyInstancesFitIntoAnAnswerOverTCP(t *testing.T) {
 		t.Errorf("Go finds %d: %v", len(addresses), err)
 	}
 }
+
+// TestContainersFindServicesByTheirNames: kvagent answers at the address of a network of containers, which comes
+// later than kvagent. The engine passes their questions on, and those that kvagent refuses to the next server.
+func TestContainersFindServicesByTheirNames(t *testing.T) {
+	parts.Docker(t)
+	parts.Need(t, "root") // port 53
+	const bridge = "kvdtestdns0"
+	n := answerNames(t, "--dns-listen", bridge+":53")
+	n.register("web", "a", "10.0.0.1", 80, ``)
+	network := fmt.Sprintf("kvd-test-dns-%d", os.Getpid())
+	parts.DockerCommand(t, "network", "create", "--label", "kvd.test", "-o", "com.docker.network.bridge.name="+bridge, network)
+	t.Cleanup(func() { parts.DockerCommand(t, "network", "rm", network) })
+	gateway := parts.DockerCommand(t, "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", network)
+	eventually(t, "kvagent answers at the new network", func() bool { return strings.Contains(n.said(), gateway+":53") })
+	container := parts.RunContainer(t, []string{"--network", network, "--network-alias", "neighbour", "--dns", gateway})
+	for name, want := range map[string]string{"web.service.kvd": "10.0.0.1", "a.web.service.kvd": "10.0.0.1", "neighbour": "Name:\tneighbour"} {
+		var out string
+		eventually(t, "a container finds "+name, func() bool {
+			found, err := exec.Command("docker", "exec", container, "busybox", "nslookup", name).CombinedOutput()
+			out = string(found)
+			return err == nil && strings.Contains(out, want)
+		})
+		t.Logf("%s", out)
+	}
+}
