@@ -71,8 +71,6 @@ soak-cluster:
 
 soak-registration:
 	KVD_MOVES=$(or $(MOVES),500) $(GO) test ./e2e/moves -count=1 -v -timeout 2h
-
-soak-registration:
 	KVD_REGISTRATION_CONTAINERS=$(or $(CONTAINERS),300) $(GO) test ./e2e/registration -run TestTheRegistryEquals -count=1 -v -timeout 2h
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
