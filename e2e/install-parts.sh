@@ -16,6 +16,7 @@ nginx        nginx            nginx
 etcd         etcd             etcd-server
 etcdctl      etcdctl          etcd-client
 docker       dockerd          docker.io
+podman       podman           podman
 iptables     iptables         iptables
 ip           ip               iproute2
 busybox      busybox          busybox-static
