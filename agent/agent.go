@@ -26,6 +26,7 @@ type Agent struct {
 	Registrar *registrar.Registrar
 	Publisher *registry.Publisher // the Registrar's
 	Options   Options
+	TTL       time.Duration // of registrations, by which the Publisher's progress is judged
 	Hold      time.Duration // how long what a source reported stays valid when it fails; 0: for ever
 	Log       *slog.Logger  // nil discards
 
@@ -38,6 +39,8 @@ type Agent struct {
 	offers  []Offer
 	refused []Refusal
 	turned  time.Time // when the loop last went round
+	started time.Time
+	isReady bool
 }
 
 const (
@@ -59,6 +62,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	updates := make(chan update)
 	a.mu.Lock()
+	a.started = time.Now()
 	for _, source := range a.Sources {
 		f := &follow{Source: source, log: a.Log, hold: a.Hold, started: time.Now()}
 		a.follows = append(a.follows, f)
@@ -184,7 +188,13 @@ func (a *Agent) begin(ctx context.Context, b *beginning, group *sync.WaitGroup) 
 	if !b.ready {
 		b.ready = true
 		group.Go(func() {
-			if a.Publisher.Settle(ctx) == nil && a.Ready != nil {
+			if a.Publisher.Settle(ctx) != nil {
+				return // ended before
+			}
+			a.mu.Lock()
+			a.isReady = true
+			a.mu.Unlock()
+			if a.Ready != nil {
 				a.Ready()
 			}
 		})

@@ -33,18 +33,12 @@ func isCheckOfOwnPort(kind string) bool {
 	case checkAuto, checkTCP, checkNone, checkEngine:
 		return true
 	}
-	if len(kind) > tagBytesMax || !isPrintable(kind) {
-		return false
-	}
-	scheme, rest, found := strings.Cut(kind, ":")
-	switch scheme {
-	case "http", "https", "https+insecure":
-		return found && strings.HasPrefix(rest, "/") && !strings.HasPrefix(rest, "//")
-	case "grpc", "grpcs", "grpcs+insecure":
-		return !found || isName(rest)
-	}
-	return false
+	check, err := health.ParseOwn(kind, anyAddress)
+	return err == nil && health.Asks(check) && len(kind) <= tagBytesMax && isPrintable(kind)
 }
+
+// anyAddress is one that a check may be read with to see whether it can be.
+const anyAddress = "127.0.0.1:1"
 
 // ownPort returns the check that asks a port of the workload. The workload itself is asked where it can
 // be reached: at a published address the engine's proxy accepts connections before the workload does.
@@ -87,20 +81,33 @@ type nearest struct {
 
 // Run returns nil if the port answers and otherwise why not.
 func (c nearest) Run(ctx context.Context) error {
+	_, err := c.Ask(ctx)
+	return err
+}
+
+// Ask is Run, with what was seen.
+func (c nearest) Ask(ctx context.Context) (string, error) {
 	var problems []error
 	reached := false
 	for _, check := range c.own {
-		err := runOwn(ctx, check)
+		seen, err := askOwn(ctx, check)
 		if err == nil {
-			return nil
+			return seen, nil
 		}
 		reached = reached || !isUnreachable(err)
 		problems = append(problems, err)
 	}
 	if reached || c.published == nil {
-		return errors.Join(problems...)
+		return "", errors.Join(problems...)
 	}
-	return c.published.Run(ctx)
+	return ask(ctx, c.published)
+}
+
+func ask(ctx context.Context, check health.Check) (string, error) {
+	if talker, ok := check.(health.Talker); ok {
+		return talker.Ask(ctx)
+	}
+	return "", check.Run(ctx)
 }
 
 func (c nearest) String() string {
@@ -114,8 +121,8 @@ func (c nearest) String() string {
 	return strings.Join(texts, ", ")
 }
 
-// runOwn leaves time to ask somewhere else.
-func runOwn(ctx context.Context, check health.Check) error {
+// askOwn leaves time to ask somewhere else.
+func askOwn(ctx context.Context, check health.Check) (string, error) {
 	limit := connectTimeout
 	if _, ok := check.(health.TCP); !ok {
 		limit = health.DefaultTimeout / 2
@@ -125,7 +132,7 @@ func runOwn(ctx context.Context, check health.Check) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return check.Run(ctx)
+	return ask(ctx, check)
 }
 
 // isUnreachable reports whether err says something about the way rather than about its end.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
+	"github.com/kvd-io/kvd/pkg/override"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
@@ -28,6 +29,7 @@ import (
 func Program() program.Program {
 	aliases := clientflags.EnvAliases()
 	aliases["docker-host"] = []string{"DOCKER_HOST"}
+	aliases["state-dir"] = []string{"STATE_DIRECTORY"} // systemd's
 	return program.Program{
 		Name: "kvagent", Command: command, EnvAliases: aliases, ConfigFile: "/etc/kvd/kvagent.yaml", HangupEnds: true,
 		Elsewhere: elsewhere(),
@@ -101,6 +103,7 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 	if s.dryRun {
 		return dryRun(ctx, sources, options, env.Stdout)
 	}
+	s.store.Log = env.Log
 	client, err := kvclient.New(s.store)
 	if err != nil {
 		return usage(err)
@@ -110,30 +113,59 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 	if options.Address.IsLoopback() && s.ip == "" {
 		env.Log.Warn("this machine has no address but loopback: only this machine can use what is registered; --ip names another one", "ip", options.Address)
 	}
-	env.Log.Info("starting", "host", options.Host, "ip", options.Address, "layouts", fmt.Sprint(views), "ttl", s.ttl, "sources", names(sources), "store", s.store.Endpoints)
-	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: s.prefix, Name: options.Host, Address: options.Address, Engine: s.dockerHost, Log: env.Log})
-	if err != nil {
-		return usage(err)
-	}
+	env.Log.Info("starting", "version", program.Version(), "host", options.Host, "ip", options.Address, "layouts", fmt.Sprint(views), "ttl", s.ttl, "sources", namesOf(sources), "store", s.store.Endpoints)
 	publisher := registry.NewPublisher(registry.PublisherConfig{
 		Store: client, Leaser: client.Leaser(), Views: views, TTL: s.ttl, Owner: s.owner(options, views), Keep: !s.withdraw || s.once, Log: env.Log})
+	overrides, err := override.NewSource(override.SourceConfig{Store: client, Prefix: s.prefix, StateDir: s.stateDir, Log: env.Log})
+	if err != nil {
+		return usage(fmt.Errorf("--state-dir: %w", err))
+	}
 	a := &Agent{
-		Sources: sources, Registrar: registrar.New(registrar.Config{Publisher: publisher, Log: env.Log}), Publisher: publisher,
-		Options: options, Hold: s.hold, Log: env.Log}
+		Sources: sources, Registrar: registrar.New(registrar.Config{Publisher: publisher, Overrides: overrides, Log: env.Log}), Publisher: publisher,
+		Options: options, TTL: s.ttl, Hold: s.hold, Log: env.Log}
 	if s.once {
 		return runOnce(ctx, a, env.Stdout)
 	}
-	a.Ready = func() {
-		env.Log.Info("ready", "registered", publisher.Status().Registered)
-		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-			env.Log.Warn("cannot tell systemd that the agent is ready", "err", err)
+	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: s.prefix, Name: options.Host, Address: options.Address, Log: env.Log})
+	if err != nil {
+		return usage(err)
+	}
+	return s.serve(ctx, a, beside, views)
+}
+
+// serve runs the agent, what people ask it with, and what runs beside it.
+func (s *settings) serve(ctx context.Context, a *Agent, beside *running, views []registry.View) error {
+	report := func() Report {
+		r := a.Report()
+		r.Version, r.Store.Endpoints, r.Servers = program.Version(), s.store.Endpoints, beside.report()
+		for _, view := range views {
+			r.Store.Layouts = append(r.Store.Layouts, view.String())
 		}
+		for _, server := range r.Servers {
+			if server.Err != "" {
+				r.Problems = append(r.Problems, fmt.Sprintf("%s does not run any more: %s", server.Name, server.Err))
+			}
+		}
+		return r
+	}
+	if s.statusListen != "" {
+		status, err := listenStatus(s.statusListen, statusHandler(report, a.Explain))
+		if err != nil {
+			return usage(fmt.Errorf("--status-listen: %w", err))
+		}
+		beside.add("status", status)
+	}
+	manager := systemdNotifier(a.Log)
+	a.Ready = func() {
+		a.Log.Info("ready", "registered", a.Publisher.Status().Registered)
+		manager.send(daemon.SdNotifyReady)
 	}
 	var servers sync.WaitGroup
 	defer servers.Wait()
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
-	servers.Go(func() { beside.run(serving, env.Log) })
+	servers.Go(func() { beside.run(serving, a.Log) })
+	servers.Go(func() { manager.run(serving, a) })
 	if err := a.Run(ctx); err != nil {
 		return &program.ExitError{Code: exitLeftover, Err: err}
 	}
@@ -170,7 +202,7 @@ func (s *settings) open(env *program.Env) ([]Source, error) {
 	}
 	if _, err := os.Stat(systemdBooted); wanted(SourceSystemd, err == nil) {
 		list = append(list, Source{Name: SourceSystemd, Detail: "units with an [X-Kvd] section", Expected: len(s.sources) > 0,
-			Open: func() (workload.Source, error) { return systemd.New(systemd.Config{Host: s.host, Log: log}) }})
+			Open: func() (workload.Source, error) { return openUnits(systemd.Config{Host: s.host, Log: log}) }})
 	}
 	if wanted(SourceFile, true) {
 		config := files.Config{Dir: s.servicesDir, Log: log}
@@ -183,7 +215,24 @@ func (s *settings) open(env *program.Env) ([]Source, error) {
 	return list, nil
 }
 
-func names(sources []Source) (list []string) {
+// units are a systemd.Source that says how it fares as other sources do.
+type units struct{ *systemd.Source }
+
+func openUnits(config systemd.Config) (workload.Source, error) {
+	source, err := systemd.New(config)
+	if err != nil {
+		return nil, err
+	}
+	return units{source}, nil
+}
+
+// Status implements workload.Reporter.
+func (u units) Status() workload.Status {
+	told := u.Source.Status()
+	return workload.Status{Connected: told.Connected, Since: told.Since, Err: told.Err}
+}
+
+func namesOf(sources []Source) (list []string) {
 	for _, source := range sources {
 		list = append(list, source.Name)
 	}

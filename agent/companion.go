@@ -69,6 +69,22 @@ func open(all []companion, host host) (*running, error) {
 	return r, nil
 }
 
+// add adds another one before they run.
+func (r *running) add(name string, runner runner) {
+	r.names, r.runners = append(r.names, name), append(r.runners, runner)
+}
+
+// report says which there are and how they fare.
+func (r *running) report() []ServerReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]ServerReport, len(r.names))
+	for i, name := range r.names {
+		list[i] = ServerReport{Name: name, Err: text(r.failures[name])}
+	}
+	return list
+}
+
 // run runs them until ctx ends.
 func (r *running) run(ctx context.Context, log *slog.Logger) {
 	var group sync.WaitGroup

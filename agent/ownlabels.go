@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/pkg/health"
 	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/spelling"
@@ -269,7 +270,7 @@ const (
 	thresholdMax = 1000
 )
 
-const checkRule = "a container may ask for tcp, http:/PATH, https:/PATH, https+insecure:/PATH, grpc, grpc:NAME, docker or none, all of its own port; commands and other addresses are for files and units of this host"
+const checkRule = "a container may ask for " + health.OwnForms + ", all of its own port; commands and other addresses are for files and units of this host"
 
 func (r *reader) life(w *wish) {
 	o := r.service.options

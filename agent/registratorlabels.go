@@ -151,8 +151,8 @@ func (m metadata) check() (c checkWish, problems []string) {
 	}
 	c.interval, c.timeout = span(keyCheckInterval, intervalMin, intervalMax), span(keyCheckTimeout, timeoutMin, timeoutMax)
 	for _, key := range []string{keyCheckMethod, keyCheckMethodTLS} {
-		if method := m[key]; method != "" && !strings.EqualFold(method, "GET") {
-			leaveOut(key, "checks ask with GET")
+		if method := strings.ToUpper(m[key]); method != "" && !slices.Contains(methods(), method) {
+			leaveOut(key, "checks ask with "+strings.Join(methods(), ", "))
 		}
 	}
 	if kind := strings.TrimSpace(m[keyCheck]); kind != "" {
@@ -164,13 +164,13 @@ func (m metadata) check() (c checkWish, problems []string) {
 	}
 	switch {
 	case m[keyCheckHTTP] != "":
-		c.kind = m.path(keyCheckHTTP, "http", leaveOut)
+		c.kind = m.path(keyCheckHTTP, keyCheckMethod, "http", leaveOut)
 	case m[keyCheckHTTPS] != "":
 		scheme := "https"
 		if m.isTrue(keyCheckSkipVerify) {
 			scheme = "https+insecure"
 		}
-		c.kind = m.path(keyCheckHTTPS, scheme, leaveOut)
+		c.kind = m.path(keyCheckHTTPS, keyCheckMethodTLS, scheme, leaveOut)
 	case m[keyCheckCommand] != "":
 		leaveOut(keyCheckCommand, notRun)
 	case m[keyCheckScript] != "":
@@ -189,18 +189,24 @@ func (m metadata) check() (c checkWish, problems []string) {
 const notRun = "whoever starts a container must not run commands on its host; use a HEALTHCHECK, SERVICE_CHECK=http:/PATH, or exec: in a file or unit of this host"
 
 // path returns the check of an HTTP path, checkAuto if it is none.
-func (m metadata) path(key, scheme string, leaveOut func(key, why string)) string {
+func (m metadata) path(key, methodKey, scheme string, leaveOut func(key, why string)) string {
 	path := m[key]
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
 	kind := scheme + ":" + path
+	if method := strings.ToUpper(m[methodKey]); method != "GET" && slices.Contains(methods(), method) {
+		kind += " method=" + method
+	}
 	if !isCheckOfOwnPort(kind) {
 		leaveOut(key, "must be the path of a URL, like /healthz")
 		return checkAuto
 	}
 	return kind
 }
+
+// methods are those that checks ask with.
+func methods() []string { return []string{"GET", "HEAD", "OPTIONS"} }
 
 func (m metadata) grpc() string {
 	switch {

@@ -45,6 +45,10 @@ type settings struct {
 	servicesDir string
 	hold        time.Duration
 
+	stateDir     string
+	socket       string
+	statusListen string
+
 	once   bool
 	dryRun bool
 
@@ -70,6 +74,9 @@ func (s *settings) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.dockerHost, "docker-host", docker.DefaultHost, "`address` of the engine, unix:///PATH or tcp://HOST:PORT")
 	flags.StringVar(&s.servicesDir, "services-dir", defaultServicesDir, "`directory` of YAML files that describe services")
 	flags.DurationVar(&s.hold, "engine-timeout", time.Minute, "how long registrations outlive an engine, or another source, that does not answer; 0: for ever")
+	flags.StringVar(&s.stateDir, "state-dir", "", "`directory` that remembers what operators want over restarts, until the store has been read (default: nothing is kept)")
+	flags.StringVar(&s.socket, "socket", DefaultSocket, "`path` of the socket on which kvagent explain, status, drain and the like are answered; empty: none")
+	flags.StringVar(&s.statusListen, "status-listen", "", "`address` of a page with the status, its JSON, /metrics and /health, such as 127.0.0.1:8601 (default: none)")
 	flags.BoolVar(&s.once, "once", false, "register what runs now, wait for it, tell what could not be registered, and exit; it stays for --ttl")
 	flags.BoolVar(&s.dryRun, "dry-run", false, "print what would be registered and why the rest would not be, write nothing, and exit")
 	s.registrator.addFlags(flags)

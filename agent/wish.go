@@ -191,6 +191,9 @@ func (d *decision) checks(w wish, found place) (workload.Health, *health.Monitor
 	if err != nil {
 		return workload.HealthUnknown, d.monitor(w, checkAuto, found), fmt.Errorf("%w; the port is asked instead", err)
 	}
+	if !health.Asks(check) {
+		return d.seen.Health, nil, nil
+	}
 	return workload.HealthUnknown, w.check.monitor(check), nil
 }
 
