@@ -19,11 +19,12 @@ type entry struct {
 	wanted string // the value to hold; "" when the key is to go
 	known  holding
 
-	leftover bool // an earlier run's, until somebody wants it, a sweep takes it, or it would have expired
-	busy     bool // a visit is under way
-	queued   bool // in fresh
-	suspect  bool // was in place, until somebody else changed it
-	noted    kv.Index
+	leftover bool      // an earlier run's, until somebody wants it, a sweep takes it, or it would have expired
+	busy     bool      // a visit is under way
+	queued   bool      // in fresh
+	suspect  bool      // was in place, until somebody else changed it
+	noted    kv.Index  // of the latest change by somebody during a visit
+	haunted  time.Time // until when a write that was not answered may still be done
 	due      time.Time // of the next visit, while slot is not noSlot
 	slot     int       // in the agenda
 	retry    backoff.Backoff
@@ -90,11 +91,12 @@ type visit struct {
 // outcome is what has come of a visit.
 type outcome struct {
 	visit
-	started time.Time
-	wrote   bool   // a value, or removed the key
-	renewed bool   // the key's own TTL
-	news    string // what readers can see of it; "" if they had seen it before
-	err     error
+	started    time.Time
+	wrote      bool   // a value, or removed the key
+	renewed    bool   // the key's own TTL
+	unanswered bool   // a write that may be done later, or not at all
+	news       string // what readers can see of it; "" if they had seen it before
+	err        error
 }
 
 // What has become of a key, in the words of the log.
@@ -170,7 +172,7 @@ func (v *visit) attempt(ctx context.Context, w kv.Write, o *outcome) (done bool,
 		v.known.unsure = true
 		return false, nil
 	case kv.Is(err, kv.Timeout), kv.Is(err, kv.Unknown), kv.KindOf(err) == kv.Internal:
-		v.known.unsure, v.known.tried = true, v.wanted
+		v.known.unsure, v.known.tried, o.unanswered = true, v.wanted, true
 	}
 	return false, err
 }

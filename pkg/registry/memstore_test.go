@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,10 @@ type memStore struct {
 	fault func(ctx context.Context, what, key string) error
 	// after, unless nil, is asked after each write: an error is the answer although it was done.
 	after func(w kv.Write) error
+
+	authors    map[string]string // of each key, who wrote it last
+	violations []string          // of ownership: who has changed what another one had written
+	cut        chan struct{}     // closed and replaced to end all watches
 }
 
 type memLease struct {
@@ -43,7 +48,7 @@ type stamped struct {
 }
 
 func newMemStore() *memStore {
-	return &memStore{index: 1, nodes: map[string]*kv.Node{}, expires: map[string]time.Time{}, grown: make(chan struct{}), leases: map[kv.LeaseID]*memLease{}}
+	return &memStore{index: 1, nodes: map[string]*kv.Node{}, expires: map[string]time.Time{}, grown: make(chan struct{}), leases: map[kv.LeaseID]*memLease{}, authors: map[string]string{}, cut: make(chan struct{})}
 }
 
 func (s *memStore) fail(err error) {
@@ -77,6 +82,19 @@ func (s *memStore) remove(action kv.Action, key string) {
 	delete(s.expires, key)
 	s.index++
 	s.emit(action, &kv.Node{Key: key, ModifiedIndex: s.index})
+}
+
+// cutWatches ends all watches, which may have missed what comes now.
+func (s *memStore) cutWatches() {
+	close(s.cut)
+	s.cut = make(chan struct{})
+}
+
+// wipe replaces the store by an empty one that counts anew.
+func (s *memStore) wipe() {
+	s.nodes, s.expires, s.leases = map[string]*kv.Node{}, map[string]time.Time{}, map[kv.LeaseID]*memLease{}
+	s.index, s.events = 1, nil
+	s.cutWatches()
 }
 
 // attached returns the keys of a lease, in order.
@@ -193,6 +211,10 @@ func (s *memStore) list(key string) *kv.Node {
 }
 
 func (s *memStore) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
+	return s.writeAs(ctx, "somebody", w)
+}
+
+func (s *memStore) writeAs(ctx context.Context, author string, w kv.Write) (kv.Result, error) {
 	unlock, err := s.call(ctx, "write", w.Key)
 	if err != nil {
 		return kv.Result{}, err
@@ -222,6 +244,10 @@ func (s *memStore) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 	if w.Lease != 0 && s.leases[w.Lease] == nil {
 		return refuse(kv.NoLease)
 	}
+	if compares := w.Op == kv.OpCompareAndSwap || w.Op == kv.OpCompareAndDelete; compares && s.authors[w.Key] != author {
+		s.violations = append(s.violations, fmt.Sprintf("%s made %+v of what %s had written", author, w, s.authors[w.Key]))
+	}
+	s.authors[w.Key] = author
 	if w.Op == kv.OpCompareAndDelete || w.Op == kv.OpDelete {
 		s.remove(kv.ActionCompareAndDelete, w.Key)
 		if s.after != nil {
@@ -262,7 +288,7 @@ func (s *memStore) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, erro
 		return nil, err
 	}
 	defer unlock()
-	return &memWatch{store: s, next: len(s.events), index: s.index, below: from.Key}, nil
+	return &memWatch{store: s, next: len(s.events), index: s.index, below: from.Key, cut: s.cut}, nil
 }
 
 type memWatch struct {
@@ -270,6 +296,7 @@ type memWatch struct {
 	next  int
 	index kv.Index
 	below string
+	cut   chan struct{}
 }
 
 func (w *memWatch) Next(ctx context.Context) (kv.Event, error) {
@@ -281,6 +308,11 @@ func (w *memWatch) Next(ctx context.Context) (kv.Event, error) {
 			return kv.Event{}, down
 		}
 		if w.next < len(events) {
+			select {
+			case <-w.cut:
+				return kv.Event{}, &kv.Error{Op: "watch", Kind: kv.HistoryGone}
+			default:
+			}
 			w.next++
 			if event := events[w.next-1]; kv.Below(event.Node.Key, w.below) || event.Node.Key == w.below {
 				return event, nil
@@ -288,6 +320,8 @@ func (w *memWatch) Next(ctx context.Context) (kv.Event, error) {
 			continue
 		}
 		select {
+		case <-w.cut:
+			return kv.Event{}, &kv.Error{Op: "watch", Kind: kv.HistoryGone}
 		case <-grown:
 		case <-ctx.Done():
 			return kv.Event{}, ctx.Err()

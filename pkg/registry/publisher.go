@@ -300,7 +300,7 @@ func (p *Publisher) wait() time.Duration {
 	if len(p.agenda) > 0 && p.isCalm() && p.visiting < repairsMax && p.revocation == revocationNone {
 		earlier(p.agenda[0].due)
 	}
-	if p.revocation == revocationDue {
+	if p.revocation == revocationDue && p.visiting == 0 {
 		earlier(p.revokeAt)
 	}
 	return max(next.Sub(now), 0)

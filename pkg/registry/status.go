@@ -80,10 +80,9 @@ func (p *Publisher) report() (tell bool) {
 	s := &p.status
 	s.Wanted, s.Registered, s.Lease, s.Err = 0, 0, p.lease, p.outage
 	var troubled *entry
-	for key, e := range p.entries {
+	for _, e := range p.entries {
 		if e.gone() {
-			p.agenda.drop(e)
-			delete(p.entries, key)
+			p.forget(e)
 			continue
 		}
 		p.grade(e, now)

@@ -82,6 +82,18 @@ func (e *entry) gone() bool {
 	return e.wanted == "" && e.known.index == 0 && !e.known.unsure && !e.busy && !e.leftover
 }
 
+// forget drops an entry that is gone. If a write to it was not answered lately, it may still be done,
+// and its lease would keep the key for ever: until then it is watched for.
+func (p *Publisher) forget(e *entry) {
+	if p.lease != 0 && !p.leaving && time.Now().Before(e.haunted) {
+		e.leftover, e.due = true, e.haunted
+		p.agenda.put(e)
+		return
+	}
+	p.agenda.drop(e)
+	delete(p.entries, e.key)
+}
+
 // dispatch begins the visits that are due: first those about something new, which are never held up
 // by repetitions, and as long as the store is believed to answer, those.
 func (p *Publisher) dispatch(ctx context.Context) {
@@ -119,15 +131,18 @@ func (p *Publisher) call(ctx context.Context, e *entry) {
 	v := p.visitOf(e)
 	p.begin(ctx, func(ctx context.Context) func() {
 		o := v.run(ctx)
-		return func() { p.finish(e, v, o) }
+		return func() { p.finish(e, o) }
 	})
 }
 
-// finish notes what a visit, which began as v, has come to, and when e is due again.
-func (p *Publisher) finish(e *entry, v visit, o outcome) {
+// finish notes what a visit has come to, and when e is due again.
+func (p *Publisher) finish(e *entry, o outcome) {
 	e.busy = false
 	p.visiting--
 	e.known, e.problem = o.known, o.err
+	if o.unanswered {
+		e.haunted = time.Now().Add(max(p.cfg.TTL, overdueAfter))
+	}
 	p.count(e, o)
 	if e.noted > e.known.seen { // somebody was there meanwhile
 		e.suspect = e.suspect || p.inPlace(e)
@@ -139,7 +154,7 @@ func (p *Publisher) finish(e *entry, v visit, o outcome) {
 	case o.err == nil && p.needs(e):
 		p.hurry(e)
 	case o.err == nil:
-		p.rest(e, v)
+		p.rest(e)
 	case kv.Is(o.err, kv.NoLease):
 		e.problem = nil
 		p.loseLease(o.lease)
@@ -164,16 +179,11 @@ func (p *Publisher) later(e *entry, shortest, longest time.Duration) {
 }
 
 // rest leaves an entry alone that is as it should be: until it has to be renewed, if it has a TTL of
-// its own, or until somebody changes it. A key that was not to be found, although a write of it was
-// never answered, may turn up yet.
-func (p *Publisher) rest(e *entry, v visit) {
+// its own, or until somebody changes it.
+func (p *Publisher) rest(e *entry) {
 	e.retry.Reset()
-	switch {
-	case e.wanted != "" && p.lease == 0:
+	if e.wanted != "" && p.lease == 0 {
 		e.due = time.Now().Add(heartbeat(p.cfg.TTL))
-		p.agenda.put(e)
-	case e.wanted == "" && v.known.tried != "" && v.lease != 0 && !p.leaving:
-		e.leftover, e.due = true, time.Now().Add(p.cfg.TTL)
 		p.agenda.put(e)
 	}
 }

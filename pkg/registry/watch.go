@@ -72,6 +72,7 @@ func (p *Publisher) linked(l link) {
 	case l.err == nil:
 		p.open[l.prefix] = true
 		p.lookAt = time.Now()
+	case kv.Is(l.err, kv.HistoryGone): // it begins again from now
 	case isOutage(l.err):
 		p.doubt(time.Now())
 	case p.open[l.prefix] || p.lookAt.IsZero():
