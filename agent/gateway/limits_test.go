@@ -156,3 +156,21 @@ func TestABodyThatWaitsToBeAskedForIsAskedFor(t *testing.T) {
 		t.Error("no answer after the body")
 	}
 }
+
+func TestAClientThatClosesItsSideAfterItsRequestIsAnswered(t *testing.T) {
+	g := start(t, urls(daemontest.Start(t, 1)), everything)
+	for _, request := range []string{"PUT /v2/keys/a?value=1", "GET /v2/keys/a?quorum=true", "DELETE /v2/keys/a"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(patience))
+		fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", request)
+		conn.(*net.TCPConn).CloseWrite()
+		answer, _ := io.ReadAll(conn)
+		conn.Close()
+		if !strings.HasPrefix(string(answer), "HTTP/1.1 20") {
+			t.Errorf("%s: %s", request, answer)
+		}
+	}
+}

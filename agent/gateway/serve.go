@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -246,7 +247,9 @@ func (s *Server) relay(r *http.Request, who caller, request etcdv2.Request, repe
 	if who.origin != "" {
 		request.Header.Set("Origin", who.origin)
 	}
-	a, err := s.store.Relay(r.Context(), request, repeatable)
+	// Who has sent everything may close its side and wait, which net/http takes for a client that has gone; and
+	// the end of a write that was begun has to be known here.
+	a, err := s.store.Relay(context.WithoutCancel(r.Context()), request, repeatable)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ const networkMax = 16 << 20 // bytes of an answer about a network, which names i
 func (s *Source) Subnets(ctx context.Context, network string) ([]netip.Prefix, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
+	defer s.api.client.CloseIdleConnections() // it is asked seldom
 	api, err := s.api.connect(ctx)
 	if err != nil {
 		return nil, explain(err, s.cfg.Host)
