@@ -24,8 +24,10 @@ type gate struct {
 	verdict  health.Verdict // of the monitor, since the workload started
 	passed   bool           // all checks have passed at some time since the workload started
 
-	now   decision
-	since time.Time // of the phase
+	gone   bool // while it fails: another instance is up, so that this one need not be kept
+	now    decision
+	since  time.Time // of the phase
+	remark time.Time // when to say again that it is still being checked
 }
 
 // checking is a monitor that runs.
@@ -53,14 +55,17 @@ func (g *gate) follow(offer Offer) (start bool) {
 	}
 	if isAnew := !isFirst && (before.Run != offer.Run || !sameEndpoint(before.Record, offer.Record)); isAnew {
 		g.stop()
-		g.verdict, g.passed = health.Verdict{}, false
+		g.verdict, g.passed, g.gone = health.Verdict{}, false, false
 	}
-	wants := offer.State == workload.Running && offer.Monitor != nil
+	wants := offer.State == workload.Running && hasCheck(offer)
 	if g.checking != nil && (!wants || g.checking.check != offer.Monitor.Check.String()) {
 		g.stop()
 	}
 	return wants && g.checking == nil
 }
+
+// hasCheck reports whether there is anything to find out beyond what the engine says.
+func hasCheck(offer Offer) bool { return offer.Monitor != nil && health.Asks(offer.Monitor.Check) }
 
 func sameEndpoint(a, b registry.Record) bool {
 	return a.Address == b.Address && a.Port == b.Port && a.Protocol == b.Protocol
@@ -84,17 +89,43 @@ func (g *gate) note(v health.Verdict) bool {
 // tried reports whether it is known what the offer's checks say.
 func (g *gate) tried() bool { return g.checking == nil || !g.verdict.At.IsZero() }
 
-// decide brings the gate to what is known now and logs a new phase. It reports whether anything is
-// new, and whether the record is.
-func (g *gate) decide(draining bool, log *slog.Logger) (news, record bool) {
-	g.passed = g.passed || g.offer.State == workload.Running && g.failure() == nil
+// decide brings the gate to what is known now, logs a new phase, and reports whether the record is
+// another one.
+func (g *gate) decide(draining bool, log *slog.Logger) bool {
+	if g.failure() == nil {
+		g.gone = false
+		g.passed = g.passed || g.offer.State == workload.Running
+	}
 	before, next := g.now, g.next(draining)
-	if next.phase != before.phase {
+	if next.phase != before.phase || next.kept != before.kept {
 		g.since = time.Now()
+		g.remark = g.since.Add(overdueAfter)
 		g.tell(next, log)
 	}
 	g.now = next
-	return next != before, next.state != before.state || next.weight != before.weight || next.kept != before.kept
+	return next.state != before.state || next.weight != before.weight || next.kept != before.kept
+}
+
+const (
+	// overdueAfter is when somebody may begin to wonder why nothing is registered, remindAfter when to
+	// tell it again.
+	overdueAfter = 10 * time.Second
+	remindAfter  = 10 * time.Minute
+)
+
+// remind tells that a workload that runs has not passed its checks for long. It returns how long
+// there is nothing more to tell.
+func (g *gate) remind(log *slog.Logger) time.Duration {
+	if g.now.phase != Checking {
+		return remindAfter
+	}
+	now := time.Now()
+	if wait := g.remark.Sub(now); wait > 0 {
+		return wait
+	}
+	g.remark = now.Add(remindAfter)
+	log.Warn("not registered yet: its checks do not pass", g.args(g.now.reason, "for", now.Sub(g.since).Round(time.Second))...)
+	return remindAfter
 }
 
 // next decides. It depends on the gate alone.
@@ -117,9 +148,12 @@ func (g *gate) next(draining bool) decision {
 	case failure != nil && !g.passed:
 		return as(Checking, "", failure.Error())
 	case g.override.Mode == override.Maintenance:
-		return as(Maintenance, stateMaintenance, wish(g.override))
+		return as(Maintenance, registry.StateMaintenance, wish(g.override))
+	case failure != nil && g.isKept(draining):
+		d.kept = true
+		return as(Unhealthy, registry.StateUp, fmt.Sprintf("kept as long as no other instance is known to be up: %v", failure))
 	case failure != nil && g.offer.Unhealthy == UnhealthyMark:
-		return as(Unhealthy, stateUnhealthy, failure.Error())
+		return as(Unhealthy, registry.StateUnhealthy, failure.Error())
 	case failure != nil:
 		return as(Unhealthy, "", failure.Error())
 	case g.override.Mode == override.Drain:
@@ -130,10 +164,11 @@ func (g *gate) next(draining bool) decision {
 	return as(Up, registry.StateUp, "")
 }
 
-const (
-	stateMaintenance = "maintenance"
-	stateUnhealthy   = "unhealthy"
-)
+// isKept reports whether an instance that fails is not to be taken away.
+func (g *gate) isKept(draining bool) bool {
+	isWanted := !draining && g.override.Mode != override.Drain
+	return isWanted && g.offer.KeepLast && g.now.state == registry.StateUp && !g.gone
+}
 
 func wish(o override.Override) string {
 	text := fmt.Sprintf("wanted by %s", cmp.Or(o.By, "an operator"))
@@ -147,10 +182,10 @@ var errNotTried = errors.New("its first check has not ended")
 
 // failure says why the workload is not healthy, nil if it is.
 func (g *gate) failure() error {
-	switch health := g.offer.Health; {
-	case health != workload.HealthUnknown && health != workload.HealthHealthy:
-		return fmt.Errorf("the engine says that it is %s", health)
-	case g.offer.Monitor == nil || g.verdict.Healthy:
+	switch said := g.offer.Health; {
+	case said != workload.HealthUnknown && said != workload.HealthHealthy:
+		return fmt.Errorf("the engine says that it is %s", said)
+	case !hasCheck(g.offer) || g.verdict.Healthy:
 		return nil
 	case g.verdict.Err != nil:
 		return g.verdict.Err
@@ -166,18 +201,50 @@ func (g *gate) tell(next decision, log *slog.Logger) {
 	if next.phase == Unhealthy || next.phase == Held {
 		level = slog.LevelWarn
 	}
-	args := []any{"service", g.offer.Record.Service, "instance", g.offer.Record.Instance, "workload", g.offer.Workload}
-	if next.reason != "" {
-		args = append(args, "reason", next.reason)
-	}
-	log.Log(context.Background(), level, string(next.phase), args...)
+	log.Log(context.Background(), level, string(next.phase), g.args(next.reason)...)
 }
 
-func (g *gate) entry() Entry {
-	return Entry{
+// args are the keys of a line of the log about the offer.
+func (g *gate) args(reason string, more ...any) []any {
+	args := []any{"service", g.offer.Record.Service, "instance", g.offer.Record.Instance, "workload", g.offer.Workload}
+	if reason != "" {
+		args = append(args, "reason", reason)
+	}
+	return append(args, more...)
+}
+
+// entry returns what is known about the offer and the keys of its record.
+func (g *gate) entry(keys []registry.KeyStatus) Entry {
+	e := Entry{
 		Offer: g.offer, Phase: g.now.phase, Since: g.since, Reason: g.now.reason,
 		State: g.now.state, Weight: g.now.weight, Kept: g.now.kept, Verdict: g.verdict, Override: g.override,
 	}
+	if g.rival != "" {
+		return e
+	}
+	e.Keys = keys
+	if e.Phase != Up {
+		return e
+	}
+	if len(keys) == 0 {
+		e.Phase, e.Reason = WaitingForStore, "its record is about to be written"
+	}
+	for _, key := range keys {
+		switch key.State {
+		case registry.KeyHeld:
+			e.Phase, e.Since, e.Reason = Held, key.Since, fmt.Sprintf("%s is somebody else's", key.Key)
+			if key.Err != nil {
+				e.Reason = key.Err.Error()
+			}
+			return e
+		case registry.KeyWaiting:
+			e.Phase, e.Since, e.Reason = WaitingForStore, key.Since, fmt.Sprintf("%s is not written yet", key.Key)
+			if key.Err != nil {
+				e.Reason = key.Err.Error()
+			}
+		}
+	}
+	return e
 }
 
 func text(err error) string {

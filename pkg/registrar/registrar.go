@@ -14,12 +14,17 @@
 package registrar
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/health"
+	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/override"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
@@ -71,12 +76,19 @@ type Entry struct {
 	Offer    Offer
 	Phase    Phase
 	Since    time.Time      // when Phase became what it is
-	Reason   string         // why, in a few words
+	Reason   string         // why, in a few words; "" if all is well
 	State    string         // of its record in the registry as it should be; "" if it has none
 	Weight   int            // of its record
 	Kept     bool           // it is registered as up although it fails: it is the last one
 	Verdict  health.Verdict // of the Monitor
 	Override override.Override
+	Keys     []registry.KeyStatus // of its record, one for each view
+}
+
+// Stats count since the start.
+type Stats struct {
+	Checks   uint64 // checks that have ended
+	Failures uint64 // of these, those that have failed
 }
 
 // Overrides are the wishes of operators. *override.Source is one.
@@ -93,15 +105,25 @@ type Overrides interface {
 type Config struct {
 	Publisher *registry.Publisher // the Registrar alone sets its records and runs it
 	Overrides Overrides           // nil: there are none; the Registrar runs it
-	Log       *slog.Logger        // nil discards
+
+	// Peers is where the Registrar sees the other instances of the services that KeepLast; nil: it
+	// sees none, and keeps every one of theirs. Prefix is the directory of the Publisher's view in
+	// LayoutJSON, without which nothing is seen; "" means registry.DefaultPrefix.
+	Peers  kvclient.Source
+	Prefix string
+
+	Log *slog.Logger // nil discards
 }
 
 // Registrar keeps the records of the offers that are to be registered, and no others, with its
 // Publisher. Its methods are safe for concurrent use; Run is called once.
 type Registrar struct {
-	cfg   Config
-	slots *health.Slots
-	wake  chan struct{} // holds one token when there is something to decide
+	cfg      Config
+	slots    *health.Slots
+	wake     chan struct{} // holds one token when there is something to decide
+	checks   atomic.Uint64
+	failures atomic.Uint64
+	peers    *peers // owned by Run
 
 	mu       sync.Mutex // guards the fields below
 	offers   []Offer
@@ -109,6 +131,7 @@ type Registrar struct {
 	gates    []*gate // of the offers that Run has seen, in their order
 	draining bool
 	allTried bool
+	ended    bool
 	changed  chan struct{} // closed and replaced when an entry has changed
 }
 
@@ -120,6 +143,7 @@ func New(cfg Config) *Registrar {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	cfg.Prefix = cmp.Or(kv.Clean(cfg.Prefix), registry.DefaultPrefix)
 	return &Registrar{
 		cfg: cfg, slots: health.NewSlots(), wake: make(chan struct{}, 1),
 		changed: make(chan struct{}),
@@ -144,9 +168,12 @@ func (r *Registrar) Drain(ctx context.Context) error {
 	r.poke()
 	for {
 		r.mu.Lock()
-		done, changed := r.drained(), r.changed
+		drained, ended, changed := r.isDrained(), r.ended, r.changed
 		r.mu.Unlock()
-		if done {
+		switch {
+		case ended:
+			return &kv.Error{Op: "drain", Kind: kv.Closed, Cause: "the registrar has ended"}
+		case drained:
 			return r.cfg.Publisher.Settle(ctx)
 		}
 		select {
@@ -157,13 +184,8 @@ func (r *Registrar) Drain(ctx context.Context) error {
 	}
 }
 
-func (r *Registrar) drained() bool {
-	for _, g := range r.gates {
-		if g.now.state == registry.StateUp {
-			return false
-		}
-	}
-	return !r.isNew
+func (r *Registrar) isDrained() bool {
+	return !r.isNew && !slices.ContainsFunc(r.gates, func(g *gate) bool { return g.now.state == registry.StateUp })
 }
 
 // AllTried reports whether every offer of the latest Set was decided about: each check has ended at
@@ -184,13 +206,23 @@ func (r *Registrar) Changed() <-chan struct{} {
 
 // Entries returns what is known about each offer of the latest Set that Run has seen, in its order.
 func (r *Registrar) Entries() []Entry {
+	keys := map[name][]registry.KeyStatus{}
+	for _, key := range r.cfg.Publisher.Keys() {
+		n := name{key.Service, key.Instance}
+		keys[n] = append(keys[n], key)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	entries := make([]Entry, 0, len(r.gates))
 	for _, g := range r.gates {
-		entries = append(entries, g.entry())
+		entries = append(entries, g.entry(keys[nameOf(g.offer)]))
 	}
 	return entries
+}
+
+// Stats returns what was counted since the start.
+func (r *Registrar) Stats() Stats {
+	return Stats{Checks: r.checks.Load(), Failures: r.failures.Load()}
 }
 
 func nameOf(offer Offer) name { return name{offer.Record.Service, offer.Record.Instance} }
@@ -216,7 +248,6 @@ func (r *Registrar) Run(ctx context.Context) error {
 		defer close(published)
 		publisherErr = r.cfg.Publisher.Run(ctx)
 	})
-	var overridden <-chan struct{}
 	if r.cfg.Overrides != nil {
 		group.Go(func() {
 			if err := r.cfg.Overrides.Run(ctx); err != nil {
@@ -224,47 +255,71 @@ func (r *Registrar) Run(ctx context.Context) error {
 			}
 		})
 	}
+	r.peers = &peers{registrar: r, followed: map[string]*peer{}}
+	r.loop(ctx, &group)
+	<-published
+	r.mu.Lock()
+	r.ended = true
+	r.stir()
+	r.mu.Unlock()
+	return publisherErr
+}
+
+// loop decides whenever something has happened, until ctx ends.
+func (r *Registrar) loop(ctx context.Context, group *sync.WaitGroup) {
+	timer := time.NewTimer(remindAfter)
+	defer timer.Stop()
+	var overridden <-chan struct{}
 	for ctx.Err() == nil {
 		if r.cfg.Overrides != nil {
 			overridden = r.cfg.Overrides.Changed()
 		}
-		r.decide(ctx, &group)
+		published := r.cfg.Publisher.Changed()
+		timer.Reset(r.decide(ctx, group))
 		select {
 		case <-ctx.Done():
 		case <-r.wake:
 		case <-overridden:
+		case <-published:
+		case <-timer.C:
 		}
 	}
-	<-published
-	return publisherErr
 }
 
-// decide brings the gates and the publisher's records to what is known now.
-func (r *Registrar) decide(ctx context.Context, group *sync.WaitGroup) {
+// stir wakes those who wait for a change. It is called with mu held.
+func (r *Registrar) stir() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// decide brings the gates and the publisher's records to what is known now, and returns how long
+// nothing else is to be said.
+func (r *Registrar) decide(ctx context.Context, group *sync.WaitGroup) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed, records := r.isNew, r.isNew
+	records := r.isNew
 	if r.isNew {
 		r.isNew = false
 		r.adopt(ctx, group)
 	}
-	allTried := true
+	allTried, quiet := true, remindAfter
 	for _, g := range r.gates {
 		if r.cfg.Overrides != nil {
 			g.override = r.cfg.Overrides.Get(g.offer.Record.Service, g.offer.Record.Instance)
 		}
-		news, record := g.decide(r.draining, r.cfg.Log)
-		changed, records = changed || news, records || record
+		if g.now.kept && r.peers.mayGo(g.offer.Record) {
+			g.gone = true
+		}
+		records = g.decide(r.draining, r.cfg.Log) || records
+		quiet = min(quiet, g.remind(r.cfg.Log))
 		allTried = allTried && g.tried()
 	}
 	if records {
 		r.cfg.Publisher.Set(r.records())
 	}
-	if changed || allTried != r.allTried {
-		r.allTried = allTried
-		close(r.changed)
-		r.changed = make(chan struct{})
-	}
+	r.allTried = allTried
+	r.stir()
+	return quiet
 }
 
 // adopt carries the offers over to the gates.
@@ -297,6 +352,7 @@ func (r *Registrar) adopt(ctx context.Context, group *sync.WaitGroup) {
 	for _, gone := range before {
 		gone.stop()
 	}
+	r.peers.follow(ctx, group, r.gates)
 }
 
 // start runs the monitor of a gate.
@@ -308,6 +364,10 @@ func (r *Registrar) start(ctx context.Context, group *sync.WaitGroup, g *gate) {
 	monitor.Slots = r.slots
 	group.Go(func() {
 		monitor.Follow(ctx, last, func(v health.Verdict) {
+			r.checks.Add(1)
+			if v.Err != nil {
+				r.failures.Add(1)
+			}
 			r.mu.Lock()
 			news := g.checking == c && g.note(v)
 			r.mu.Unlock()
@@ -325,7 +385,7 @@ func (r *Registrar) records() []registry.Record {
 			continue
 		}
 		record := g.offer.Record
-		record.State, record.Weight = g.now.state, g.now.weight
+		record.State, record.Weight, record.Kept = g.now.state, g.now.weight, g.now.kept
 		records = append(records, record)
 	}
 	return records
