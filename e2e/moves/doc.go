@@ -1,5 +1,5 @@
 // Package moves is a test only: one service, with one instance name, moves between two hosts hundreds of
-// times, and nobody may ever touch what the other one has registered.
+// times, and nobody may ever touch what the other one has registered, in whatever layout.
 //
 // Each host is a real kvagent with a machine identity, an engine and a link to the store of its own. The
 // container starts there before it stops here, after, or at once. Meanwhile agents are killed and started
@@ -11,7 +11,7 @@
 //
 //   - what changes or removes a record comes from the host that had written it, or is its expiry;
 //   - a renewal succeeds for the host alone whose record is there;
-//   - nobody but the two hosts has written, and nothing but the one record;
+//   - nobody but the two hosts has written, and nothing but the one record, in each layout;
 //   - after a move, and when all is healed, the host where the container runs has the record within a TTL.
 //
 // What is read:

@@ -37,6 +37,12 @@ const (
 	longEvery = 8 // moves, about, of which one takes longer than a TTL
 )
 
+// views are the layouts in which each record is written, and their directories. They name their owner in
+// different ways, or not at all.
+var views = map[string]string{
+	"json:/services": "/services", "registrator:/plain": "/plain", "skydns:example.test": "/skydns/test/example", "coreos:/website": "/website",
+}
+
 // fault is something that goes wrong at one host. begin breaks it, end mends it.
 type fault struct {
 	name  string
@@ -118,12 +124,17 @@ func TestAServiceThatMovesIsNeverRemovedByTheHostThatItLeft(t *testing.T) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel()
-	j := &journey{t: t, random: random, keys: []string{"/services/" + service + "/" + instance}, watcher: &watcher{now: map[string]*kv.Node{}},
+	j := &journey{t: t, random: random, watcher: &watcher{now: map[string]*kv.Node{}},
 		worst: map[string]time.Duration{}, tally: map[string]int{}}
 	watching.Go(func() { j.watcher.follow(ctx, watch) })
+	var layouts []string
+	for layout, directory := range views {
+		layouts = append(layouts, "--layout", layout)
+		j.keys = append(j.keys, directory+"/"+service+"/"+instance)
+	}
 	for i := range j.hosts {
 		name := fmt.Sprintf("h%d", i+1)
-		j.hosts[i] = newHost(t, name, fmt.Sprintf("10.99.0.%d", i+1), store, random)
+		j.hosts[i] = newHost(t, name, fmt.Sprintf("10.99.0.%d", i+1), store, random, layouts...)
 	}
 	j.id = "c0"
 	j.hosts[0].run(j.id)
@@ -243,7 +254,8 @@ func (j *journey) wrong() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if j.hostOf(value) != j.hosts[j.at].name {
+		isUp := !strings.Contains(value, `"state":`) || strings.Contains(value, `"state":"up"`)
+		if j.hostOf(value) != j.hosts[j.at].name || !isUp {
 			return fmt.Sprintf("%s holds %q", key, value), nil
 		}
 	}
