@@ -48,3 +48,15 @@ func (s *settings) completeKey(cmd *cobra.Command, args []string, begun string) 
 	}
 	return proposals, directive
 }
+
+// completeInstance completes SERVICE/INSTANCE by one level.
+func (s *settings) completeInstance(f *serviceFlags) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		directory := kv.Clean(f.prefix) + "/"
+		proposals, directive := s.completeKey(cmd, nil, directory+begun)
+		for i := range proposals {
+			proposals[i] = strings.TrimPrefix(proposals[i], directory)
+		}
+		return proposals, directive
+	}
+}

@@ -39,9 +39,10 @@ func exitCodesTopic() *cobra.Command {
   2    no endpoint could be reached
   3    TLS, user or permission
   4    the store refused: not found, exists, compare failed, not a directory,
-       history cleared, ...
+       history cleared, ...; service: it is the last instance that is up
   5    trouble in the store: no leader, timeout, outcome unknown; endpoint:
-       one is not well; doctor: something does not work
+       one is not well; doctor: something does not work; service --wait: it
+       was not done in time
   7    kvctl demo: something did not happen as it should
   9    a snapshot, or its file, cannot be read or written, or is damaged
   130  interrupted`,
@@ -83,6 +84,8 @@ func (e *isDirectory) Error() string { return e.key + ": is a directory" }
 func diagnose(err error) trouble {
 	var usage *usageError
 	var quorum *quorumError
+	var refused *refusedError
+	var overdue *overdueError
 	var told *toldError
 	var directory *isDirectory
 	var file *fileError
@@ -99,6 +102,10 @@ func diagnose(err error) trouble {
 		return trouble{Exit: exitFile, Message: file.text, Hint: file.hint, text: prefix + file.text}
 	case errors.As(err, &quorum):
 		return trouble{Exit: exitRefused, Message: err.Error(), Hint: quorum.hint(), text: prefix + err.Error()}
+	case errors.As(err, &refused):
+		return trouble{Exit: exitRefused, Message: refused.text, Hint: refused.hint, text: prefix + refused.text}
+	case errors.As(err, &overdue):
+		return trouble{Exit: exitServer, Message: overdue.text, Hint: overdue.hint, text: prefix + overdue.text}
 	case errors.As(err, &usage):
 		return trouble{Exit: exitUsage, Message: usage.text, Hint: usage.hint, text: prefix + usage.text}
 	case errors.Is(err, context.Canceled):
