@@ -413,7 +413,7 @@ func (f *serviceFlags) want(ctx context.Context, c *session, args []string, w wi
 
 // who names the person at the keyboard, for others.
 func (c *session) who() string {
-	name := c.config.Username
+	name, _, _ := strings.Cut(c.config.Username, ":") // behind it may be the password
 	if name == "" {
 		if u, err := user.Current(); err == nil {
 			name = u.Username

@@ -141,6 +141,7 @@ func ownerText(owner string) (machine, program string) {
 	if !standing {
 		program = ""
 	}
+	program, _, _ = strings.Cut(program, "-") // one of several on the machine
 	return dash(machine), dash(program)
 }
 
@@ -158,7 +159,7 @@ func (c *session) changedInstance(before, now registry.Record) {
 		}{one, state, before.State})
 		return
 	}
-	if before.State != "" {
+	if before.State != "" && before.State != state {
 		state = before.State + " -> " + state
 	}
 	text := fmt.Sprintf("%s/%s %s %s", one.Service, one.Instance, state, addressText(one))
