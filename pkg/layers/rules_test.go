@@ -60,7 +60,7 @@ var plan = []layer{
 	{"pkg/discovery/dnstest", nil, "a server of names for tests knows names"},
 	{"pkg/health", nil, "whether something answers does not depend on what it is for"},
 	{"pkg/override", []string{"pkg/registry", "pkg/kv", "pkg/kvclient", "pkg/mirror", "pkg/backoff"}, "a wish is kept; what follows from it is decided by who registers"},
-	{"pkg/registrar", []string{"pkg/registry", "pkg/health", "pkg/override", "pkg/workload", "pkg/catalog", "pkg/mirror", "pkg/kv"}, "it decides about offers, wherever they come from"},
+	{"pkg/registrar", []string{"pkg/registry", "pkg/health", "pkg/override", "pkg/workload", "pkg/mirror", "pkg/kvclient", "pkg/kv"}, "it decides about offers, wherever they come from"},
 	{"pkg/registrar/local", []string{"pkg/registrar", "pkg/registry", "pkg/health", "pkg/override", "pkg/workload", "pkg/kv"}, "it shows and passes on; what it decided alone, the key would decide differently"},
 	{"pkg/invite", nil, "a line of text needs nobody"},
 	{"pkg/snapfile", nil, "the form of a file outlives those who write and read it"},
