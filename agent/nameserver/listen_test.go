@@ -262,6 +262,32 @@ func TestRecordsComeAndGoAndStayWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
+func TestAnAnswerComesFromTheAddressThatWasAsked(t *testing.T) {
+	s, err := nameserver.New(nameserver.Config{Catalog: catalog.New(catalog.Config{}), Listen: []string{":0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	_, port, err := net.SplitHostPort(whereabouts(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"127.0.0.1", "127.0.0.2", "::1"} {
+		w := &town{t: t, address: net.JoinHostPort(host, port)}
+		for _, protocol := range []string{"+notcp", "+tcp"} {
+			if out := w.dig("web.service.kvd", protocol); !strings.Contains(out, "status: SERVFAIL") || strings.Contains(out, "unexpected source") {
+				t.Errorf("at %s: %s", host, out)
+			}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBeforeTheStoreIsReadNobodyKnows(t *testing.T) {
 	s, err := nameserver.New(nameserver.Config{Catalog: catalog.New(catalog.Config{}), Listen: []string{"127.0.0.1:0"}})
 	if err != nil {
