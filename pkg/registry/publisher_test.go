@@ -381,3 +381,40 @@ func TestAnUnreachableStoreIsReportedBeforeThereIsAnythingToRegister(t *testing.
 		}
 	})
 }
+
+// overtakenStore removes a key between the moment at which it reads it and the answer.
+type overtakenStore struct {
+	*memStore
+	once sync.Once
+}
+
+func (s *overtakenStore) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	result, err := s.memStore.Read(ctx, r)
+	if err == nil && r.Key == webKey {
+		s.once.Do(func() {
+			s.memStore.Write(ctx, kv.Write{Op: kv.OpDelete, Key: webKey})
+			time.Sleep(time.Second) // the watch is faster
+		})
+	}
+	return result, err
+}
+
+func TestAForeignKeyThatGoesWhileItIsReadIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		other := web()
+		other.Owner = "m2/r1"
+		store.set(webKey, other.encode(), 0)
+		p := NewPublisher(PublisherConfig{Store: &overtakenStore{memStore: store}, Leaser: store, Owner: "m1/r1"})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+		p.Set([]Record{web()})
+		settling, stop := context.WithTimeout(ctx, 10*time.Second)
+		defer stop()
+		if err := p.Settle(settling); err != nil {
+			t.Errorf("a key that nobody holds was not taken: %v", err)
+		}
+	})
+}

@@ -144,7 +144,8 @@ func (p *Publisher) finish(e *entry, o outcome) {
 		e.haunted = time.Now().Add(max(p.cfg.TTL, overdueAfter))
 	}
 	p.count(e, o)
-	if e.noted > e.known.seen { // somebody was there meanwhile
+	overtaken := e.noted > e.known.seen // somebody was there meanwhile
+	if overtaken {
 		e.suspect = e.suspect || p.inPlace(e)
 		e.known.unsure = true
 	}
@@ -160,7 +161,7 @@ func (p *Publisher) finish(e *entry, o outcome) {
 		p.loseLease(o.lease)
 		p.hurry(e)
 	case errors.As(o.err, &held):
-		if e.wanted != o.wanted {
+		if overtaken || e.wanted != o.wanted { // who held it may be gone
 			p.hurry(e)
 		}
 	case isOutage(o.err):
