@@ -35,8 +35,8 @@ import (
 const dirBytesMax = 60
 
 const (
-	startMax = time.Minute // until dockerd answers; it looks at every container first
-	stopMax  = time.Minute // until it has ended
+	startMax = 5 * time.Minute // until dockerd answers; it looks at every container first, and may end them all
+	stopMax  = time.Minute     // until it has ended
 )
 
 // Config says where an engine lives.

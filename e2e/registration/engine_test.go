@@ -212,6 +212,46 @@ func TestTheRegistryEqualsWhatRunsWhateverDies(t *testing.T) {
 	}
 }
 
+func TestAContainerThatEndsWhileItsEngineIsDeadIsGoneAllTheSame(t *testing.T) {
+	w := newWorld(t, sizeOf(t))
+	ctx := t.Context()
+	ids := map[string]string{}
+	for _, name := range []string{"stays", "ends"} {
+		id, err := w.docker.Run(ctx, engine.Container{Name: name, Command: []string{"sh", "-c", serve}, Expose: []string{"80/tcp"},
+			Labels: map[string]string{"SERVICE_NAME": service, labelID: name, "SERVICE_CHECK": "none"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[name] = id
+	}
+	w.until("both are registered", func(registered map[string]bool) bool { return registered["stays"] && registered["ends"] })
+	var details struct{ State struct{ Pid int } }
+	if err := w.docker.Call(ctx, http.MethodGet, "/containers/"+ids["ends"]+"/json", nil, &details); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.docker.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(details.State.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.until("only what runs is registered", func(registered map[string]bool) bool { return registered["stays"] && !registered["ends"] })
+}
+
+// until waits for what is registered to satisfy a condition.
+func (w *world) until(what string, condition func(map[string]bool) bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(equalMax); ; time.Sleep(watchEvery) {
+		registered, err := w.registered(w.t.Context())
+		if err == nil && condition(registered) {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("waited %v for: %s; registered are %v, %v", equalMax, what, registered, err)
+		}
+	}
+}
+
 // churn has containers created, started, stopped, killed, paused, restarted and removed in random
 // order while the faults happen.
 func (w *world) churn(seed uint64) {
@@ -418,17 +458,24 @@ func (w *world) compare(ctx context.Context) (running, registered map[string]boo
 			running[line.Labels[labelID]] = true
 		}
 	}
-	registered = map[string]bool{}
+	registered, err = w.registered(ctx)
+	return running, registered, err == nil
+}
+
+// registered are the instances in the store.
+func (w *world) registered(ctx context.Context) (map[string]bool, error) {
+	found := map[string]bool{}
 	result, err := w.store.Read(ctx, kv.Read{Key: registry.DefaultPrefix + "/" + service})
-	if err != nil && !kv.Is(err, kv.NotFound) {
-		return nil, nil, false
+	if kv.Is(err, kv.NotFound) {
+		return found, nil
 	}
-	if err == nil {
-		for _, node := range result.Node.Nodes {
-			registered[kv.Base(node.Key)] = true
-		}
+	if err != nil {
+		return nil, err
 	}
-	return running, registered, true
+	for _, node := range result.Node.Nodes {
+		found[kv.Base(node.Key)] = true
+	}
+	return found, nil
 }
 
 func (o *observer) take(now time.Time, running, registered map[string]bool) {

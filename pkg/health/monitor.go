@@ -154,7 +154,7 @@ func (p *pace) next(v Verdict) time.Duration {
 	p.starting = p.starting && !v.Healthy
 	switch {
 	case v.Healthy:
-		return jitter(m.Interval)
+		return together(jitter(m.Interval), m.Interval/grains)
 	case v.Err == nil: // on its way up: find out soon
 		return jitter(m.StartInterval)
 	case p.starting && time.Since(p.started) < startPeriod:
@@ -163,6 +163,16 @@ func (p *pace) next(v Verdict) time.Duration {
 		return jitter(delay)
 	}
 	return jitter(min(m.Interval, max(m.Interval/downPart, m.StartInterval, downMin)))
+}
+
+// grains are the parts of an interval at whose ends checks are made. A thousand checks then wake the
+// process as often as a hundred do, which is most of what they cost.
+const grains = 100
+
+// together shortens a wait so that it ends with those of others.
+func together(wait, grain time.Duration) time.Duration {
+	end := time.Now().Add(wait)
+	return wait - end.Sub(end.Truncate(max(grain, 1)))
 }
 
 // once checks and returns the verdict after last.

@@ -22,6 +22,7 @@ type container struct {
 	print  string    // of its line in the list that preceded the latest look; "" if none did
 	seen   time.Time // when the engine last told about it
 	absent int       // lists in a row that lacked it since then
+	here   bool      // its process was seen on this machine
 }
 
 // follower holds what is known of the engine's containers over all its connections. Its fields
@@ -64,6 +65,9 @@ func (f *follower) learn(a answer) {
 		return
 	}
 	now := &container{running: a.running, print: a.print, seen: time.Now()}
+	if now.here = before != nil && before.here && before.PID == now.PID; !now.here {
+		now.here = now.isHere()
+	}
 	f.known[a.id] = now
 	if before == nil || !reflect.DeepEqual(before.running, now.running) {
 		f.stale = true

@@ -97,8 +97,12 @@ func (f *follower) session(ctx context.Context) (synced bool, err error) {
 	defer cancel()
 
 	opening, opened := context.WithTimeout(ctx, f.cfg.Timeout)
-	s.api, err = f.api.connect(opening)
-	opened()
+	s.group.Go(func() {
+		defer opened()
+		s.api, err = f.api.connect(opening)
+	})
+	f.mourn(opening)
+	s.group.Wait()
 	if err != nil {
 		return false, lost("ping", err)
 	}
@@ -112,13 +116,18 @@ func (f *follower) session(ctx context.Context) (synced bool, err error) {
 func (s *session) loop(ctx context.Context) error {
 	relist := time.NewTicker(s.cfg.Relist)
 	defer relist.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	for {
 		next := s.expire(time.Now())
 		s.ask(ctx)
 		s.settle()
 		var out chan<- workload.Snapshot
-		if s.whole {
+		if s.whole || s.hasSent {
 			out = s.pending()
+		}
+		if s.whole {
+			look.Stop()
 		}
 		var wake <-chan time.Time
 		if !next.IsZero() {
@@ -140,6 +149,8 @@ func (s *session) loop(ctx context.Context) error {
 			}
 		case <-relist.C:
 			s.list(ctx)
+		case <-look.C:
+			s.bury()
 		case <-wake:
 		case err = <-s.broken:
 		case <-ctx.Done():

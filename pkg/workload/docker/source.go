@@ -111,7 +111,8 @@ func (s *Source) note(change func(*counters)) {
 
 // Run implements workload.Source. An engine that is not there, or that does not let us in, is
 // waited for; the log says so once for each reason, and Status all the time. While it does not
-// answer the last snapshot stays valid for Config.Hold. Run returns nil, when ctx ends.
+// answer the last snapshot stays valid for Config.Hold, but for containers whose process ends on this
+// machine. Run returns nil, when ctx ends.
 func (s *Source) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 	defer s.api.client.CloseIdleConnections()
 	f := newFollower(s, out)
@@ -136,9 +137,10 @@ func (s *Source) Run(ctx context.Context, out chan<- workload.Snapshot) error {
 		if s.cfg.Hold > 0 && time.Since(lost) >= s.cfg.Hold && f.forget(ctx) {
 			s.cfg.Log.Error("the engine has not answered for too long; forgetting its containers", "engine", s.cfg.Host, "hold", s.cfg.Hold, "err", err)
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		waiting, waited := context.WithTimeout(ctx, pause)
+		f.mourn(waiting)
+		waited()
+		if ctx.Err() != nil {
 			return nil
 		}
 		pause = min(2*pause, retryMax)
