@@ -50,3 +50,21 @@ func (g *gatewayCompanion) open(h host) (runner, error) {
 	}
 	return server, server.Taken()
 }
+
+// gatewayServer is a gateway that the status tells of.
+type gatewayServer struct{ *gateway.Server }
+
+func (g gatewayServer) report() ServerReport {
+	s := g.Stats()
+	return ServerReport{Listening: s.Listening, Waiting: s.Waiting, Figures: []Figure{
+		{"connections", "gauge", "Connections of containers.", float64(s.Connections)},
+		{"watches", "gauge", "Watches and long polls of containers.", float64(s.Watches)},
+		{"requests_total", "counter", "Requests of containers.", float64(s.Requests)},
+		{"refused_total", "counter", "Requests that no rule allows, and what was over a limit.", float64(s.Refused)},
+		{"cache_hits_total", "counter", "Reads that were answered from memory.", float64(s.CacheHits)},
+		{"cache_misses_total", "counter", "Reads that might have been answered from memory.", float64(s.CacheMisses)},
+		{"cache_bytes", "gauge", "Memory for answers that are given again.", float64(s.CacheBytes)},
+		{"upstream_failures_total", "counter", "Requests that no member has answered, or with an error of its own.", float64(s.UpstreamFailures)},
+		{"members_left_total", "counter", "Members that were left for the next one.", float64(s.Moved)},
+	}}
+}

@@ -29,6 +29,11 @@ type runner interface {
 	Run(ctx context.Context) error
 }
 
+// reporter is a runner that tells more than whether it runs. Name and Err of its report are not its to tell.
+type reporter interface {
+	report() ServerReport
+}
+
 // host is what a companion may use of the agent it runs in.
 type host struct {
 	Store   *kvclient.Client
@@ -80,7 +85,10 @@ func (r *running) report() []ServerReport {
 	defer r.mu.Unlock()
 	list := make([]ServerReport, len(r.names))
 	for i, name := range r.names {
-		list[i] = ServerReport{Name: name, Err: text(r.failures[name])}
+		if told, ok := r.runners[i].(reporter); ok {
+			list[i] = told.report()
+		}
+		list[i].Name, list[i].Err = name, text(r.failures[name])
 	}
 	return list
 }

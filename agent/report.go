@@ -50,6 +50,18 @@ type StoreReport struct {
 type ServerReport struct {
 	Name string `json:"name"`
 	Err  string `json:"error,omitempty"` // why it runs no more
+
+	Listening []string `json:"listening,omitempty"` // addresses, of a server that tells
+	Waiting   []string `json:"waiting,omitempty"`   // why it listens at no others
+	Figures   []Figure `json:"figures,omitempty"`
+}
+
+// Figure is something that a server measures.
+type Figure struct {
+	Name  string  `json:"name"` // as a metric has it, without what all have in common
+	Kind  string  `json:"-"`    // counter or gauge
+	Help  string  `json:"-"`
+	Value float64 `json:"value"`
 }
 
 // Instance is one instance of a service that is offered.

@@ -147,6 +147,11 @@ func writeMetrics(w io.Writer, r Report, now time.Time) {
 		servers = append(servers, fmt.Sprintf("{server=%q} %d", s.Name, bit(s.Err == "")))
 	}
 	metric("server_up", "gauge", "Whether a server that runs beside registering does.", servers...)
+	for _, s := range r.Servers {
+		for _, f := range s.Figures {
+			metric(s.Name+"_"+f.Name, f.Kind, f.Help, value(f.Value))
+		}
+	}
 }
 
 type pageData struct {
@@ -182,7 +187,7 @@ th{font-weight:500;color:#666}.ok{color:#176b2c}.bad{color:#a11}.dim{color:#666}
 <table><tr><th>source</th><th></th><th>follows</th><th>since</th><th>workloads</th><th></th></tr>
 {{range .Sources}}<tr><td>{{.Name}}</td><td>{{.Detail}}</td><td class="{{if .Connected}}ok{{else}}bad{{end}}">{{if .Connected}}yes{{else}}no{{end}}</td><td>{{$.Ago .Since}}</td><td>{{.Workloads}}</td><td>{{.Err}}</td></tr>
 {{end}}</table>
-{{if .Servers}}<h2>Servers</h2><table>{{range .Servers}}<tr><td>{{.Name}}</td><td class="{{if .Err}}bad{{else}}ok{{end}}">{{if .Err}}{{.Err}}{{else}}runs{{end}}</td></tr>{{end}}</table>{{end}}
+{{if .Servers}}<h2>Servers</h2><table>{{range .Servers}}<tr><td>{{.Name}}</td><td class="{{if .Err}}bad{{else}}ok{{end}}">{{if .Err}}{{.Err}}{{else}}runs{{end}}{{range .Listening}} {{.}}{{end}}{{range .Waiting}}<br>{{.}}{{end}}</td></tr>{{end}}</table>{{end}}
 <h2>Not registered, or not as asked</h2>
 <table><tr><th>workload</th><th>port</th><th>reason</th></tr>
 {{range .Refused}}<tr><td>{{.Source}} {{.Workload}}</td><td>{{if .Port}}{{.Port}}{{end}}</td><td{{if .Mistake}} class="bad"{{end}}>{{.Reason}}</td></tr>
