@@ -149,7 +149,7 @@ func (s *settings) serve(ctx context.Context, a *Agent, beside *running, views [
 		return r
 	}
 	if s.statusListen != "" {
-		status, err := listenStatus(s.statusListen, statusHandler(report, a.Explain))
+		status, err := listenStatus(s.statusListen, statusHandler(report, a.Explain), a.Log)
 		if err != nil {
 			return usage(fmt.Errorf("--status-listen: %w", err))
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -66,14 +67,15 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 type statusServer struct {
 	listener net.Listener
 	handler  http.Handler
+	log      *slog.Logger
 }
 
-func listenStatus(address string, handler http.Handler) (*statusServer, error) {
+func listenStatus(address string, handler http.Handler, log *slog.Logger) (*statusServer, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	return &statusServer{listener: listener, handler: handler}, nil
+	return &statusServer{listener: listener, handler: handler, log: log}, nil
 }
 
 // Run serves until ctx ends.
@@ -81,6 +83,7 @@ func (s *statusServer) Run(ctx context.Context) error {
 	server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
+	s.log.Info("status page", "url", fmt.Sprintf("http://%s/", s.listener.Addr()))
 	if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
