@@ -114,23 +114,35 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 		env.Log.Warn("this machine has no address but loopback: only this machine can use what is registered; --ip names another one", "ip", options.Address)
 	}
 	env.Log.Info("starting", "version", program.Version(), "host", options.Host, "ip", options.Address, "layouts", fmt.Sprint(views), "ttl", s.ttl, "sources", namesOf(sources), "store", s.store.Endpoints)
+	prefix := jsonPrefix(views, s.prefix)
 	publisher := registry.NewPublisher(registry.PublisherConfig{
 		Store: client, Leaser: client.Leaser(), Views: views, TTL: s.ttl, Owner: s.owner(options, views), Keep: !s.withdraw || s.once, Log: env.Log})
-	overrides, err := override.NewSource(override.SourceConfig{Store: client, Prefix: s.prefix, StateDir: s.stateDir, Log: env.Log})
+	overrides, err := override.NewSource(override.SourceConfig{Store: client, Prefix: prefix, StateDir: s.stateDir, Log: env.Log})
 	if err != nil {
 		return usage(fmt.Errorf("--state-dir: %w", err))
 	}
 	a := &Agent{
-		Sources: sources, Registrar: registrar.New(registrar.Config{Publisher: publisher, Overrides: overrides, Log: env.Log}), Publisher: publisher,
+		Sources: sources, Registrar: registrar.New(registrar.Config{Publisher: publisher, Overrides: overrides, Peers: client, Prefix: prefix, Log: env.Log}), Publisher: publisher,
 		Options: options, TTL: s.ttl, Hold: s.hold, Log: env.Log}
 	if s.once {
 		return runOnce(ctx, a, env.Stdout)
 	}
-	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: s.prefix, Name: options.Host, Address: options.Address, Log: env.Log})
+	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: prefix, Name: options.Host, Address: options.Address, Log: env.Log})
 	if err != nil {
 		return usage(err)
 	}
 	return s.serve(ctx, a, beside, views)
+}
+
+// jsonPrefix is the directory in which records say everything: the other instances of services are seen
+// there.
+func jsonPrefix(views []registry.View, otherwise string) string {
+	for _, view := range views {
+		if view.Layout == registry.LayoutJSON {
+			return view.Prefix
+		}
+	}
+	return otherwise
 }
 
 // serve runs the agent, what people ask it with, and what runs beside it.

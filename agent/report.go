@@ -142,13 +142,8 @@ type WorkloadState struct {
 	PID    int    `json:"pid,omitempty"`
 }
 
-// instances joins what was decided with what the registrar and the publisher know.
+// instances joins what was decided with what the registrar knows.
 func (a *Agent) instances() []Instance {
-	keys := map[[2]string][]KeyReport{}
-	for _, k := range a.Publisher.Keys() {
-		of := [2]string{k.Service, k.Instance}
-		keys[of] = append(keys[of], KeyReport{Key: k.Key, Layout: string(k.View.Layout), State: string(k.State), Since: k.Since, Owner: k.Owner, Err: text(k.Err)})
-	}
 	a.mu.Lock()
 	ids := make(map[[2]string]string, len(a.offers))
 	for _, offer := range a.offers {
@@ -159,18 +154,21 @@ func (a *Agent) instances() []Instance {
 	list := make([]Instance, len(entries))
 	for i, e := range entries {
 		of := [2]string{e.Offer.Record.Service, e.Offer.Record.Instance}
-		list[i] = instance(e, ids[of], keys[of])
+		list[i] = instance(e, ids[of])
 	}
 	return list
 }
 
-func instance(e registrar.Entry, id string, keys []KeyReport) Instance {
+func instance(e registrar.Entry, id string) Instance {
 	r := e.Offer.Record
 	i := Instance{
 		Source: e.Offer.Source, Workload: e.Offer.Workload, ID: id, Service: r.Service, Instance: r.Instance,
 		Address: addressText(r.Address, r.Port), Protocol: r.Protocol, Rule: e.Offer.Address, Tags: r.Tags,
 		Phase: string(e.Phase), Since: e.Since, Reason: e.Reason, State: e.State, Kept: e.Kept, Weight: e.Weight,
-		Health: string(e.Offer.Health), Keys: keys,
+		Health: string(e.Offer.Health), Keys: []KeyReport{},
+	}
+	for _, k := range e.Keys {
+		i.Keys = append(i.Keys, KeyReport{Key: k.Key, Layout: string(k.View.Layout), State: string(k.State), Since: k.Since, Owner: k.Owner, Err: text(k.Err)})
 	}
 	if !e.Override.IsZero() {
 		wanted := e.Override

@@ -31,6 +31,7 @@ type Engine struct {
 
 	mu          sync.Mutex // guards the fields below
 	server      *http.Server
+	listener    net.Listener
 	containers  map[string]Container
 	streams     map[chan any]struct{}
 	past        []event
@@ -89,7 +90,7 @@ func (e *Engine) Restart() {
 	}
 	server := &http.Server{Handler: http.HandlerFunc(e.serve)}
 	e.mu.Lock()
-	e.server = server
+	e.server, e.listener = server, listener
 	e.mu.Unlock()
 	go server.Serve(listener)
 }
@@ -97,8 +98,9 @@ func (e *Engine) Restart() {
 // Stop ends the engine as SIGKILL would: every connection is cut.
 func (e *Engine) Stop() {
 	e.mu.Lock()
-	server := e.server
+	server, listener := e.server, e.listener
 	e.mu.Unlock()
+	listener.Close() // the server may not know it yet
 	server.Close()
 }
 
