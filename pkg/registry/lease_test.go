@@ -250,7 +250,7 @@ func TestWhatARunFindsAndNobodyWantsGoesWhenItWouldHaveExpired(t *testing.T) {
 		second.Set(many(1))
 		second.Sweep(many(2))
 		second.mustSettle(t)
-		if len(store.nodes) != 2 {
+		if store.size() != 2 {
 			t.Fatal("what was spared is gone at once")
 		}
 		time.Sleep(DefaultTTL + time.Second)
@@ -270,10 +270,10 @@ func TestAStoreWithoutLeasesIsRecognisedByItsAnswerAndAskedAgainLater(t *testing
 		b.mustSettle(t)
 		time.Sleep(time.Hour)
 		synctest.Wait()
+		store.mu.Lock()
 		if status := b.Status(); status.Lease != 0 || status.Registered != 10 || store.nodes["/services/web/i0000"].TTL != 15 {
 			t.Errorf("status is %+v", status)
 		}
-		store.mu.Lock()
 		store.noLeases = false
 		store.mu.Unlock()
 		time.Sleep(2 * verifyInterval)
@@ -311,8 +311,8 @@ func TestAServerThatIsNotWellIsNotTakenForOneWithoutLeases(t *testing.T) {
 				b.Set(many(3))
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				if len(store.nodes) != 0 || b.Status().Err == nil {
-					t.Fatalf("%d keys without a lease, %+v", len(store.nodes), b.Status())
+				if n := store.size(); n != 0 || b.Status().Err == nil {
+					t.Fatalf("%d keys without a lease, %+v", n, b.Status())
 				}
 				well.Store(true)
 				b.mustSettle(t)

@@ -97,6 +97,26 @@ func (s *memStore) wipe() {
 	s.cutWatches()
 }
 
+// size returns how many keys there are.
+func (s *memStore) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	return len(s.nodes)
+}
+
+// node returns a copy of what is at a key, nil if nothing is.
+func (s *memStore) node(key string) *kv.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	if s.nodes[key] == nil {
+		return nil
+	}
+	copied := *s.nodes[key]
+	return &copied
+}
+
 // attached returns the keys of a lease, in order.
 func (s *memStore) attached(id kv.LeaseID) (keys []string) {
 	for key, node := range s.nodes {

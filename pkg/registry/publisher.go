@@ -175,7 +175,7 @@ func NewPublisher(cfg PublisherConfig) *Publisher {
 		pending:   map[uint64]time.Time{},
 		entries:   map[string]*entry{},
 		moved:     make(chan struct{}),
-		followers: followers{open: map[string]bool{}},
+		followers: followers{open: map[string]bool{}, refused: map[string]bool{}},
 		tie:       tie{retry: backoff.Backoff{Min: retryMin, Max: max(min(retryMax, cfg.TTL/3), retryMin)}},
 	}
 }

@@ -15,6 +15,7 @@ import (
 // something all the same.
 type followers struct {
 	open    map[string]bool // directories that are being watched
+	refused map[string]bool // those that cannot be, and that was told
 	looking bool
 	lookAt  time.Time // of the next look
 }
@@ -70,16 +71,18 @@ func (p *Publisher) follow(ctx context.Context, watch kv.Watch) (delivered bool,
 func (p *Publisher) linked(l link) {
 	switch {
 	case l.err == nil:
-		p.open[l.prefix] = true
 		p.lookAt = time.Now()
 	case kv.Is(l.err, kv.HistoryGone): // it begins again from now
 	case isOutage(l.err):
 		p.doubt(time.Now())
-	case p.open[l.prefix] || p.lookAt.IsZero():
+	case !p.refused[l.prefix]:
+		p.refused[l.prefix] = true
 		p.say(slog.LevelWarn, "cannot watch the registrations; changes are found a little later", "directory", l.prefix, "reason", l.err)
 	}
-	if l.err != nil {
-		p.open[l.prefix] = false
+	p.open[l.prefix] = l.err == nil
+	if l.err == nil {
+		delete(p.refused, l.prefix)
+	} else {
 		if p.lookAt.IsZero() {
 			p.lookAt = time.Now().Add(p.lookInterval())
 		}
