@@ -48,7 +48,10 @@ func (g *gatewayCompanion) open(h host) (runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return server, server.Taken()
+	if err := server.Taken(); err != nil {
+		return nil, err
+	}
+	return gatewayServer{server}, nil
 }
 
 // gatewayServer is a gateway that the status tells of.
