@@ -54,6 +54,8 @@ type Config struct {
 	StopTimeout     time.Duration
 	WithdrawTimeout time.Duration
 
+	StateDir string // where what operators want is remembered; "": nowhere
+
 	Unit    string   // what to follow:
 	Command []string // exactly one of the two
 }
@@ -130,6 +132,17 @@ func (cfg *Config) views() ([]registry.View, error) {
 		return nil, fmt.Errorf("--layout: %w", err)
 	}
 	return views, nil
+}
+
+// canonical is the directory of all services of the view that other programs read, and whose overrides
+// count.
+func canonical(views []registry.View, otherwise string) string {
+	for _, view := range views {
+		if view.Layout == registry.LayoutJSON {
+			return view.Prefix
+		}
+	}
+	return otherwise
 }
 
 // owner names the record of a unit's sidekick, the same in every run of it, so that one that was killed

@@ -51,8 +51,11 @@ func (s *Sidekick) drain(ctx context.Context, sourceEnded <-chan struct{}) {
 // service, what is left of it if they were told before, by an operator or by systemd.
 func (s *Sidekick) drainTime() time.Duration {
 	e, known := s.entry()
+	status := s.publisher.Status()
 	switch {
-	case !known || s.publisher.Status().Registered == 0:
+	case !known || status.Registered == 0 && status.Err != nil: // without an error the answer may be on its way
+		return 0
+	case e.State == "": // it is gone, or about to go
 		return 0
 	case s.state.State == workload.Starting || s.state.State == workload.Stopped:
 		return 0

@@ -10,6 +10,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/health"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
+	"github.com/kvd-io/kvd/pkg/override"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
@@ -84,6 +85,7 @@ func addFlags(cmd *cobra.Command, cfg *Config) {
 	flags.DurationVar(&cfg.Drain, "drain", DefaultDrain, "time between telling readers, by the state draining, and removing the record; after it the command is told to stop")
 	flags.DurationVar(&cfg.StopTimeout, "stop-timeout", DefaultStopTimeout, "kill the command if it has not stopped this long after it was told to; 0: never")
 	flags.DurationVar(&cfg.WithdrawTimeout, "withdraw-timeout", registry.DefaultWithdrawTimeout, "give up removing the record after this time; it expires then")
+	flags.StringVar(&cfg.StateDir, "state-dir", "", "`directory` in which what operators want of the service is remembered until the store answers; without it that is lost by a restart while it does not")
 	flags.StringVar(&cfg.Unit, "unit", "", "follow this systemd `unit` instead of running a command")
 	clientflags.Add(flags, &cfg.Store)
 }
@@ -105,12 +107,19 @@ func run(ctx context.Context, cfg Config) error {
 		env.Log.Warn("this machine has no address but loopback: only this machine can use the record; --address names another one", "address", plan.record.Address)
 	}
 
+	prefix := canonical(plan.views, cfg.Prefix)
+	overrides, err := override.NewSource(override.SourceConfig{
+		Store: client, Prefix: prefix, StateDir: cfg.StateDir, Log: env.Log})
+	if err != nil {
+		return &program.ExitError{Code: program.ExitUsage, Err: fmt.Errorf("--state-dir: %w", err)}
+	}
 	source, child, err := cfg.source(env)
 	if err != nil {
 		return err
 	}
 	s := &Sidekick{
-		Publisher: registry.PublisherConfig{Store: client, Leaser: client.Leaser(), Prefix: cfg.Prefix, Views: plan.views, TTL: cfg.TTL, Owner: plan.owner},
+		Overrides: overrides, Peers: client,
+		Publisher: registry.PublisherConfig{Store: client, Leaser: client.Leaser(), Prefix: prefix, Views: plan.views, TTL: cfg.TTL, Owner: plan.owner},
 		Offer:     registrar.Offer{Record: plan.record, Source: "command", Monitor: plan.monitor, Unhealthy: cfg.OnUnhealthy, KeepLast: cfg.KeepLast},
 		Source:    source,
 		Drain:     cfg.Drain, WithdrawTimeout: cfg.WithdrawTimeout,

@@ -11,11 +11,14 @@
 package sidekick
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
@@ -29,11 +32,6 @@ const (
 	// lastTry bounds how long the end waits for a store that is known not to answer.
 	lastTry = time.Second
 
-	// overdueAfter is when somebody may begin to wonder why nothing is registered, remindAfter when
-	// to tell it again.
-	overdueAfter = 10 * time.Second
-	remindAfter  = 10 * time.Minute
-
 	// reviewEvery is how often the status is looked at although nothing was heard of.
 	reviewEvery = 2 * time.Second
 )
@@ -43,6 +41,7 @@ const (
 type Sidekick struct {
 	Publisher registry.PublisherConfig // of the record; OnStatus and WithdrawTimeout are the Sidekick's
 	Overrides registrar.Overrides      // nil: there are none
+	Peers     kvclient.Source          // where other instances of the service are seen, for Offer.KeepLast; nil: nowhere
 	Offer     registrar.Offer          // what Source's workload offers; what changes with the workload is filled in
 
 	Source  workload.Source
@@ -63,10 +62,9 @@ type Sidekick struct {
 	statuses  chan registry.Status
 	state     workload.Workload
 	status    registry.Status
-	overdue   *time.Timer // to tell that no check has passed
-	swept     bool        // what an earlier run has left was looked for
-	told      string      // why the first checks failed, as it was logged last
-	ready     bool        // the record was registered at least once
+	swept     bool   // what an earlier run has left was looked for
+	told      string // why the first checks failed, as it was logged last
+	ready     bool   // the record was registered at least once
 }
 
 // Run returns when ctx has ended or Source has, and the record is removed or known to expire.
@@ -83,9 +81,6 @@ func (s *Sidekick) Run(ctx context.Context) {
 	defer stopRegistrar()
 	sourceEnded, stopSource := s.startSource(lasting)
 	defer stopSource()
-	s.overdue = time.NewTimer(0)
-	s.overdue.Stop()
-	defer s.overdue.Stop()
 	started := time.Now()
 
 	watchdog, stopWatchdog := s.startWatchdog()
@@ -113,8 +108,6 @@ func (s *Sidekick) Run(ctx context.Context) {
 			s.settle(latest)
 		case <-changed:
 		case <-review.C:
-		case <-s.overdue.C:
-			s.remind()
 		case <-watchdog:
 			s.feed()
 		}
@@ -135,7 +128,8 @@ func (s *Sidekick) startRegistrar(ctx context.Context) (stop func()) {
 		s.statuses <- latest
 	}
 	s.publisher = registry.NewPublisher(cfg)
-	s.registrar = registrar.New(registrar.Config{Publisher: s.publisher, Overrides: s.Overrides, Log: s.Log})
+	s.registrar = registrar.New(registrar.Config{
+		Publisher: s.publisher, Overrides: s.Overrides, Peers: s.Peers, Prefix: s.Publisher.Prefix, Log: s.Log})
 	ctx, cancel := context.WithCancel(ctx)
 	registered, served := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -215,12 +209,6 @@ func (s *Sidekick) follow(snapshot workload.Snapshot) {
 	if before.Reason != now.Reason || before.Run != now.Run {
 		s.Log.Info("workload "+string(now.State), "what", now.Name, "state", now.Reason)
 	}
-	switch {
-	case now.State != workload.Running:
-		s.overdue.Stop()
-	case before.State != workload.Running || before.Run != now.Run:
-		s.overdue.Reset(overdueAfter)
-	}
 }
 
 // look acts on what the registrar has decided.
@@ -242,17 +230,6 @@ func (s *Sidekick) entry() (registrar.Entry, bool) {
 		return e, true
 	}
 	return registrar.Entry{}, false
-}
-
-// remind tells that a workload that runs has passed no check yet.
-func (s *Sidekick) remind() {
-	e, ok := s.entry()
-	if !ok || e.Phase != registrar.Checking {
-		return
-	}
-	s.Log.Warn("not registered yet: the check does not pass", "check", s.Offer.Monitor.Check.String(),
-		"for", time.Since(e.Since).Round(time.Second), "reason", e.Reason)
-	s.overdue.Reset(remindAfter)
 }
 
 // tellEnd logs the end of the workload, as a warning when nobody asked for it.
@@ -315,11 +292,14 @@ func (s *Sidekick) explain() {
 	s.Notify.status(text)
 }
 
-// name is what the record is called for people: its key in the first view.
+// name is what the record is called for people: its key, or its keys.
 func (s *Sidekick) name() string {
-	prefix := s.Publisher.Prefix
-	if len(s.Publisher.Views) > 0 {
-		prefix = s.Publisher.Views[0].Prefix
+	var keys []string
+	for _, view := range s.Publisher.Views {
+		keys = append(keys, s.Offer.Record.Key(view.Prefix))
 	}
-	return s.Offer.Record.Key(prefix)
+	if len(keys) == 0 {
+		return s.Offer.Record.Key(cmp.Or(s.Publisher.Prefix, registry.DefaultPrefix))
+	}
+	return strings.Join(keys, ", ")
 }

@@ -2,11 +2,13 @@ package sidekick_test
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/override"
 	"github.com/kvd-io/kvd/pkg/registry"
 )
 
@@ -79,6 +81,31 @@ func TestAnUnhealthyServiceIsMarkedIfThatIsAskedFor(t *testing.T) {
 		s.awaitState(registry.StateUp)
 		s.healthy(false)
 		s.awaitState(registry.StateUnhealthy)
+	}
+}
+
+func TestWhatAnOperatorWantsCounts(t *testing.T) {
+	s := newScene(t)
+	p := s.wrap(nil, "--state-dir", filepath.Join(t.TempDir(), "state"))
+	s.awaitState(registry.StateUp)
+	want := func(o override.Override) {
+		t.Helper()
+		if err := override.Write(t.Context(), s.store, registry.DefaultPrefix, "web", "one", o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(override.Override{Mode: override.Maintenance})
+	s.awaitState(registry.StateMaintenance)
+	want(override.Override{Weight: 7})
+	s.awaitState(registry.StateUp)
+	if got := s.record().Weight; got != 7 {
+		t.Errorf("weight %d", got)
+	}
+	want(override.Override{Mode: override.Drain})
+	s.awaitState(registry.StateDraining)
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 7 {
+		t.Errorf("exit code %d", code)
 	}
 }
 

@@ -21,16 +21,27 @@ const (
 	bootstrapMax    = 10 * time.Minute
 )
 
-// SystemdHost is a container whose PID 1 is systemd, with a D-Bus and no network but loopback.
+// SystemdHost is a container whose PID 1 is systemd, with a D-Bus.
 type SystemdHost struct {
 	t  testing.TB
 	id string
 }
 
-// Systemd boots a container with a Debian of its own and returns once systemd says that it is up.
-// It is removed when t ends. The first call on a machine makes the image with debootstrap, which
-// takes about a minute; its tar is kept in the user's cache.
+// Systemd boots a container with a Debian of its own and no network but loopback, and returns once
+// systemd says that it is up. It is removed when t ends. The first call on a machine makes the image
+// with debootstrap, which takes about a minute; its tar is kept in the user's cache.
 func Systemd(t testing.TB) *SystemdHost {
+	t.Helper()
+	return systemdOn(t, "none")
+}
+
+// SystemdOnNetwork is Systemd with an address on the engine's default network: see Address and Gateway.
+func SystemdOnNetwork(t testing.TB) *SystemdHost {
+	t.Helper()
+	return systemdOn(t, "bridge")
+}
+
+func systemdOn(t testing.TB, network string) *SystemdHost {
 	t.Helper()
 	Need(t, "systemd")
 	Docker(t)
@@ -38,7 +49,7 @@ func Systemd(t testing.TB) *SystemdHost {
 	if err != nil {
 		lack(t, "systemd", err.Error())
 	}
-	output, err := docker(nil, "run", "-d", "--label", containerLabel, "--network", "none",
+	output, err := docker(nil, "run", "-d", "--label", containerLabel, "--network", network, "--stop-signal", "SIGRTMIN+3",
 		"--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", // the latter for PrivateUsers= with ProtectProc=
 		"--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
 		"--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp",
@@ -48,11 +59,12 @@ func Systemd(t testing.TB) *SystemdHost {
 	}
 	h := &SystemdHost{t: t, id: strings.TrimSpace(output)}
 	t.Cleanup(h.Close)
-	h.awaitBoot()
+	h.AwaitBoot()
 	return h
 }
 
-func (h *SystemdHost) awaitBoot() {
+// AwaitBoot returns when systemd says that the host is up.
+func (h *SystemdHost) AwaitBoot() {
 	h.t.Helper()
 	deadline := time.Now().Add(bootMax)
 	for {
@@ -101,6 +113,44 @@ func (h *SystemdHost) Write(path, content string) {
 	script := `mkdir -p "$(dirname "$1")" && cat > "$1"`
 	if output, err := docker([]byte(content), "exec", "-i", h.id, "sh", "-c", script, "sh", path); err != nil {
 		h.t.Fatalf("cannot write %s: %v\n%s", path, err, output)
+	}
+}
+
+// Address is that of the host on the engine's network. Another boot may have another one.
+func (h *SystemdHost) Address() string {
+	h.t.Helper()
+	return h.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+}
+
+// Gateway is the address of this machine on the engine's network.
+func (h *SystemdHost) Gateway() string {
+	h.t.Helper()
+	return h.inspect("{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}")
+}
+
+func (h *SystemdHost) inspect(format string) string {
+	h.t.Helper()
+	output, err := docker(nil, "inspect", "--format", format, h.id)
+	if err != nil {
+		h.t.Fatalf("docker inspect %s: %v\n%s", h.id, err, output)
+	}
+	return strings.TrimSpace(output)
+}
+
+// ShutDown has systemd stop everything and ends the host; Boot starts it again.
+func (h *SystemdHost) ShutDown() { h.control("stop", "-t", "60") }
+
+// PowerOff ends the host without a word to anybody in it; Boot starts it again.
+func (h *SystemdHost) PowerOff() { h.control("kill") }
+
+// Boot starts a host that was ended, with the files that it had outside of /run and /tmp, and does not
+// wait until it is up: see AwaitBoot.
+func (h *SystemdHost) Boot() { h.control("start") }
+
+func (h *SystemdHost) control(command ...string) {
+	h.t.Helper()
+	if output, err := docker(nil, append(command, h.id)...); err != nil {
+		h.t.Fatalf("docker %s: %v\n%s", command[0], err, output)
 	}
 }
 
