@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/kvclient/etcdtest"
 	"github.com/kvd-io/kvd/pkg/registry"
 )
 
@@ -32,7 +33,11 @@ func connect(t *testing.T, url string) *kvclient.Client {
 // publish runs a publisher until stop is called or the test ends.
 func publish(t *testing.T, store kv.Store, owner string, records ...registry.Record) (p *registry.Publisher, stop func() error) {
 	t.Helper()
-	p = registry.NewPublisher(registry.PublisherConfig{Store: store, TTL: 2 * time.Second, Owner: owner})
+	cfg := registry.PublisherConfig{Store: store, TTL: 2 * time.Second, Owner: owner}
+	if client, ok := store.(*kvclient.Client); ok {
+		cfg.Leaser = client.Leaser()
+	}
+	p = registry.NewPublisher(cfg)
 	p.Set(records)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -78,27 +83,163 @@ func read(t *testing.T, store kv.Store, instance string) *kv.Node {
 	return result.Node
 }
 
+// stores are a kvd, whose keys share a lease, and an etcd, whose keys have a TTL each.
+var stores = map[string]struct {
+	leases bool
+	start  func(t *testing.T) string
+}{
+	"kvd":  {true, func(t *testing.T) string { return daemontest.Start(t, 1).URL() }},
+	"etcd": {false, func(t *testing.T) string { return etcdtest.Start(t).URL }},
+}
+
 func TestARealStoreHoldsTheRecordAndSeesItRenewedInSilence(t *testing.T) {
-	cluster := daemontest.Start(t, 1)
-	store := connect(t, cluster.URL())
-	p, stop := publish(t, store, "m1/r1", record("a"))
-	settle(t, p)
-	watch, err := store.Watch(t.Context(), kv.WatchFrom{Key: "/services", Recursive: true})
+	for name, real := range stores {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := connect(t, real.start(t))
+			p, stop := publish(t, store, "m1/r1", record("a"))
+			settle(t, p)
+			watch, err := store.Watch(t.Context(), kv.WatchFrom{Key: "/services", Recursive: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer watch.Close()
+			first := read(t, store, "a")
+			await(t, "four heartbeats", func() bool { return p.Status().Renewals >= 4 })
+			last := read(t, store, "a")
+			if shared := last.Lease != 0; shared != real.leases || shared != (p.Status().Lease != 0) || shared && last.ModifiedIndex != first.ModifiedIndex {
+				t.Errorf("first it was %+v, then %+v", first, last)
+			}
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			event, err := watch.Next(t.Context())
+			if err != nil || !event.Removes() {
+				t.Errorf("the first thing a watcher saw was %+v, %v; want the removal", event, err)
+			}
+			if read(t, store, "a") != nil {
+				t.Error("still there")
+			}
+		})
+	}
+}
+
+func TestARealStoreKeepsEveryLayoutForTheNextRunWhichWritesNothing(t *testing.T) {
+	for name, real := range stores {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := connect(t, real.start(t))
+			cfg := registry.PublisherConfig{Store: store, Leaser: store.Leaser(), TTL: 10 * time.Second, Owner: "m1/agent/s1", Keep: true}
+			for _, text := range []string{"json:/services", "registrator:/reg", "skydns:kvd", "coreos:/old"} {
+				view, err := registry.ParseView(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cfg.Views = append(cfg.Views, view)
+			}
+			records := []registry.Record{record("a"), record("b"), record("c")}
+			run := func() *registry.Publisher {
+				p := registry.NewPublisher(cfg)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- p.Run(ctx) }()
+				p.Set(records)
+				p.Sweep(nil)
+				settle(t, p)
+				await(t, "all keys", func() bool { return p.Status().Registered == 12 })
+				cancel()
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				return p
+			}
+			first := run()
+			if got := first.Status().Writes; got != 12 {
+				t.Errorf("the first run has made %d writes", got)
+			}
+			watch, err := store.Watch(t.Context(), kv.WatchFrom{Recursive: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer watch.Close()
+			second := run()
+			if status := second.Status(); status.Writes != 0 || status.Lease != first.Status().Lease || (status.Lease != 0) != real.leases {
+				t.Errorf("the second run has %+v", status)
+			}
+			records = nil
+			third := registry.NewPublisher(cfg)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- third.Run(ctx) }()
+			third.Sweep(nil)
+			settle(t, third)
+			cancel()
+			<-done
+			event, err := watch.Next(t.Context())
+			if err != nil || !event.Removes() {
+				t.Errorf("a watcher saw %+v, %v; want the first removal", event, err)
+			}
+			wantLeft := 0
+			if !real.leases {
+				wantLeft = 3 // what names nobody and is not desired expires by itself
+			}
+			if got := count(t, store, "/services") + count(t, store, "/reg") + count(t, store, "/skydns/kvd") + count(t, store, "/old"); got != wantLeft {
+				t.Errorf("%d keys are left, want %d", got, wantLeft)
+			}
+		})
+	}
+}
+
+// count returns how many keys there are two levels below dir.
+func count(t *testing.T, store kv.Store, dir string) (n int) {
+	t.Helper()
+	result, err := store.Read(t.Context(), kv.Read{Key: dir, Recursive: true, Quorum: true})
+	if kv.Is(err, kv.NotFound) {
+		return 0
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer watch.Close()
-	first := read(t, store, "a")
-	await(t, "three heartbeats", func() bool { return read(t, store, "a").ModifiedIndex >= first.ModifiedIndex+3 })
-	if err := stop(); err != nil {
+	for _, service := range result.Node.Nodes {
+		n += len(service.Nodes)
+	}
+	return n
+}
+
+func TestALeaseThatSomebodyRevokesIsReplacedInARealStore(t *testing.T) {
+	store := connect(t, daemontest.Start(t, 1).URL())
+	p, _ := publish(t, store, "m1/r1", record("a"), record("b"))
+	settle(t, p)
+	lease := p.Status().Lease
+	if _, err := store.Leaser().Revoke(t.Context(), lease); err != nil {
 		t.Fatal(err)
 	}
-	event, err := watch.Next(t.Context())
-	if err != nil || !event.Removes() {
-		t.Errorf("the first thing a watcher saw was %+v, %v; want the removal", event, err)
+	await(t, "both to be back", func() bool {
+		status := p.Status()
+		return status.Lease != lease && status.Registered == 2 && read(t, store, "a") != nil && read(t, store, "b") != nil
+	})
+	if got := p.Status().LeasesLost; got != 1 {
+		t.Errorf("%d leases lost", got)
 	}
-	if read(t, store, "a") != nil {
-		t.Error("still there")
+}
+
+func TestAnEtcdThatRestartsOrHangsHasTheRecordsAgain(t *testing.T) {
+	etcd := etcdtest.Start(t)
+	store := connect(t, etcd.URL)
+	p, _ := publish(t, store, "m1/r1", record("a"), record("b"))
+	settle(t, p)
+	etcd.Stop()
+	await(t, "the publisher to notice", func() bool { return p.Status().Err != nil })
+	etcd.Wipe()
+	etcd.Restart()
+	await(t, "both to be back", func() bool { return p.Status().Registered == 2 && count(t, store, "/services") == 2 })
+	etcd.Pause()
+	await(t, "the publisher to notice", func() bool { return p.Status().Err != nil })
+	p.Set([]registry.Record{record("b"), record("c")})
+	etcd.Continue()
+	settle(t, p)
+	if read(t, store, "a") != nil || read(t, store, "b") == nil || read(t, store, "c") == nil {
+		t.Error("it does not hold the desired set")
 	}
 }
 
