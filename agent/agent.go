@@ -169,7 +169,7 @@ func (a *Agent) begin(ctx context.Context, b *beginning, group *sync.WaitGroup) 
 	known, heard := true, true
 	a.mu.Lock()
 	for _, f := range a.follows {
-		known = known && (f.reported || f.lost())
+		known = known && f.known()
 		heard = heard && (f.reported || f.failing())
 	}
 	offers := a.offers

@@ -44,6 +44,8 @@ type update struct {
 	follow    *follow
 	workloads []workload.Workload
 	forgotten bool // they are gone because the source has failed for too long
+
+	incomplete bool // there are others of which the source could learn nothing yet
 }
 
 // follow is a source that is being followed. Beyond what its goroutine sends it is guarded by the
@@ -56,6 +58,7 @@ type follow struct {
 
 	workloads []workload.Workload
 	reported  bool
+	complete  bool // it has reported all that it has at least once
 
 	mu     sync.Mutex // guards the fields below; held after the Agent's
 	open   workload.Source
@@ -107,7 +110,7 @@ func (f *follow) once(ctx context.Context, updates chan<- update, works func()) 
 		case snapshot := <-snapshots:
 			works()
 			f.fine()
-			f.send(ctx, updates, update{follow: f, workloads: snapshot.Workloads})
+			f.send(ctx, updates, update{follow: f, workloads: snapshot.Workloads, incomplete: snapshot.Incomplete})
 		case err := <-ended:
 			if err == nil {
 				err = errors.New("it ended by itself")
@@ -152,6 +155,12 @@ func (f *follow) fine() {
 func (f *follow) take(u update) {
 	f.workloads = u.workloads
 	f.reported = f.reported || !u.forgotten
+	f.complete = f.complete || !u.forgotten && !u.incomplete
+}
+
+// known reports whether it has reported all that it has, or was given the time to.
+func (f *follow) known() bool {
+	return f.complete || f.lost() || f.reported && f.hold > 0 && time.Since(f.started) > f.hold
 }
 
 // failing reports whether it is known not to answer now.
