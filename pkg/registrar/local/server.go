@@ -1,0 +1,168 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/override"
+	"github.com/kvd-io/kvd/pkg/registrar"
+	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/workload"
+)
+
+// What one peer may take.
+const (
+	connectionsMax = 64
+	headerBytesMax = 16 << 10
+	bodyBytesMax   = 4 << 10 // of an override
+
+	headerTimeout = 5 * time.Second
+	readTimeout   = 10 * time.Second
+	writeTimeout  = 30 * time.Second
+	idleTimeout   = 30 * time.Second
+)
+
+// Config says what is shown. Registrar and Publisher are required.
+type Config struct {
+	Program   string // its name, and that of its unit if there is one
+	Registrar *registrar.Registrar
+	Publisher *registry.Publisher // of the Registrar
+	Overrides *override.Source    // nil: none can be Set
+	Log       *slog.Logger        // nil discards
+
+	// Sources returns the engines that are followed, by name; nil: there is nothing to say of them.
+	Sources func() iter.Seq2[string, workload.Status]
+
+	// More answers what is asked for beyond the paths of this package; nil: 404.
+	More http.Handler
+}
+
+// Server shows a registrar on a unix socket.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+}
+
+// Listen takes the socket at path, and answers once Run runs. See the package for who may use it. An
+// error says that the path cannot be had: nothing was changed there.
+func Listen(path string, cfg Config) (*Server, error) {
+	listener, err := listen(path)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{
+		listener: netutil.LimitListener(listener, connectionsMax),
+		http: &http.Server{
+			Handler: Handler(cfg), MaxHeaderBytes: headerBytesMax, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout,
+			WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		},
+	}, nil
+}
+
+// Run answers until ctx ends, removes the socket, and returns nil then. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(ended); s.http.Close() })
+	err := s.http.Serve(s.listener)
+	s.listener.Close() // Serve may not have seen it
+	if !stop() {
+		<-ended
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Handler answers what the package says, wherever it is served. A page that many can reach must not
+// pass PUT on.
+func Handler(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, cfg.report()) })
+	mux.HandleFunc("GET /v1/explain", cfg.explain)
+	mux.HandleFunc("PUT /v1/override", cfg.override)
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		WriteMetrics(w, cfg.report())
+	})
+	if cfg.More != nil {
+		mux.Handle("/", cfg.More)
+	}
+	return mux
+}
+
+// problem is the body of an answer that refuses.
+type problem struct {
+	Error string `json:"error"`
+}
+
+func answer(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	_ = encoder.Encode(value) // who asked may have gone
+}
+
+func refuse(w http.ResponseWriter, status int, format string, args ...any) {
+	answer(w, status, problem{fmt.Sprintf(format, args...)})
+}
+
+func (cfg Config) explain(w http.ResponseWriter, r *http.Request) {
+	what := r.URL.Query().Get("what")
+	found := slices.DeleteFunc(cfg.instances(), func(i Instance) bool { return !i.isCalled(what) })
+	if len(found) == 0 {
+		refuse(w, http.StatusNotFound, "nothing that is offered here is called %q", what)
+		return
+	}
+	answer(w, http.StatusOK, found)
+}
+
+// isCalled reports whether what names the instance, its workload or its service; "" names all.
+func (i Instance) isCalled(what string) bool {
+	return what == "" || what == i.Service || what == i.Instance || what == i.Service+"/"+i.Instance ||
+		what == i.Workload || what+".service" == i.Workload
+}
+
+func (cfg Config) override(w http.ResponseWriter, r *http.Request) {
+	service, instance := r.URL.Query().Get("service"), r.URL.Query().Get("instance")
+	if cfg.Overrides == nil {
+		refuse(w, http.StatusNotImplemented, "overrides are not followed here")
+		return
+	}
+	isOurs := slices.ContainsFunc(cfg.instances(), func(i Instance) bool { return i.Service == service && i.Instance == instance })
+	if !isOurs {
+		refuse(w, http.StatusNotFound, "this host offers no instance %q of service %q; status lists those that it does, and kvctl service reaches the others", instance, service)
+		return
+	}
+	var o override.Override
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyBytesMax))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&o); err != nil {
+		refuse(w, http.StatusBadRequest, "not an override: %v", err)
+		return
+	}
+	err := cfg.Overrides.Set(service, instance, o)
+	switch {
+	case err == nil:
+		answer(w, http.StatusOK, cfg.Overrides.Get(service, instance))
+	case kv.Is(err, kv.Invalid):
+		refuse(w, http.StatusBadRequest, "%v", err)
+	default:
+		refuse(w, http.StatusInternalServerError, "it counts now, and may be forgotten by a restart: %v", err)
+	}
+}
