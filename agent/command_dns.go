@@ -57,6 +57,9 @@ func (d *dnsCompanion) open(host host) (runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--dns-listen, --dns-domain, --dns-ttl, --dns-stale: %w", err)
 	}
+	if err := server.Taken(); err != nil {
+		return nil, fmt.Errorf("--dns-listen: %w", err)
+	}
 	return &dnsRunner{services, server}, nil
 }
 
@@ -100,4 +103,30 @@ func (r *dnsRunner) Run(ctx context.Context) error {
 	cancel()
 	following.Wait()
 	return errors.Join(serverErr, catalogErr)
+}
+
+// report says how the server of names fares, and how old its answers are.
+func (r *dnsRunner) report() ServerReport {
+	s := r.server.Status()
+	complete := 0.0
+	if s.Complete {
+		complete = 1
+	}
+	count := func(name, help string, value uint64) Figure { return Figure{name, "counter", help, float64(value)} }
+	return ServerReport{Listening: s.Addresses, Waiting: s.Waiting, Figures: []Figure{
+		{"complete", "gauge", "Whether the store was read once, so that there are answers.", complete},
+		{"age_seconds", "gauge", "Since the store was heard last; 0 while it is.", s.AgeSeconds},
+		{"services", "gauge", "Services that are known.", float64(s.Services)},
+		{"unreachable_services", "gauge", "Services whose names cannot be asked for.", float64(s.Unreachable)},
+		{"unreadable_keys", "gauge", "Keys that are no valid record.", float64(s.Unreadable)},
+		count("answers_total", "Answers with records.", s.Answered),
+		count("answers_negative_total", "Answers that there is no such name or record.", s.Negative),
+		count("answers_refused_total", "Answers that it is not for this server, or not for who asks.", s.Refused),
+		count("answers_unknown_total", "Answers that nobody can tell now.", s.Failed),
+		count("answers_invalid_total", "Answers that the question is not understood.", s.Invalid),
+		count("truncated_total", "Answers that were too large for UDP.", s.Truncated),
+		count("disallowed_total", "Questions and connections from networks that are not allowed.", s.Disallowed),
+		{"connections", "gauge", "TCP connections.", float64(s.Connections)},
+		count("connections_refused_total", "TCP connections that there was no room for.", s.Crowded),
+	}}
 }

@@ -48,7 +48,7 @@ func answerNames(t *testing.T, flags ...string) *names {
 	}
 	defer log.Close()
 	n.agent = exec.Command(filepath.Join(n.bin, "kvagent"), append([]string{
-		"--endpoints", n.url(), "--source", "file", "--services-dir", t.TempDir(), "--dns-listen", "127.0.0.1:0"}, flags...)...)
+		"--endpoints", n.url(), "--source", "file", "--services-dir", t.TempDir(), "--socket", "", "--dns-listen", "127.0.0.1:0"}, flags...)...)
 	n.agent.Stderr = log
 	if err := n.agent.Start(); err != nil {
 		t.Fatal(err)

@@ -414,6 +414,9 @@ func TestAPlaceThatIsTakenOrNotThereYetIsTriedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Taken(); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("before it runs: %v", err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx) }()

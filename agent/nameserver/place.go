@@ -2,6 +2,7 @@ package nameserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -131,6 +133,23 @@ func listenOnce(address netip.AddrPort) (port, error) {
 		return port{}, err4
 	}
 	return p, nil
+}
+
+// Taken returns an error if another process has one of the addresses now, before Run. What cannot be had for another
+// reason, as an address or interface that is yet to come, is no error.
+func (s *Server) Taken() error {
+	for _, p := range s.places {
+		wanted, _ := p.addresses() // an interface that is not there yet
+		for _, address := range wanted {
+			port, err := listen(address)
+			if err == nil {
+				port.close()
+			} else if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				return fmt.Errorf("%s: %w", p.text, err)
+			}
+		}
+	}
+	return nil
 }
 
 // attend answers where p is, and follows it, until ctx ends.
