@@ -53,14 +53,16 @@ const (
 	headerBytesMax    = 1 << 20
 	bodyBytesMax      = 3 << 19 // of a form, as in kvd
 	stopGrace         = 5 * time.Second
+	largeBytes        = 64 << 10 // from which on a form or an answer in memory is large
+	largeMost         = 32       // at a time
 	listenInterval    = time.Second
 	networksInterval  = 10 * time.Second
 )
 
 // What a Config of zeros means.
 const (
-	DefaultConnections          = 4096
-	DefaultConnectionsPerClient = 512
+	DefaultConnections          = 2048
+	DefaultConnectionsPerClient = 256
 	DefaultWatchesPerClient     = 256
 )
 
@@ -108,8 +110,10 @@ type Server struct {
 	cache   *cache // nil: none
 	counts  counts
 
+	large    chan struct{}   // has one for each large form or answer that is held in memory
 	stopping context.Context // ends with Run's
 	running  sync.WaitGroup  // what Run waits for
+	requests sync.WaitGroup  // being answered
 
 	mu        sync.Mutex // guards the fields below
 	listening map[string]listening
@@ -147,7 +151,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, listening: map[string]listening{}, hosts: map[string]bool{}}
+	s := &Server{cfg: cfg, log: cfg.Log, large: make(chan struct{}, largeMost), listening: map[string]listening{}, hosts: map[string]bool{}}
 	for _, text := range cfg.Listen {
 		p, err := parsePlace(text)
 		if err != nil {
@@ -179,7 +183,6 @@ func New(cfg Config) (*Server, error) {
 // Run serves until ctx ends, and then ends watches and gives requests a few seconds to finish. What it cannot
 // listen at it tries again. It is called once and returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.store.Close()
 	stopping, stop := context.WithCancel(ctx)
 	defer stop()
 	s.stopping = stopping
@@ -202,8 +205,22 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.running.Wait()
 	s.clients.wait()
+	s.store.Close() // ends what was not over in time
+	s.requests.Wait()
 	return nil
 }
+
+// takeLarge reports whether there is room for something large; then leaveLarge has to follow.
+func (s *Server) takeLarge() bool {
+	select {
+	case s.large <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Server) leaveLarge() { <-s.large }
 
 // Stats tells what the gateway has done so far.
 func (s *Server) Stats() Stats {

@@ -20,6 +20,7 @@ const leaseBytesMax = 4 << 20 // of the description of a lease that is looked at
 
 // serveLeases answers about all leases, or about the one that rest names.
 func (s *Server) serveLeases(w http.ResponseWriter, r *http.Request, who caller, rest string) {
+	r.Body = http.MaxBytesReader(w, r.Body, largeBytes)
 	values, err := s.values(w, r)
 	if err != nil {
 		s.failForm(w, err)

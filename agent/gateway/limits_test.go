@@ -174,3 +174,28 @@ func TestAClientThatClosesItsSideAfterItsRequestIsAnswered(t *testing.T) {
 		}
 	}
 }
+
+func TestLargeFormsAreHeldInANumberThatIsBounded(t *testing.T) {
+	g := start(t, urls(daemontest.Start(t, 1)), everything)
+	var held []net.Conn
+	defer func() {
+		for _, conn := range held {
+			conn.Close()
+		}
+	}()
+	for range largeMost {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, conn)
+		fmt.Fprintf(conn, "PUT /v2/keys/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000000\r\n\r\nvalue=")
+	}
+	await(t, "all are being read", func() bool { return len(g.large) == largeMost })
+	want(t, call(t, "PUT", g.url+"/v2/keys/a", "value="+strings.Repeat("x", 100_000)), 503, "no more than")
+	want(t, call(t, "PUT", g.url+"/v2/keys/a", "value=small"), 201, "small")
+	for _, conn := range held {
+		conn.Close()
+	}
+	await(t, "there is room again", func() bool { return len(g.large) == 0 })
+}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/e2e/parts"
 	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/kvclient/etcdtest"
 	"github.com/kvd-io/kvd/pkg/workload/docker"
 )
 
@@ -88,6 +90,36 @@ func TestCurlReadsWritesAndWatches(t *testing.T) {
 	if got := say(g.url + "/v2/keys/big"); !strings.Contains(got, big) {
 		t.Errorf("a big value comes back with %d bytes", len(got))
 	}
+}
+
+// An etcd streams one event from the past and no more, and has no leases.
+func TestAnEtcdBehindTheGatewayIsUsedAsAMember(t *testing.T) {
+	etcd := etcdtest.Start(t)
+	g := start(t, []string{etcd.URL}, everything)
+	first := call(t, "PUT", g.url+"/v2/keys/d/a", "value=1")
+	want(t, first, 201, `"value":"1"`)
+	want(t, call(t, "PUT", g.url+"/v2/keys/d/a", "value=2"), 200, `"value":"2"`)
+	if r := warm(t, g, "/v2/keys/d/a"); !strings.Contains(r.body, `"value":"2"`) {
+		t.Errorf("read: %s", r.body)
+	}
+	stream, err := http.Get(fmt.Sprintf("%s/v2/keys/d?wait=true&recursive=true&stream=true&waitIndex=%d", g.url, first.index()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	events := lines(stream.Body)
+	for _, value := range []string{"1", "2", "3"} {
+		if value == "3" {
+			want(t, call(t, "PUT", etcd.URL+"/v2/keys/d/a", "value=3"), 200, "")
+		}
+		if line := next(t, events); !strings.Contains(line, `"node":{"key":"/d/a","value":"`+value) {
+			t.Errorf("event %s: %s", value, line)
+		}
+	}
+	await(t, "the write elsewhere is read", func() bool {
+		return strings.Contains(call(t, "GET", g.url+"/v2/keys/d/a", "").body, `"value":"3"`)
+	})
+	want(t, call(t, "POST", g.url+"/v2/leases", "ttl=60"), 404, "")
 }
 
 // A container knows the address of its bridge, and has nothing but busybox.

@@ -73,7 +73,7 @@ func TestEveryAnswerIsTheStateAtItsIndexAndNoClientGoesBack(t *testing.T) {
 	for n := range writers {
 		writing.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(seed), uint64(n)))
-			for i := range 120 {
+			for i := range 80 {
 				k, remove := key(r), r.IntN(5) == 0
 				if n%2 == 0 {
 					write := kv.Write{Op: kv.OpSet, Key: k, Value: fmt.Sprint(n, i)}
@@ -103,7 +103,7 @@ func TestEveryAnswerIsTheStateAtItsIndexAndNoClientGoesBack(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(seed), uint64(100+n)))
 			client := clientAt(fmt.Sprintf("127.0.0.%d", 10+n))
 			defer client.CloseIdleConnections()
-			for left := 150; left > 0; {
+			for left := 60; left > 0; {
 				select {
 				case <-ended:
 					left-- // at rest

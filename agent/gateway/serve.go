@@ -45,6 +45,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this connection is not one of the gateway", http.StatusInternalServerError)
 		return
 	}
+	s.requests.Add(1)
+	defer s.requests.Done()
 	s.counts.requests.Add(1)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	address := visit.client.address
@@ -137,6 +139,13 @@ func (s *Server) forbid(w http.ResponseWriter) {
 
 // serveKeys answers a request about a key.
 func (s *Server) serveKeys(w http.ResponseWriter, r *http.Request, who caller) {
+	if r.ContentLength < 0 || r.ContentLength > largeBytes {
+		if !s.takeLarge() {
+			s.refuse(w, http.StatusServiceUnavailable, etcdv2.CodeRaftInternal, etcdv2.Overloaded(fmt.Sprintf("this gateway holds no more than %d forms and answers of over %d bytes at a time", largeMost, largeBytes)).Cause)
+			return
+		}
+		defer s.leaveLarge()
+	}
 	values, err := s.values(w, r)
 	if err != nil {
 		s.failForm(w, err)
@@ -293,6 +302,11 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, who caller, q aske
 	}
 	defer a.Body.Close()
 	s.told(who.client, a.Header.Get(etcdv2.HeaderClusterID), number(a.Header, etcdv2.HeaderIndex))
+	if small := a.Length >= 0 && a.Length <= largeBytes; cacheable && !small {
+		if cacheable = s.takeLarge(); cacheable {
+			defer s.leaveLarge()
+		}
+	}
 	if !cacheable {
 		s.pass(w, r, a)
 		return
