@@ -80,20 +80,13 @@ type Source struct {
 	notFound map[string]bool // units that were asked for and said to be missing
 
 	mu     sync.Mutex // guards status
-	status Status
+	status workload.Status
 }
 
-var _ workload.Source = (*Source)(nil)
-
-// Status is how well a Source sees.
-type Status struct {
-	Connected bool      // systemd answers
-	Since     time.Time // when Connected became what it is; zero before the first attempt
-	Read      time.Time // when units were last read
-	Units     int       // followed now
-	Problems  int       // of these, units whose files have mistakes
-	Err       error     // why systemd does not answer; nil while it does
-}
+var (
+	_ workload.Source   = (*Source)(nil)
+	_ workload.Reporter = (*Source)(nil)
+)
 
 // New checks cfg and returns a source that does nothing until Run.
 func New(cfg Config) (*Source, error) {
@@ -121,7 +114,7 @@ func New(cfg Config) (*Source, error) {
 }
 
 // Status returns how well the source sees at this moment.
-func (s *Source) Status() Status {
+func (s *Source) Status() workload.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.status
@@ -165,8 +158,8 @@ func (s *Source) session(ctx context.Context, out chan<- workload.Snapshot, work
 			return fmt.Errorf("cannot read units over D-Bus: %w", err)
 		}
 		works()
-		s.succeeded(v)
-		if err := s.send(ctx, out, v.snapshot()); err != nil {
+		s.succeeded(again)
+		if err := s.send(ctx, out, v.snapshot(), again.relist); err != nil {
 			return err
 		}
 		select {
@@ -185,10 +178,16 @@ func (s *Source) session(ctx context.Context, out chan<- workload.Snapshot, work
 	}
 }
 
-// send passes a snapshot on if it says anything new.
-func (s *Source) send(ctx context.Context, out chan<- workload.Snapshot, workloads []workload.Workload) error {
+// send passes a snapshot on if it says anything new, which nobody has told if it was found by a look at
+// all units.
+func (s *Source) send(ctx context.Context, out chan<- workload.Snapshot, workloads []workload.Workload, untold bool) error {
 	if s.sent && reflect.DeepEqual(workloads, s.last) {
 		return nil
+	}
+	if untold {
+		s.mu.Lock()
+		s.status.Missed++
+		s.mu.Unlock()
 	}
 	select {
 	case out <- workload.Snapshot{Workloads: workloads}:
@@ -199,20 +198,19 @@ func (s *Source) send(ctx context.Context, out chan<- workload.Snapshot, workloa
 	}
 }
 
-// succeeded notes that everything could be read.
-func (s *Source) succeeded(v *view) {
+// succeeded notes that everything that may have changed could be read.
+func (s *Source) succeeded(again changes) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.status.Connected {
 		s.status.Since = now
 	}
-	s.status.Connected, s.status.Err, s.status.Read = true, nil, now
-	s.status.Units, s.status.Problems = len(v.entries), 0
-	for _, e := range v.entries {
-		if len(e.problems) > 0 {
-			s.status.Problems++
-		}
+	s.status.Connected, s.status.Err = true, nil
+	if again.relist || again.reloaded {
+		s.status.Relists++
+	} else {
+		s.status.LastEvent = now
 	}
 	if s.failing {
 		s.failing = false
