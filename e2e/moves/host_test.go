@@ -71,7 +71,7 @@ func (h *host) start() {
 	}
 	defer log.Close()
 	args := append([]string{"--mount", "--", "sh", "-c", `mount --bind "$0" /etc/machine-id && exec "$@"`, h.identity, h.kvagent,
-		"--endpoints", h.link.front.URL, "--host", h.name, "--ip", h.address, "--docker-host", h.engine.Host(), "--ttl", ttl.String(), "--log-format", "json"}, h.args...)
+		"--endpoints", h.link.front.URL, "--host", h.name, "--ip", h.address, "--docker-host", h.engine.Host(), "--ttl", ttl.String(), "--socket", "", "--services-dir", h.folder + "/none", "--log-format", "json"}, h.args...)
 	h.agent = exec.Command(parts.Path(h.t, "unshare"), args...)
 	h.agent.Stdout, h.agent.Stderr = log, log
 	h.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
