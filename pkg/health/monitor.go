@@ -93,8 +93,8 @@ func (m Monitor) Run(ctx context.Context, report func(Verdict)) {
 // must not block for long.
 //
 // The first check runs at once. As long as nothing has passed the time to the next one grows from a
-// few milliseconds to StartInterval; later they follow at their interval ±10 %, so that services that
-// started together are not checked together.
+// few milliseconds to StartInterval. The one after the first pass follows within an interval, at random,
+// and later ones at their interval ±10 %, so that services that started together are not checked together.
 func (m Monitor) Follow(ctx context.Context, last Verdict, report func(Verdict)) {
 	m = m.withDefaults()
 	p := pace{monitor: m, started: time.Now(), starting: !last.Healthy, delay: firstRetry}
@@ -151,8 +151,11 @@ type pace struct {
 
 func (p *pace) next(v Verdict) time.Duration {
 	m := p.monitor
+	isFirst := p.starting && v.Healthy
 	p.starting = p.starting && !v.Healthy
 	switch {
+	case isFirst: // those who came up together part here
+		return m.Interval/4 + rand.N(m.Interval*3/4)
 	case v.Healthy:
 		return together(jitter(m.Interval), m.Interval/grains)
 	case v.Err == nil: // on its way up: find out soon

@@ -95,7 +95,10 @@ func TestChecksAreSpread(t *testing.T) {
 		if wait := check.at[0].Sub(began); wait != 0 {
 			t.Errorf("first check after %v", wait)
 		}
-		for i := range check.at[1:] {
+		if gap := check.at[1].Sub(check.at[0]); gap < DefaultInterval/4 || gap > DefaultInterval {
+			t.Errorf("first gap of %v", gap)
+		}
+		for i := 1; i < len(check.at)-1; i++ {
 			if gap := check.at[i+1].Sub(check.at[i]); gap < 9*time.Second || gap > 11*time.Second {
 				t.Errorf("gap of %v", gap)
 			}

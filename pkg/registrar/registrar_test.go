@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -265,5 +266,71 @@ func TestOneOfTwoOffersOfAnInstanceCounts(t *testing.T) {
 		if e := expect(t, r, Up, registry.StateUp); e.Offer.Workload != "other" {
 			t.Errorf("entry %+v", e)
 		}
+	})
+}
+
+func TestWhoNeverPassesIsToldOfOnceInAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lines atomic.Int64
+		log := slog.New(slog.NewTextHandler(writer(func(line []byte) {
+			if strings.Contains(string(line), "not registered yet") {
+				lines.Add(1)
+			}
+		}), nil))
+		r := New(Config{Publisher: registry.NewPublisher(registry.PublisherConfig{Store: away{}}), Log: log})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); r.Run(ctx) }()
+		check := &scripted{name: "a"}
+		r.Set([]Offer{offer("a", "1", check)})
+		for at, want := range []int64{0, 1, 1, 2} { // after 9 s, 11 s, 10 min and 10.5 min
+			time.Sleep([]time.Duration{9 * time.Second, 2 * time.Second, 9*time.Minute + 49*time.Second, 30 * time.Second}[at])
+			synctest.Wait()
+			if n := lines.Load(); n != want {
+				t.Errorf("step %d: told %d times, want %d", at, n, want)
+			}
+		}
+		if stats := r.Stats(); stats.Checks != uint64(check.asked.Load()) || stats.Failures != stats.Checks {
+			t.Errorf("%+v; asked %d times", stats, check.asked.Load())
+		}
+		cancel()
+		<-ended
+	})
+}
+
+type writer func(line []byte)
+
+func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
+
+func TestWhatTheEngineAloneTellsIsNotAsked(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		o := offer("a", "1", nil)
+		o.Monitor, o.Health = &health.Monitor{Check: health.Engine{Name: "docker"}}, workload.HealthHealthy
+		r.Set([]Offer{o})
+		expect(t, r, Up, registry.StateUp)
+		time.Sleep(time.Hour)
+		if stats := r.Stats(); stats.Checks != 0 {
+			t.Errorf("%d checks", stats.Checks)
+		}
+		o.Health = workload.HealthUnhealthy
+		r.Set([]Offer{o})
+		expect(t, r, Unhealthy, "")
+	})
+}
+
+func TestAnotherAddressHasToPassAnew(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		check := &scripted{name: "a"}
+		check.well.Store(true)
+		o := offer("a", "1", check)
+		r.Set([]Offer{o})
+		expect(t, r, Up, registry.StateUp)
+		check.well.Store(false)
+		o.Record.Tags = []string{"blue"}
+		r.Set([]Offer{o})
+		expect(t, r, Up, registry.StateUp)
+		o.Record.Address = "10.0.0.2"
+		r.Set([]Offer{o})
+		expect(t, r, Checking, "")
 	})
 }
