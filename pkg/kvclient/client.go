@@ -36,6 +36,8 @@
 // own first success, a delete can take away what somebody has written in between, and a child in
 // order would be there twice. After Timeout or Unknown only a read tells what is so.
 //
+// Relay and RelayWatch pass on what somebody else has asked for by the same table, and keep the answer as it is.
+//
 // # Silence
 //
 // A link that is dead is noticed within ten seconds. A process that hangs is not: its kernel goes on to
