@@ -18,6 +18,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/override"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registrar"
+	"github.com/kvd-io/kvd/pkg/registrar/local"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 	"github.com/kvd-io/kvd/pkg/workload/docker"
@@ -60,11 +61,13 @@ not ask it, 4 something that runs could not be registered.`,
   kvagent --dry-run                            # say what would be registered, and why not the rest
   kvagent --endpoints http://10.0.0.1:2379 --ip 10.0.0.7
   kvagent -internal etcd://10.0.0.1:2379/services
+  kvagent explain shop                         # ask the one that runs
   docker run -d -p 80 -l SERVICE_NAME=web IMAGE`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return s.run(cmd.Context(), args) },
 	}
 	s.addFlags(cmd.Flags())
+	cmd.AddCommand(commands()...)
 	cmd.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(canonical(name))
 	})
@@ -84,6 +87,7 @@ func usage(err error) error { return &program.ExitError{Code: program.ExitUsage,
 // run is the command without a subcommand.
 func (s *settings) run(ctx context.Context, arguments []string) error {
 	env := program.EnvFrom(ctx)
+	s.isSocketAsked = given(env.Origins, "socket")
 	isTLS := s.store.CAFile != "" || s.store.CertFile != ""
 	if err := s.settle(arguments, isTLS, env.Origins["endpoints"] == program.OriginFlag); err != nil {
 		return usage(err)
@@ -131,7 +135,7 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 	if err != nil {
 		return usage(err)
 	}
-	return s.serve(ctx, a, beside, views)
+	return s.serve(ctx, a, beside, overrides, views)
 }
 
 // jsonPrefix is the directory in which records say everything: the other instances of services are seen
@@ -146,22 +150,22 @@ func jsonPrefix(views []registry.View, otherwise string) string {
 }
 
 // serve runs the agent, what people ask it with, and what runs beside it.
-func (s *settings) serve(ctx context.Context, a *Agent, beside *running, views []registry.View) error {
-	report := func() Report {
-		r := a.Report()
-		r.Version, r.Store.Endpoints, r.Servers = program.Version(), s.store.Endpoints, beside.report()
-		for _, view := range views {
-			r.Store.Layouts = append(r.Store.Layouts, view.String())
+func (s *settings) serve(ctx context.Context, a *Agent, beside *running, overrides *override.Source, views []registry.View) error {
+	console := &console{agent: a, beside: beside, store: s.store.Endpoints, views: views, local: local.Config{
+		Program: "kvagent", Registrar: a.Registrar, Publisher: a.Publisher, Overrides: overrides, Log: a.Log, Sources: a.sources}}
+	if s.socket != "" {
+		socket, err := local.Listen(s.socket, console.config())
+		switch {
+		case err == nil:
+			beside.add("socket", socket)
+		case s.isSocketAsked:
+			return usage(fmt.Errorf("--socket: %w", err))
+		default:
+			a.Log.Warn("kvagent explain, drain and the like will not be answered", "err", err)
 		}
-		for _, server := range r.Servers {
-			if server.Err != "" {
-				r.Problems = append(r.Problems, fmt.Sprintf("%s does not run any more: %s", server.Name, server.Err))
-			}
-		}
-		return r
 	}
 	if s.statusListen != "" {
-		status, err := listenStatus(s.statusListen, statusHandler(report, a.Explain), a.Log)
+		status, err := listenStatus(s.statusListen, readOnly(local.Handler(console.config())), a.Log)
 		if err != nil {
 			return usage(fmt.Errorf("--status-listen: %w", err))
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/registrar"
+	"github.com/kvd-io/kvd/pkg/registrar/local"
 )
 
 // print writes an explanation for people.
@@ -17,11 +18,11 @@ func (e Explanation) print(w io.Writer, now time.Time) {
 	}
 	for _, i := range e.Instances {
 		p("")
-		p("%s", i.title())
-		p("  why        %s", i.why(now))
+		p("%s", title(i))
+		p("  why        %s", why(i, now))
 		p("  address    %s (%s)", i.Address, i.Rule)
 		if i.Check != nil {
-			p("  check      %s", i.Check.text(now))
+			p("  check      %s", checkLine(*i.Check, now))
 		}
 		if i.Health != "" {
 			p("  engine     its HEALTHCHECK says %s", i.Health)
@@ -30,7 +31,7 @@ func (e Explanation) print(w io.Writer, now time.Time) {
 			p("  override   %s", overrideText(i))
 		}
 		for _, k := range i.Keys {
-			p("  key        %s", k.text(now))
+			p("  key        %s", keyLine(k, now))
 		}
 		if len(i.Keys) == 0 {
 			p("  key        none")
@@ -82,7 +83,7 @@ func stateText(l WorkloadState) string {
 	return text
 }
 
-func (i Instance) title() string {
+func title(i local.Instance) string {
 	state := "not registered"
 	if i.State != "" {
 		state = "registered as " + i.State
@@ -96,7 +97,7 @@ func (i Instance) title() string {
 }
 
 // why says where the instance stands and for how long.
-func (i Instance) why(now time.Time) string {
+func why(i local.Instance, now time.Time) string {
 	text := i.Phase
 	if i.Phase == string(registrar.Up) {
 		text = "it runs and is healthy"
@@ -113,7 +114,7 @@ func (i Instance) why(now time.Time) string {
 	return text
 }
 
-func (c CheckReport) text(now time.Time) string {
+func checkLine(c local.Check, now time.Time) string {
 	if c.At.IsZero() {
 		return c.Check + ": has not ended yet"
 	}
@@ -128,7 +129,7 @@ func (c CheckReport) text(now time.Time) string {
 	return text
 }
 
-func overrideText(i Instance) string {
+func overrideText(i local.Instance) string {
 	o := i.Override
 	text := string(o.Mode)
 	if o.Weight != 0 {
@@ -143,7 +144,7 @@ func overrideText(i Instance) string {
 	return text
 }
 
-func (k KeyReport) text(now time.Time) string {
+func keyLine(k local.Key, now time.Time) string {
 	text := fmt.Sprintf("%s (%s): %s", k.Key, k.Layout, k.State)
 	if !k.Since.IsZero() {
 		text += ", since " + ago(k.Since, now)

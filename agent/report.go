@@ -3,47 +3,35 @@ package agent
 import (
 	"cmp"
 	"fmt"
+	"io"
+	"iter"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/kvd-io/kvd/pkg/override"
-	"github.com/kvd-io/kvd/pkg/registrar"
+	"github.com/kvd-io/kvd/pkg/program"
+	"github.com/kvd-io/kvd/pkg/registrar/local"
 	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/workload"
 )
 
-// Report is how an agent does at one moment: its status as JSON.
+// Report is how an agent does at one moment, beyond what its registrar says of itself.
 type Report struct {
+	local.Report
 	Version string    `json:"version"`
 	Host    string    `json:"host"`
 	Address string    `json:"address"`
 	Started time.Time `json:"started"`
 	Ready   bool      `json:"ready"`
+
+	Endpoints []string `json:"endpoints"` // of the store
+	Layouts   []string `json:"layouts"`
 	// Problems are what keeps the registry from being true, in words; empty if all is well.
-	Problems []string `json:"problems"`
-
-	Store     StoreReport     `json:"store"`
-	Sources   []SourceStatus  `json:"sources"`
-	Servers   []ServerReport  `json:"servers"` // that run beside registering
-	Instances []Instance      `json:"instances"`
-	Refused   []RefusalReport `json:"refused"`
-}
-
-// StoreReport is how far the store agrees.
-type StoreReport struct {
-	Endpoints   []string  `json:"endpoints"`
-	Layouts     []string  `json:"layouts"`
-	Wanted      int       `json:"wanted"`
-	Registered  int       `json:"registered"`
-	Removed     int       `json:"removed"`
-	Lease       string    `json:"lease,omitempty"` // "" : each key has a TTL of its own
-	Heartbeat   time.Time `json:"heartbeat,omitzero"`
-	Expires     time.Time `json:"expires,omitzero"`
-	Writes      int       `json:"writes"`
-	Renewals    int       `json:"renewals"`
-	Corrections int       `json:"corrections"`
-	LeasesLost  int       `json:"leasesLost"`
-	Err         string    `json:"error,omitempty"`
+	Problems []string        `json:"problems"`
+	Follows  []SourceStatus  `json:"follows"`
+	Servers  []ServerReport  `json:"servers"` // that run beside registering
+	Refused  []RefusalReport `json:"refused"`
 }
 
 // ServerReport is a server that runs beside registering.
@@ -64,51 +52,6 @@ type Figure struct {
 	Value float64 `json:"value"`
 }
 
-// Instance is one instance of a service that is offered.
-type Instance struct {
-	Source   string   `json:"source"`
-	Workload string   `json:"workload"`
-	ID       string   `json:"id"` // of the workload
-	Service  string   `json:"service"`
-	Instance string   `json:"instance"`
-	Address  string   `json:"address"` // with the port, if it has one
-	Protocol string   `json:"protocol"`
-	Rule     string   `json:"rule"` // which gave it its address
-	Tags     []string `json:"tags,omitempty"`
-
-	Phase    string             `json:"phase"`
-	Since    time.Time          `json:"since,omitzero"`
-	Reason   string             `json:"reason,omitempty"`
-	State    string             `json:"state,omitempty"` // of its record; "": it has none
-	Kept     bool               `json:"kept,omitempty"`
-	Weight   int                `json:"weight,omitempty"`
-	Check    *CheckReport       `json:"check,omitempty"`
-	Health   string             `json:"health,omitempty"` // the engine's own verdict
-	Override *override.Override `json:"override,omitempty"`
-	Keys     []KeyReport        `json:"keys"`
-}
-
-// CheckReport is what is checked, and what the latest check said.
-type CheckReport struct {
-	Check   string        `json:"check"`
-	Healthy bool          `json:"healthy"`
-	Output  string        `json:"output,omitempty"`
-	At      time.Time     `json:"at,omitzero"`
-	Took    time.Duration `json:"tookNanoseconds"`
-	Passed  int           `json:"passed"` // in a row
-	Failed  int           `json:"failed"` // in a row
-}
-
-// KeyReport is one key of an instance.
-type KeyReport struct {
-	Key    string    `json:"key"`
-	Layout string    `json:"layout"`
-	State  string    `json:"state"`
-	Since  time.Time `json:"since,omitzero"`
-	Owner  string    `json:"owner,omitempty"` // who holds it instead
-	Err    string    `json:"error,omitempty"`
-}
-
 // RefusalReport is a Refusal.
 type RefusalReport struct {
 	Source   string `json:"source"`
@@ -120,14 +63,14 @@ type RefusalReport struct {
 
 // Explanation is all that is known about a workload.
 type Explanation struct {
-	What      string          `json:"what"`
-	Found     bool            `json:"found"`
-	Workloads []WorkloadState `json:"workloads"`
-	Instances []Instance      `json:"instances"`
-	Refused   []RefusalReport `json:"refused"`
-	Heartbeat time.Time       `json:"heartbeat,omitzero"` // when the store last confirmed that the agent lives
-	StoreErr  string          `json:"storeError,omitempty"`
-	Sources   []SourceStatus  `json:"sources"` // that were asked
+	What      string           `json:"what"`
+	Found     bool             `json:"found"`
+	Workloads []WorkloadState  `json:"workloads"`
+	Instances []local.Instance `json:"instances"`
+	Refused   []RefusalReport  `json:"refused"`
+	Heartbeat time.Time        `json:"heartbeat,omitzero"` // when the store last confirmed that the agent lives
+	StoreErr  string           `json:"storeError,omitempty"`
+	Follows   []SourceStatus   `json:"follows"` // that were asked
 }
 
 // WorkloadState is what a source says of a workload.
@@ -142,45 +85,6 @@ type WorkloadState struct {
 	PID    int    `json:"pid,omitempty"`
 }
 
-// instances joins what was decided with what the registrar knows.
-func (a *Agent) instances() []Instance {
-	a.mu.Lock()
-	ids := make(map[[2]string]string, len(a.offers))
-	for _, offer := range a.offers {
-		ids[[2]string{offer.Record.Service, offer.Record.Instance}] = offer.ID
-	}
-	a.mu.Unlock()
-	entries := a.Registrar.Entries()
-	list := make([]Instance, len(entries))
-	for i, e := range entries {
-		of := [2]string{e.Offer.Record.Service, e.Offer.Record.Instance}
-		list[i] = instance(e, ids[of])
-	}
-	return list
-}
-
-func instance(e registrar.Entry, id string) Instance {
-	r := e.Offer.Record
-	i := Instance{
-		Source: e.Offer.Source, Workload: e.Offer.Workload, ID: id, Service: r.Service, Instance: r.Instance,
-		Address: addressText(r.Address, r.Port), Protocol: r.Protocol, Rule: e.Offer.Address, Tags: r.Tags,
-		Phase: string(e.Phase), Since: e.Since, Reason: e.Reason, State: e.State, Kept: e.Kept, Weight: e.Weight,
-		Health: string(e.Offer.Health), Keys: []KeyReport{},
-	}
-	for _, k := range e.Keys {
-		i.Keys = append(i.Keys, KeyReport{Key: k.Key, Layout: string(k.View.Layout), State: string(k.State), Since: k.Since, Owner: k.Owner, Err: text(k.Err)})
-	}
-	if !e.Override.IsZero() {
-		wanted := e.Override
-		i.Override = &wanted
-	}
-	if m := e.Offer.Monitor; m != nil {
-		v := e.Verdict
-		i.Check = &CheckReport{Check: m.Check.String(), Healthy: v.Healthy, Output: cmp.Or(text(v.Err), v.Output), At: v.At, Took: v.Took, Passed: v.Passed, Failed: v.Failed}
-	}
-	return i
-}
-
 func (a *Agent) refusals() []RefusalReport {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -191,31 +95,20 @@ func (a *Agent) refusals() []RefusalReport {
 	return list
 }
 
-// Report returns how the agent does. It is safe for concurrent use.
-func (a *Agent) Report() Report {
-	status := a.Publisher.Status()
-	r := Report{
-		Host: a.Options.Host, Address: a.Options.Address.String(), Sources: a.SourceStatus(), Instances: a.instances(), Refused: a.refusals(),
-		Store: StoreReport{
-			Wanted: status.Wanted, Registered: status.Registered, Removed: status.Removed, Heartbeat: status.Heartbeat, Expires: status.Expires,
-			Writes: status.Writes, Renewals: status.Renewals, Corrections: status.Corrections, LeasesLost: status.LeasesLost, Err: text(status.Err),
-		},
-	}
-	if status.Lease != 0 {
-		r.Store.Lease = fmt.Sprint(status.Lease)
-	}
+// fill adds what the agent knows to a report. It is safe for concurrent use.
+func (a *Agent) fill(r *Report) {
+	r.Host, r.Address, r.Follows, r.Refused = a.Options.Host, a.Options.Address.String(), a.SourceStatus(), a.refusals()
 	a.mu.Lock()
 	r.Started, r.Ready = a.started, a.isReady
 	a.mu.Unlock()
-	r.Problems = a.problems(status, r.Sources)
-	return r
+	r.Problems = append(r.Problems, a.problems(r.Follows)...)
 }
 
 // problems are what keeps the registry from being true.
-func (a *Agent) problems(status registry.Status, sources []SourceStatus) []string {
+func (a *Agent) problems(sources []SourceStatus) []string {
 	problems := []string{}
-	if status.Err != nil {
-		problems = append(problems, fmt.Sprintf("the store does not agree: %v", status.Err))
+	if err := a.Publisher.Status().Err; err != nil {
+		problems = append(problems, fmt.Sprintf("the store does not agree: %v", err))
 	}
 	for _, s := range sources {
 		if !s.Connected && (s.Expected || s.Reported) {
@@ -228,23 +121,43 @@ func (a *Agent) problems(status registry.Status, sources []SourceStatus) []strin
 	return problems
 }
 
+// sources are all sources in the words of others.
+func (a *Agent) sources() iter.Seq2[string, workload.Status] {
+	return func(yield func(string, workload.Status) bool) {
+		for _, s := range a.SourceStatus() {
+			told := workload.Status{Connected: s.Connected, Since: s.Since, LastEvent: s.LastEvent, Lag: s.Lag, Relists: s.Relists, Missed: s.Missed, Dropped: s.Dropped}
+			if s.Err != "" {
+				told.Err = sourceError(s.Err)
+			}
+			if !yield(s.Name, told) {
+				return
+			}
+		}
+	}
+}
+
+type sourceError string
+
+func (e sourceError) Error() string { return string(e) }
+
 // Explain returns what is known about the workloads that what names: by its name, its ID or the beginning
 // of that, or one of its services or instances. It is safe for concurrent use.
 func (a *Agent) Explain(what string) Explanation {
 	status := a.Publisher.Status()
-	e := Explanation{What: what, Workloads: []WorkloadState{}, Instances: []Instance{}, Refused: []RefusalReport{},
-		Heartbeat: status.Heartbeat, StoreErr: text(status.Err), Sources: a.SourceStatus()}
+	e := Explanation{What: what, Workloads: []WorkloadState{}, Instances: []local.Instance{}, Refused: []RefusalReport{},
+		Heartbeat: status.Heartbeat, StoreErr: text(status.Err), Follows: a.SourceStatus()}
 	type workloadName struct{ source, name string }
 	meant := map[workloadName]bool{}
 	for _, s := range a.seen() {
-		if names(what, s) {
+		if isCalled(what, s) {
 			meant[workloadName{s.Source, s.Name}] = true
 			e.Workloads = append(e.Workloads, WorkloadState{Source: s.Source, Name: s.Name, ID: s.ID, State: string(s.State), Reason: s.Reason, Health: string(s.Health), Image: s.Image, PID: s.PID})
 		}
 	}
-	for _, i := range a.instances() {
-		if meant[workloadName{i.Source, i.Workload}] || i.Instance == what || i.Service == what || i.Service+"/"+i.Instance == what {
-			e.Instances = append(e.Instances, i)
+	for _, entry := range a.Registrar.Entries() {
+		r := entry.Offer.Record
+		if meant[workloadName{entry.Offer.Source, entry.Offer.Workload}] || r.Instance == what || r.Service == what || r.Service+"/"+r.Instance == what {
+			e.Instances = append(e.Instances, local.InstanceOf(entry))
 		}
 	}
 	for _, r := range a.refusals() {
@@ -259,23 +172,57 @@ func (a *Agent) Explain(what string) Explanation {
 // shortIDMin is how much of an ID names a container at least.
 const shortIDMin = 4
 
-// allPhases are those in which an instance can be.
-func allPhases() []string {
-	var list []string
-	for _, phase := range []registrar.Phase{registrar.Starting, registrar.Checking, registrar.Up, registrar.Unhealthy, registrar.Draining,
-		registrar.Maintenance, registrar.Stopping, registrar.Held, registrar.WaitingForStore} {
-		list = append(list, string(phase))
-	}
-	return list
-}
-
-// names reports whether what names a workload.
-func names(what string, s Seen) bool {
+// isCalled reports whether what names a workload.
+func isCalled(what string, s Seen) bool {
 	base := s.ID[strings.LastIndexByte(s.ID, '/')+1:]
 	return what != "" && (slices.Contains([]string{s.Name, s.ID, base}, what) ||
 		what+".service" == s.Name ||
 		s.Source == SourceDocker && len(what) >= shortIDMin && strings.HasPrefix(s.ID, what) ||
 		strings.TrimPrefix(what, "/") == s.Name)
+}
+
+// console answers what people ask a running agent: see package local for /v1/status, /v1/explain,
+// /v1/override and /metrics.
+type console struct {
+	agent  *Agent
+	local  local.Config // without More and MoreMetrics
+	beside *running
+	store  []string // endpoints
+	views  []registry.View
+}
+
+// report returns how everything does.
+func (c *console) report() Report {
+	r := Report{Report: c.local.Report(), Version: program.Version(), Endpoints: c.store, Servers: c.beside.report(), Problems: []string{}}
+	for _, view := range c.views {
+		r.Layouts = append(r.Layouts, view.String())
+	}
+	c.agent.fill(&r)
+	for _, server := range r.Servers {
+		if server.Err != "" {
+			r.Problems = append(r.Problems, fmt.Sprintf("%s does not run any more: %s", server.Name, server.Err))
+		}
+	}
+	return r
+}
+
+// config is what the socket serves.
+func (c *console) config() local.Config {
+	config := c.local
+	config.More = c.more()
+	config.MoreMetrics = func(w io.Writer) { writeMetrics(w, c.report()) }
+	return config
+}
+
+// readOnly passes on what changes nothing.
+func readOnly(inner http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			http.Error(w, "this page changes nothing; use kvagent drain and the like, or kvctl service", http.StatusMethodNotAllowed)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	})
 }
 
 func text(err error) string {

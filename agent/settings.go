@@ -45,9 +45,10 @@ type settings struct {
 	servicesDir string
 	hold        time.Duration
 
-	stateDir     string
-	socket       string
-	statusListen string
+	stateDir      string
+	socket        string
+	isSocketAsked bool // rather than the default
+	statusListen  string
 
 	once   bool
 	dryRun bool

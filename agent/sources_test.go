@@ -156,7 +156,10 @@ func TestAServiceOfAFileIsRegisteredWhileItAnswers(t *testing.T) {
 	if err := os.Remove(filepath.Join(r.files, "web.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "nobody knows it any more", func() bool { code, _ := a.get("/v1/explain?what=web"); return code == http.StatusNotFound })
+	until(t, "nobody knows it any more", func() bool {
+		_, body := a.get("/v1/workload?what=web")
+		return strings.Contains(body, `"found": false`)
+	})
 }
 
 func TestTheStatusSaysWhereEverythingStands(t *testing.T) {
@@ -164,30 +167,30 @@ func TestTheStatusSaysWhereEverythingStands(t *testing.T) {
 	r.engine.Run("c0ffee", webContainer("kvd.api.port=80", "kvd.api.weight=heavy", "kvd.api.check=none", "SERVICE_NAME="))
 	a := r.start()
 	r.ready(a)
-	until(t, "the key is known", func() bool { _, body := a.get("/v1/status"); return strings.Contains(body, `"state": "registered"`) })
-	_, body := a.get("/v1/status")
+	until(t, "the key is known", func() bool { _, body := a.get("/v1/agent"); return strings.Contains(body, `"state": "registered"`) })
+	_, body := a.get("/v1/agent")
 	var report Report
 	if err := json.Unmarshal([]byte(body), &report); err != nil {
 		t.Fatal(err)
 	}
 	if len(report.Instances) != 1 || len(report.Refused) != 1 || !report.Refused[0].Mistake || len(report.Problems) > 0 || !report.Ready || report.Store.Registered != 1 ||
-		len(report.Sources) != 2 || report.Version == "" || len(report.Store.Layouts) != 1 {
+		len(report.Follows) != 2 || report.Version == "" || len(report.Layouts) != 1 {
 		t.Fatalf("unexpected %s", body)
 	}
 	i := report.Instances[0]
-	if i.Service != "api" || i.Workload != "shop" || i.ID != "c0ffee" || i.Phase != "up" || i.Rule == "" || len(i.Keys) != 1 || i.Keys[0].Key != "/services/api/h1_shop_80" {
+	if i.Service != "api" || i.Workload != "shop" || i.Phase != "up" || i.Rule == "" || len(i.Keys) != 1 || i.Keys[0].Key != "/services/api/h1_shop_80" {
 		t.Errorf("unexpected %+v", i)
 	}
 	for _, what := range []string{"shop", "c0ff", "api", "h1_shop_80", "api/h1_shop_80"} {
-		if code, body := a.get("/v1/explain?what=" + what); code != http.StatusOK || !strings.Contains(body, "/services/api/h1_shop_80") {
+		if code, body := a.get("/v1/workload?what=" + what); code != http.StatusOK || !strings.Contains(body, "/services/api/h1_shop_80") {
 			t.Errorf("explain %s: %d %s", what, code, body)
 		}
 	}
-	if code, body := a.get("/v1/explain?what=nobody"); code != http.StatusNotFound || !strings.Contains(body, `"found": false`) {
+	if code, body := a.get("/v1/workload?what=nobody"); code != http.StatusOK || !strings.Contains(body, `"found": false`) {
 		t.Errorf("explain nobody: %d %s", code, body)
 	}
 	_, metrics := a.get("/metrics")
-	for _, want := range []string{`kvagent_instances{phase="up"} 1`, "kvagent_records_registered 1", `kvagent_source_up{source="docker"} 1`, `kvagent_refusals{mistake="true"} 1`, "kvagent_ready 1"} {
+	for _, want := range []string{`kvd_registrar_instances{phase="up"} 1`, "kvd_registrar_registered 1", `kvagent_workloads{source="docker"} 1`, `kvagent_refusals{mistake="true"} 1`, "kvagent_ready 1"} {
 		if !strings.Contains(metrics, want+"\n") {
 			t.Errorf("metrics lack %s:\n%s", want, metrics)
 		}
@@ -307,7 +310,7 @@ func TestABadLabelIsToldWithTheContainersName(t *testing.T) {
 	r.untilOne("the good one is registered", anyRecord)
 	for i := range 5 {
 		until(t, "its mistake is told", func() bool {
-			_, body := a.get(fmt.Sprintf("/v1/explain?what=bad%d", i))
+			_, body := a.get(fmt.Sprintf("/v1/workload?what=bad%d", i))
 			return strings.Contains(body, "SERVICE_NAME") && a.logged(fmt.Sprintf(`"workload":"bad%d"`, i))
 		})
 	}

@@ -118,8 +118,8 @@ type Key struct {
 	Err    string    `json:"error,omitempty"`
 }
 
-// report joins what is known.
-func (cfg Config) report() Report {
+// Report returns what is known now.
+func (cfg Config) Report() Report {
 	status, stats := cfg.Publisher.Status(), cfg.Registrar.Stats()
 	r := Report{
 		Program: cfg.Program, Time: time.Now(),

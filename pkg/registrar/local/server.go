@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net"
@@ -43,6 +44,9 @@ type Config struct {
 
 	// Sources returns the engines that are followed, by name; nil: there is nothing to say of them.
 	Sources func() iter.Seq2[string, workload.Status]
+
+	// MoreMetrics writes metrics of the program's own behind those of this package; nil: there are none.
+	MoreMetrics func(w io.Writer)
 
 	// More answers what is asked for beyond the paths of this package; nil: 404.
 	More http.Handler
@@ -92,12 +96,15 @@ func (s *Server) Run(ctx context.Context) error {
 // pass PUT on.
 func Handler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, cfg.report()) })
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, cfg.Report()) })
 	mux.HandleFunc("GET /v1/explain", cfg.explain)
 	mux.HandleFunc("PUT /v1/override", cfg.override)
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		WriteMetrics(w, cfg.report())
+		WriteMetrics(w, cfg.Report())
+		if cfg.MoreMetrics != nil {
+			cfg.MoreMetrics(w)
+		}
 	})
 	if cfg.More != nil {
 		mux.Handle("/", cfg.More)
