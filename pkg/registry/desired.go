@@ -12,8 +12,8 @@ import (
 // desired is the set asked for. Each Set makes a new generation; none is changed once it is made.
 type desired struct {
 	generation uint64
-	values     map[string]placed // by key
-	refused    error             // records that were left out
+	values     map[string]*placed // by key; what is the same as before is the same placed
+	refused    error              // records that were left out
 }
 
 // placed is the value of a key, in which view, and the record that it was made of.
@@ -30,7 +30,7 @@ func (p *Publisher) Set(records []Record) {
 	p.mu.Lock()
 	before := p.desired.values
 	p.mu.Unlock()
-	next := desired{values: make(map[string]placed, len(records)*len(p.cfg.Views))}
+	next := desired{values: make(map[string]*placed, len(records)*len(p.cfg.Views))}
 	var refused []error
 	for _, record := range records {
 		record.Owner = p.cfg.Owner
@@ -46,7 +46,7 @@ func (p *Publisher) Set(records []Record) {
 }
 
 // place adds the keys of a record to values. What it was before need not be made again.
-func (p *Publisher) place(record Record, before, values map[string]placed) error {
+func (p *Publisher) place(record Record, before, values map[string]*placed) error {
 	copied, valid := false, false
 	var problems []error
 	for _, view := range p.cfg.Views {
@@ -74,7 +74,7 @@ func (p *Publisher) place(record Record, before, values map[string]placed) error
 		if !copied {
 			record, copied = record.clone(), true
 		}
-		values[key] = placed{view, view.value(record), record}
+		values[key] = &placed{view, view.value(record), record}
 	}
 	return errors.Join(problems...)
 }

@@ -24,7 +24,7 @@ type remnant struct {
 }
 
 // lookForRemains reads all views. An error says that the store does not answer.
-func (p *Publisher) lookForRemains(ctx context.Context, desired map[string]placed) (left remains, err error) {
+func (p *Publisher) lookForRemains(ctx context.Context, desired map[string]*placed) (left remains, err error) {
 	var all []remnant
 	for _, view := range p.cfg.Views {
 		result, err := p.cfg.Store.Read(ctx, kv.Read{Key: view.Prefix, Recursive: true, Quorum: true})
@@ -44,7 +44,8 @@ func (p *Publisher) lookForRemains(ctx context.Context, desired map[string]place
 	leases, ours := map[kv.LeaseID]bool{}, map[kv.LeaseID]int{}
 	for _, r := range all {
 		owner := r.view.ownerOf(r.node)
-		same := !r.view.namesOwner() && r.node.Value == desired[r.node.Key].value
+		wanted := desired[r.node.Key]
+		same := !r.view.namesOwner() && wanted != nil && wanted.value == r.node.Value
 		if sameProgram(owner, p.cfg.Owner) || same {
 			leases[r.node.Lease] = true
 		}

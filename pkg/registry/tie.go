@@ -85,8 +85,8 @@ func (p *Publisher) isCalm() bool {
 // connection is the way to a lease.
 type connection struct {
 	p       *Publisher
-	look    bool              // for what earlier runs have left
-	desired map[string]placed // at the time
+	look    bool               // for what earlier runs have left
+	desired map[string]*placed // at the time
 	left    remains
 	started time.Time // of the request that grants or renews
 	lease   kv.LeaseID
