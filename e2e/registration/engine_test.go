@@ -409,14 +409,17 @@ type observer struct {
 	ended    chan struct{}
 	compared int // read after stop
 
-	mu     sync.Mutex // guards the fields below
-	wrong  map[string]span
-	spans  []span
-	latest time.Time // when the two were last compared
-	equal  time.Time // since when they have been equal; zero while they are not
+	mu      sync.Mutex // guards the fields below
+	wrong   map[string]span
+	spans   []span
+	latest  time.Time     // when the two were last compared
+	isBlind bool          // one of the two could not be had since
+	blind   time.Duration // of all, during which that was so
+	equal   time.Time     // since when they have been equal; zero while they are not
 }
 
-// span is how long one container was registered otherwise than it ran.
+// span is how long one container was registered otherwise than it ran, without the time during which
+// its engine could not be asked.
 type span struct {
 	instance string
 	what     string
@@ -436,6 +439,10 @@ func (w *world) observe() *observer {
 		for ctx.Err() == nil {
 			if running, registered, ok := w.compare(ctx); ok {
 				o.take(time.Now(), running, registered)
+			} else {
+				o.mu.Lock()
+				o.isBlind = true
+				o.mu.Unlock()
 			}
 			time.Sleep(watchEvery)
 		}
@@ -493,7 +500,15 @@ func (o *observer) take(now time.Time, running, registered map[string]bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.compared++
-	o.latest = now
+	if o.isBlind { // nobody can say what ran meanwhile
+		gap := now.Sub(o.latest)
+		o.blind += gap
+		for instance, s := range o.wrong {
+			s.begun = s.begun.Add(gap)
+			o.wrong[instance] = s
+		}
+	}
+	o.latest, o.isBlind = now, false
 	for instance, s := range o.wrong {
 		if wrong[instance] != s.what {
 			s.length = now.Sub(s.begun)
@@ -559,7 +574,7 @@ func (o *observer) report(t testing.TB) {
 	if len(o.spans) > 0 {
 		median = o.spans[len(o.spans)/2].length
 	}
-	t.Logf("compared %d times: %d spans in which one was wrong, half of them at most %v", o.compared, len(o.spans), median.Round(time.Millisecond))
+	t.Logf("compared %d times, impossible for %v: %d spans in which one was wrong, half of them at most %v", o.compared, o.blind.Round(time.Millisecond), len(o.spans), median.Round(time.Millisecond))
 	for _, s := range o.spans[:min(5, len(o.spans))] {
 		t.Logf("  %v, from %s on", s, s.begun.Format("15:04:05.000"))
 	}

@@ -30,6 +30,10 @@ const (
 	// before it counts as gone.
 	absences = 2
 
+	// headMax is how long the list waits for the event stream to be open. Some engines open it with
+	// the first event; what happens until then comes again from the past that they keep.
+	headMax = 500 * time.Millisecond
+
 	// listPatience is how much longer a list may take than other answers.
 	listPatience = 6
 )
@@ -106,7 +110,9 @@ func (f *follower) session(ctx context.Context) (synced bool, err error) {
 	if err != nil {
 		return false, lost("ping", err)
 	}
-	s.group.Go(func() { s.tell(s.listen(ctx)) })
+	opening, opened = context.WithTimeout(ctx, headMax)
+	s.group.Go(func() { s.tell(s.listen(ctx, opened)) })
+	f.mourn(opening)
 	s.list(ctx)
 	err = s.loop(ctx)
 	return s.whole, err
@@ -177,10 +183,12 @@ func (s *session) expire(now time.Time) (next time.Time) {
 	return next
 }
 
-// listen turns the engine's events into hints until the stream ends.
-func (s *session) listen(ctx context.Context) error {
+// listen turns the engine's events into hints until the stream ends. It calls opened when the stream is
+// open, or never will be.
+func (s *session) listen(ctx context.Context, opened func()) error {
 	begun := time.Now()
 	stream, err := s.api.events(ctx, s.hints.resume(begun))
+	opened()
 	if err != nil {
 		return lost("event stream", err)
 	}
