@@ -185,14 +185,14 @@ func (c *conn) Close() error {
 	c.gone = true
 	c.resume()
 	c.mu.Unlock()
-	if first {
+	switch draining := c.door.draining.Load(); {
+	case first && draining:
+		c.door.farewells.Go(c.linger) // before its place is free: who finds the door empty waits for all farewells
 		c.door.leave(c)
-		if c.door.draining.Load() {
-			c.door.farewells.Go(c.linger)
-			return nil
-		}
-	}
-	if c.door.draining.Load() {
+		return nil
+	case first:
+		c.door.leave(c)
+	case draining:
 		return nil // linger closes it
 	}
 	return c.Conn.Close()
