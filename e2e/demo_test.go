@@ -111,9 +111,9 @@ func TestTheDemoHoldsAndLeavesNothingBehind(t *testing.T) {
 		name, proxy, docker string
 		steps               int
 	}{
-		{"haproxy and containers", "haproxy", "auto", 10},
-		{"nginx", "nginx", "off", 8},
-		{"nothing but kvd", "builtin", "off", 8},
+		{"haproxy and containers", "haproxy", "auto", 12},
+		{"nginx", "nginx", "off", 10},
+		{"nothing but kvd", "builtin", "off", 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.proxy != "builtin" {

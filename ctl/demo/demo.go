@@ -44,8 +44,8 @@ func Command() *cobra.Command {
 		Use:   "demo",
 		Short: "show the whole chain working on this machine, and check it",
 		Long: `Starts three members of kvd, backends under kvsidekick, kvconfd and a proxy on free loopback ports,
-sends requests through the proxy, and then adds, kills and stops backends, with real containers
-where a Docker engine answers. In the middle of writes it kills the leader of the three, starts it
+sends requests through the proxy, and then adds, drains, kills and stops backends, with real
+containers where a Docker engine answers. In the middle of writes it kills the leader of the three, starts it
 again, and restarts all of them in turn. Prints what was expected and what was seen, and removes
 everything.
 

@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"strings"
 	"syscall"
 	"time"
@@ -45,6 +46,7 @@ func (s *stage) steps(ctx context.Context) error {
 		func() error { return s.startMembers(ctx) },
 		func() error { return s.startService(ctx, backends[:3]) },
 		func() error { return s.addBackend(ctx, backends[3]) },
+		func() error { return s.drainBackend(ctx, backends[0]) },
 		func() error { return s.killBackend(ctx, backends[1]) },
 		func() error { return s.stopBackend(ctx, backends[2]) },
 		func() error { return s.loseLeader(ctx) },
@@ -121,6 +123,40 @@ func (s *stage) addBackend(ctx context.Context, b *backend) error {
 		act:  func(context.Context) (time.Time, error) { return time.Time{}, s.startBackend(b) },
 		held: func() (time.Time, bool) { at := s.load.answeredAt(b.name); return at, !at.IsZero() },
 	})
+}
+
+// drainBackend takes b out as an operator does, and puts it back.
+func (s *stage) drainBackend(ctx context.Context, b *backend) error {
+	err := s.perform(ctx, step{
+		name: "kvctl service drain", expected: "out", within: time.Second,
+		act: func(ctx context.Context) (time.Time, error) {
+			return time.Time{}, s.kvctl(ctx, "service", "drain", s.service+"/"+b.name)
+		},
+		held: func() (time.Time, bool) { return time.Now(), !s.configHas(b.port) },
+	})
+	if err != nil {
+		return err
+	}
+	return s.perform(ctx, step{
+		name: "kvctl service ready", expected: "answers", within: time.Second,
+		act: func(ctx context.Context) (time.Time, error) {
+			return time.Time{}, s.kvctl(ctx, "service", "ready", s.service+"/"+b.name)
+		},
+		held: func() (time.Time, bool) {
+			at := s.load.answeredAt(b.name)
+			return at, !at.IsZero() && s.configHas(b.port)
+		},
+	})
+}
+
+// kvctl runs one command of kvctl.
+func (s *stage) kvctl(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, s.programs.kvctl, append([]string{"--endpoints", s.endpoints()}, args...)...)
+	cmd.Env = plainEnvironment()
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kvctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(output)))
+	}
+	return nil
 }
 
 func (s *stage) killBackend(ctx context.Context, b *backend) error {
@@ -209,7 +245,7 @@ func (s *stage) containers(ctx context.Context, docker *engine) error {
 // startBackend starts b below a sidekick that registers it once it answers.
 func (s *stage) startBackend(b *backend) error {
 	p, err := start(s.folder, b.name, nil, s.programs.kvsidekick, "--endpoints", s.endpoints(), "--service", s.service, "--instance", b.name,
-		"--address", "127.0.0.1", "--port", fmt.Sprint(b.port), "--ttl", s.cfg.ttl.String(), "--check", "http:/",
+		"--address", "127.0.0.1", "--port", fmt.Sprint(b.port), "--ttl", s.cfg.ttl.String(), "--check", "http:/", "--drain", "200ms",
 		"--", s.programs.kvctl, "demo", "backend", "--name", b.name, "--listen", loopback(b.port))
 	if err != nil {
 		return err
