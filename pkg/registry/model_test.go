@@ -18,7 +18,7 @@ import (
 // A seat is the store as one publisher sees it, with faults of its own.
 type seat struct {
 	*memStore
-	owner string
+	owner string // whose runs these are, whatever their settings
 
 	mu    sync.Mutex // guards the fields below
 	away  bool       // nothing is answered
@@ -126,11 +126,16 @@ type player struct {
 	number  int
 	run     *Publisher // nil while it does not run
 	stop    func()
+	starts  int
 	desired []Record
 	log     *strings.Builder
 }
 
+// start begins a run. A standing owner has other settings in every third one.
 func (p *player) start() {
+	if p.starts++; isStanding(p.cfg.Owner) {
+		p.cfg.Owner = p.seat.owner + map[bool]string{true: "/s2", false: "/s1"}[p.starts%3 == 0]
+	}
 	p.run = NewPublisher(p.cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -177,7 +182,7 @@ func newGame(leases bool) *game {
 	g.store.noLeases = !leases
 	views := []View{{"/services", LayoutJSON}, {"/reg", LayoutRegistrator}, {"/skydns/kvd", LayoutSkyDNS}}
 	for i, owner := range []string{"m1/agent/s1", "m2/agent/s1", "m3/0123"} {
-		s := &seat{memStore: g.store, owner: owner, tasks: &g.tasks}
+		s := &seat{memStore: g.store, owner: strings.TrimSuffix(owner, "/s1"), tasks: &g.tasks}
 		log := &strings.Builder{}
 		p := &player{seat: s, number: i, log: log, cfg: PublisherConfig{
 			Store: s, Leaser: s, Owner: owner, Views: views, Keep: i == 0, Log: slog.New(slog.NewTextHandler(log, nil)),
@@ -310,7 +315,7 @@ func (g *game) check() string {
 		}
 		for _, status := range p.run.Keys() {
 			node := g.store.nodes[status.Key]
-			if registered := status.State == KeyRegistered; node == nil || registered != (g.store.authors[status.Key] == p.cfg.Owner) || !registered && status.State != KeyHeld {
+			if registered := status.State == KeyRegistered; node == nil || registered != (g.store.authors[status.Key] == p.seat.owner) || !registered && status.State != KeyHeld {
 				report("%s says of %s: %s (%v); there is %+v of %s", p.cfg.Owner, status.Key, status.State, status.Err, node, g.store.authors[status.Key])
 			}
 		}
