@@ -53,7 +53,7 @@ func runOnce(ctx context.Context, a *Agent, w io.Writer) error {
 	return &program.ExitError{Code: exitIncomplete, Err: fmt.Errorf("%d of what runs here could not be registered", len(missing))}
 }
 
-// awaitAll waits until everything is registered or ctx ends, and returns what is not. The error says that
+// awaitAll waits until everything is registered, as operators want it, or ctx ends, and returns what is not. The error says that
 // nothing is known for sure, and why.
 func (a *Agent) awaitAll(ctx context.Context, ready <-chan struct{}) (missing []registrar.Entry, err error) {
 	isReady := false
@@ -61,7 +61,7 @@ func (a *Agent) awaitAll(ctx context.Context, ready <-chan struct{}) (missing []
 		changed := a.Registrar.Changed()
 		missing = missing[:0]
 		for _, e := range a.Registrar.Entries() {
-			if e.Phase != registrar.Up {
+			if e.Phase != registrar.Up && e.Phase != registrar.Draining && e.Phase != registrar.Maintenance {
 				missing = append(missing, e)
 			}
 		}

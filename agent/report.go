@@ -147,17 +147,25 @@ func (a *Agent) Explain(what string) Explanation {
 	e := Explanation{What: what, Workloads: []WorkloadState{}, Instances: []local.Instance{}, Refused: []RefusalReport{},
 		Heartbeat: status.Heartbeat, StoreErr: text(status.Err), Follows: a.SourceStatus()}
 	type workloadName struct{ source, name string }
-	meant := map[workloadName]bool{}
-	for _, s := range a.seen() {
+	meant, shown := map[workloadName]bool{}, map[workloadName]bool{}
+	seen, entries := a.seen(), a.Registrar.Entries()
+	for _, s := range seen {
 		if isCalled(what, s) {
 			meant[workloadName{s.Source, s.Name}] = true
-			e.Workloads = append(e.Workloads, WorkloadState{Source: s.Source, Name: s.Name, ID: s.ID, State: string(s.State), Reason: s.Reason, Health: string(s.Health), Image: s.Image, PID: s.PID})
+			shown[workloadName{s.Source, s.Name}] = true
 		}
 	}
-	for _, entry := range a.Registrar.Entries() {
-		r := entry.Offer.Record
-		if meant[workloadName{entry.Offer.Source, entry.Offer.Workload}] || r.Instance == what || r.Service == what || r.Service+"/"+r.Instance == what {
+	for _, entry := range entries {
+		r, of := entry.Offer.Record, workloadName{entry.Offer.Source, entry.Offer.Workload}
+		isService := what == r.Instance || what == r.Service || what == r.Service+"/"+r.Instance
+		if meant[of] || isService {
 			e.Instances = append(e.Instances, local.InstanceOf(entry))
+			shown[of] = true
+		}
+	}
+	for _, s := range seen {
+		if shown[workloadName{s.Source, s.Name}] {
+			e.Workloads = append(e.Workloads, WorkloadState{Source: s.Source, Name: s.Name, ID: s.ID, State: string(s.State), Reason: s.Reason, Health: string(s.Health), Image: s.Image, PID: s.PID})
 		}
 	}
 	for _, r := range a.refusals() {

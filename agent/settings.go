@@ -19,7 +19,7 @@ import (
 )
 
 // DefaultSocket is where a running kvagent answers kvagent explain and the like.
-const DefaultSocket = "/run/kvd/kvagent.sock"
+const DefaultSocket = "/run/kvd/kvagent/kvagent.sock"
 
 // defaultServicesDir holds the files that describe services.
 const defaultServicesDir = "/etc/kvd/services.d"
