@@ -1,10 +1,10 @@
 package docker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -37,9 +37,9 @@ type follower struct {
 
 	stale    bool              // known, stopping or silent has changed since next was made
 	next     workload.Snapshot // what is known
-	isNews   bool              // and next differs from sent
-	sent     workload.Snapshot
+	isNews   bool              // and it was not sent
 	hasSent  bool
+	sent     int               // containers in the last snapshot
 	complain map[string]string // about which container what was logged last
 }
 
@@ -96,8 +96,9 @@ func (f *follower) signalled(sent hint) {
 	if c == nil || sent.signal != c.stopSignal && sent.signal != signalKill || c.startedAt.After(sent.at) {
 		return
 	}
+	_, known := f.stopping[sent.id]
 	f.stopping[sent.id] = time.Now().Add(max(c.stopTimeout+stopMargin, f.cfg.StopHold))
-	f.stale = true
+	f.stale = f.stale || !known
 }
 
 // died forgets a container whose process has ended. The engine takes its networks down before it
@@ -123,11 +124,10 @@ func (f *follower) outlived(now time.Time) (next time.Time) {
 	return next
 }
 
-// pending returns where to send next, nil when the last snapshot said the same.
+// pending returns where to send next, nil when nothing has changed since the last snapshot.
 func (f *follower) pending() chan<- workload.Snapshot {
 	if f.stale {
-		f.stale, f.next = false, f.snapshot()
-		f.isNews = !f.hasSent || !reflect.DeepEqual(f.next, f.sent)
+		f.stale, f.isNews, f.next = false, true, f.snapshot()
 	}
 	if f.isNews {
 		return f.out
@@ -135,37 +135,34 @@ func (f *follower) pending() chan<- workload.Snapshot {
 	return nil
 }
 
-func (f *follower) delivered() { f.sent, f.hasSent, f.isNews = f.next, true, false }
+func (f *follower) delivered() { f.sent, f.hasSent, f.isNews = len(f.next.Workloads), true, false }
 
 func (f *follower) snapshot() workload.Snapshot {
 	workloads := make([]workload.Workload, 0, len(f.known))
-	for id, c := range f.known {
-		w := resolve(c.running, f.known)
+	for _, id := range slices.Sorted(maps.Keys(f.known)) {
+		w := resolve(f.known[id].running, f.known)
 		if _, found := f.stopping[id]; found {
 			w.State, w.Reason = workload.Stopping, reasonStopping
 		}
 		workloads = append(workloads, w)
 	}
-	slices.SortFunc(workloads, func(a, b workload.Workload) int { return cmp.Compare(a.ID, b.ID) })
 	return workload.Snapshot{Workloads: workloads, Incomplete: len(f.silent) > 0}
 }
 
-// forget drops all that is known and sends that nothing runs, unless that was said last. It reports
-// whether there was anything to forget.
+// forget drops all that is known and sends that nothing runs. It reports whether there was anything
+// to forget.
 func (f *follower) forget(ctx context.Context) bool {
+	if f.sent == 0 {
+		return false
+	}
 	clear(f.known)
 	clear(f.stopping)
 	clear(f.silent)
 	f.stale = true
-	had := len(f.sent.Workloads) > 0
-	out := f.pending()
-	if out == nil || !f.hasSent { // what was never known cannot be forgotten
-		return false
-	}
 	select {
-	case out <- f.next:
+	case f.pending() <- f.next:
 		f.delivered()
-		return had
+		return true
 	case <-ctx.Done():
 		return false
 	}

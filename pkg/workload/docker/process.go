@@ -41,7 +41,7 @@ func (f *follower) mourn(ctx context.Context) {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
-		var out = f.pending()
+		out := f.pending()
 		if !f.hasSent { // what is known is not all yet
 			out = nil
 		}
