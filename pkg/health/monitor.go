@@ -76,26 +76,14 @@ func (m Monitor) Validate() error {
 	return nil
 }
 
-// Run is Follow from the beginning. report is called after every check whose verdict differs from
-// the one before in Healthy or in the text of Err, and after the first.
-func (m Monitor) Run(ctx context.Context, report func(Verdict)) {
-	var last Verdict
-	m.Follow(ctx, last, func(v Verdict) {
-		if last.At.IsZero() || v.Healthy != last.Healthy || text(v.Err) != text(last.Err) {
-			report(v)
-		}
-		last = v
-	})
-}
-
-// Follow checks until ctx ends and calls report from its own goroutine after every check. It carries
+// Run checks until ctx ends and calls report from its own goroutine after every check. It carries
 // on from the verdict last; with the zero Verdict nothing is healthy before it has passed. report
 // must not block for long.
 //
 // The first check runs at once. As long as nothing has passed the time to the next one grows from a
 // few milliseconds to StartInterval. The one after the first pass follows within an interval, at random,
 // and later ones at their interval ±10 %, so that services that started together are not checked together.
-func (m Monitor) Follow(ctx context.Context, last Verdict, report func(Verdict)) {
+func (m Monitor) Run(ctx context.Context, last Verdict, report func(Verdict)) {
 	m = m.withDefaults()
 	p := pace{monitor: m, started: time.Now(), starting: !last.Healthy, delay: firstRetry}
 	timer := time.NewTimer(0)
@@ -226,11 +214,4 @@ func shortenError(err error) error {
 // jitter spreads d by a tenth either way.
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
-}
-
-func text(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }

@@ -29,13 +29,20 @@ func (s *script) Run(context.Context) error {
 
 func (s *script) String() string { return "script" }
 
-// watch runs m for d in bubble time and returns what it reported.
+// watch runs m for d in bubble time and returns the verdicts that differ from those before in Healthy,
+// or in whether the check passed.
 func watch(t *testing.T, m Monitor, d time.Duration) []Verdict {
 	t.Helper()
 	var verdicts []Verdict
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
-	m.Run(ctx, func(v Verdict) { verdicts = append(verdicts, v) })
+	var last Verdict
+	m.Run(ctx, last, func(v Verdict) {
+		if last.At.IsZero() || v.Healthy != last.Healthy || (v.Err == nil) != (last.Err == nil) {
+			verdicts = append(verdicts, v)
+		}
+		last = v
+	})
 	return verdicts
 }
 
@@ -76,7 +83,7 @@ func TestRiseWantsSeveralPassesInARow(t *testing.T) {
 		var healthyAt int
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		m.Run(ctx, func(v Verdict) {
+		m.Run(ctx, Verdict{}, func(v Verdict) {
 			if v.Healthy && healthyAt == 0 {
 				healthyAt = len(check.at)
 			}
@@ -118,8 +125,10 @@ func TestACheckThatHangsFailsAfterItsTimeout(t *testing.T) {
 		var at time.Duration
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		Monitor{Check: hang{}, Timeout: 7 * time.Second}.Run(ctx, func(v Verdict) {
-			at = time.Since(began)
+		Monitor{Check: hang{}, Timeout: 7 * time.Second}.Run(ctx, Verdict{}, func(v Verdict) {
+			if at == 0 {
+				at = time.Since(began)
+			}
 			if v.Err == nil || v.Err.Error() != "no answer within 7s" {
 				t.Errorf("reported %v", v.Err)
 			}
@@ -154,7 +163,7 @@ func TestWhoCarriesOnFromAVerdictForgetsNothing(t *testing.T) {
 		defer cancel()
 		since := time.Now().Add(-time.Hour)
 		last := Verdict{Healthy: true, Passed: 9, Since: since, At: since}
-		Monitor{Check: &script{answers: []bool{false}}}.Follow(ctx, last, func(v Verdict) { verdicts = append(verdicts, v) })
+		Monitor{Check: &script{answers: []bool{false}}}.Run(ctx, last, func(v Verdict) { verdicts = append(verdicts, v) })
 		if len(verdicts) < 3 || !verdicts[0].Healthy || !verdicts[1].Healthy || verdicts[2].Healthy || verdicts[2].Failed != 3 {
 			t.Fatalf("verdicts %+v", verdicts)
 		}
@@ -186,7 +195,7 @@ func TestAThousandChecksShareTheirSlots(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
 		defer cancel()
 		for range 1000 {
-			wait.Go(func() { Monitor{Check: check, Slots: slots}.Follow(ctx, Verdict{}, func(Verdict) {}) })
+			wait.Go(func() { Monitor{Check: check, Slots: slots}.Run(ctx, Verdict{}, func(Verdict) {}) })
 		}
 		wait.Wait()
 		if most := check.most.Load(); most > connectionsMax || check.all.Load() < 1000 {

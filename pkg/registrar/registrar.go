@@ -363,7 +363,7 @@ func (r *Registrar) start(ctx context.Context, group *sync.WaitGroup, g *gate) {
 	monitor, last := *g.offer.Monitor, g.verdict
 	monitor.Slots = r.slots
 	group.Go(func() {
-		monitor.Follow(ctx, last, func(v health.Verdict) {
+		monitor.Run(ctx, last, func(v health.Verdict) {
 			r.checks.Add(1)
 			if v.Err != nil {
 				r.failures.Add(1)
