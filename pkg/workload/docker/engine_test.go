@@ -3,6 +3,7 @@ package docker_test
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -219,4 +220,34 @@ func TestConnectingANetworkAddsItsAddress(t *testing.T) {
 	f.untilOne(id, "it has an address there", func(w workload.Workload) bool { return w.Addresses[network] != "" && w.Addresses["bridge"] != "" })
 	parts.DockerCommand(t, "network", "disconnect", network, id)
 	f.untilOne(id, "it has left it", func(w workload.Workload) bool { return w.Addresses[network] == "" && w.Addresses["bridge"] != "" })
+}
+
+func TestTheAddressesOfBothFamiliesAreRead(t *testing.T) {
+	parts.Docker(t)
+	f := follow(t, docker.Config{})
+	id := parts.RunContainer(t, []string{"-p", "80"})
+	f.untilOne(id, "it runs", is(workload.Running))
+	network := "kvd-test-" + id[:12]
+	// The subnet belongs to the container's ID: others test beside this one.
+	parts.DockerCommand(t, "network", "create", "--ipv6", "--subnet", "fd00:"+id[:4]+":"+id[4:8]+"::/64", network)
+	defer parts.DockerCommand(t, "network", "rm", network)
+	parts.DockerCommand(t, "network", "connect", network, id)
+	defer parts.DockerCommand(t, "network", "disconnect", "-f", network, id)
+	w := f.untilOne(id, "it has addresses there", func(w workload.Workload) bool { return w.Addresses6[network] != "" })
+	four, err4 := netip.ParseAddr(w.Addresses[network])
+	six, err6 := netip.ParseAddr(w.Addresses6[network])
+	if err4 != nil || err6 != nil || !four.Is4() || !six.Is6() || w.Addresses["bridge"] == "" || w.Addresses6["bridge"] != "" {
+		t.Errorf("unexpected addresses %v and %v", w.Addresses, w.Addresses6)
+	}
+	published := map[bool]int{}
+	for _, port := range w.Ports {
+		ip, err := netip.ParseAddr(port.HostIP)
+		if err != nil || port.Number != 80 || port.HostNumber == 0 {
+			t.Errorf("unexpected port %+v", port)
+		}
+		published[ip.Is4()]++
+	}
+	if published[true] != 1 || published[false] > 1 {
+		t.Errorf("unexpected ports %+v", w.Ports)
+	}
 }
