@@ -55,6 +55,7 @@ type Config struct {
 	WithdrawTimeout time.Duration
 
 	StateDir string // where what operators want is remembered; "": nowhere
+	Socket   string // where it tells how it stands and is told what to do; "": nowhere
 
 	Unit    string   // what to follow:
 	Command []string // exactly one of the two

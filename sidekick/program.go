@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/override"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registrar"
+	"github.com/kvd-io/kvd/pkg/registrar/local"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 	"github.com/kvd-io/kvd/pkg/workload/systemd"
@@ -56,6 +59,7 @@ found and 126 if it cannot be run. With --unit: 0. In both cases: 1 for bad argu
 		},
 	}
 	addFlags(cmd, &cfg)
+	cmd.AddCommand(askCommands()...)
 	return cmd
 }
 
@@ -85,6 +89,7 @@ func addFlags(cmd *cobra.Command, cfg *Config) {
 	flags.DurationVar(&cfg.Drain, "drain", DefaultDrain, "time between telling readers, by the state draining, and removing the record; after it the command is told to stop")
 	flags.DurationVar(&cfg.StopTimeout, "stop-timeout", DefaultStopTimeout, "kill the command if it has not stopped this long after it was told to; 0: never")
 	flags.DurationVar(&cfg.WithdrawTimeout, "withdraw-timeout", registry.DefaultWithdrawTimeout, "give up removing the record after this time; it expires then")
+	flags.StringVar(&cfg.Socket, "socket", "", "`path` of a unix socket to tell on how it stands and be told what to do, as the commands below do")
 	flags.StringVar(&cfg.StateDir, "state-dir", "", "`directory` in which what operators want of the service is remembered until the store answers; without it that is lost by a restart while it does not")
 	flags.StringVar(&cfg.Unit, "unit", "", "follow this systemd `unit` instead of running a command")
 	clientflags.Add(flags, &cfg.Store)
@@ -125,7 +130,9 @@ func run(ctx context.Context, cfg Config) error {
 		Drain:     cfg.Drain, WithdrawTimeout: cfg.WithdrawTimeout,
 		Notify: SystemdNotifier(env.Log), Log: env.Log,
 	}
-	switch unit, isUnit := source.(*systemd.Source); {
+	unit, isUnit := source.(*systemd.Source)
+	s.Serve = cfg.serve(overrides, unit, env.Log)
+	switch {
 	case isUnit:
 		s.Offer.Source, s.Sight = "systemd", func() error { return unit.Status().Err }
 	case child != nil:
@@ -136,6 +143,31 @@ func run(ctx context.Context, cfg Config) error {
 		return &program.ExitError{Code: child.exitCode()}
 	}
 	return nil
+}
+
+// serve returns what answers at the socket. Whoever cannot have it goes without: the service matters more.
+func (cfg Config) serve(overrides *override.Source, unit *systemd.Source, log *slog.Logger) func(context.Context, *registrar.Registrar, *registry.Publisher) {
+	if cfg.Socket == "" {
+		return nil
+	}
+	return func(ctx context.Context, r *registrar.Registrar, p *registry.Publisher) {
+		server, err := local.Listen(cfg.Socket, local.Config{
+			Program: "kvsidekick", Registrar: r, Publisher: p, Overrides: overrides, Log: log,
+			Sources: func() iter.Seq2[string, workload.Status] {
+				return func(yield func(string, workload.Status) bool) {
+					if unit != nil {
+						yield("systemd", unit.Status())
+					}
+				}
+			},
+		})
+		if err == nil {
+			err = server.Run(ctx)
+		}
+		if err != nil {
+			log.Warn("nobody can ask at the socket", "socket", cfg.Socket, "reason", err)
+		}
+	}
 }
 
 // source returns what to follow; a command is started. child is nil for a unit. The error is a

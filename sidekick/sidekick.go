@@ -51,9 +51,10 @@ type Sidekick struct {
 	Drain           time.Duration // how long readers are given between knowing of the end and the end
 	WithdrawTimeout time.Duration // how long a store that does not answer may delay the end, for each of draining and removing
 
-	Serve  func(ctx context.Context, r *registrar.Registrar, p *registry.Publisher) // tells others how it stands, until ctx ends; nil: nobody
-	Notify *Notifier                                                                // nil tells nobody
-	Log    *slog.Logger                                                             // nil discards
+	// Serve tells others how it stands, until ctx ends; nil: nobody is told.
+	Serve  func(ctx context.Context, r *registrar.Registrar, p *registry.Publisher)
+	Notify *Notifier    // nil tells nobody
+	Log    *slog.Logger // nil discards
 
 	// Owned by the goroutine of Run.
 	publisher *registry.Publisher

@@ -347,3 +347,53 @@ func TestStreamsAreTheCommandsOwn(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, p.text())
 	}
 }
+
+func TestARunningSidekickIsAskedAndToldWhatToDo(t *testing.T) {
+	s := newScene(t)
+	folder := t.TempDir()
+	socket, file := filepath.Join(folder, "web.sock"), filepath.Join(folder, "settings.yaml")
+	if err := os.WriteFile(file, []byte("service: web\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.wrap(nil, "--socket", socket, "--state-dir", filepath.Join(folder, "state"))
+	s.awaitState(registry.StateUp)
+	ask := func(args ...string) string {
+		t.Helper()
+		output, err := command(t, append(args, "--socket", socket, "--config", file)...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%q: %v\n%s", args, err, output)
+		}
+		return string(output)
+	}
+	ask("drain", "--reason", "a test")
+	s.awaitState(registry.StateDraining)
+	if got := ask("status"); !strings.Contains(got, "web/one at 127.0.0.1:"+s.port) || !strings.Contains(got, "draining for ") || !strings.Contains(got, "a test") {
+		t.Errorf("status:\n%s", got)
+	}
+	if got := ask("status", "--json"); !strings.Contains(got, `"phase": "draining"`) {
+		t.Errorf("status --json:\n%s", got)
+	}
+	ask("weight", "9")
+	ask("maintenance")
+	s.awaitState(registry.StateMaintenance)
+	if got := s.record().Weight; got != 9 {
+		t.Errorf("weight %d", got)
+	}
+	ask("ready")
+	s.awaitState(registry.StateUp)
+	if got := s.record().Weight; got != 0 {
+		t.Errorf("weight %d", got)
+	}
+	for want, args := range map[string][]string{
+		"weight 1000":             {"weight", "1000", "--socket", socket},
+		`weight "x"`:              {"weight", "x", "--socket", socket},
+		"exclude each other":      {"status", "web", "--socket", socket},
+		"name of a unit":          {"status", "../web"},
+		"/run/kvd/kvsidekick/nob": {"status", "nobody.service"},
+	} {
+		output, err := command(t, args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(output), want) {
+			t.Errorf("%q: %v, want %q in:\n%s", args, err, want, output)
+		}
+	}
+}

@@ -45,7 +45,7 @@ type proxy struct {
 func startProxy(t *testing.T, s *store) *proxy {
 	t.Helper()
 	haproxy, folder, port := parts.Path(t, "haproxy"), t.TempDir(), freePort(t, "127.0.0.1")
-	p := &proxy{t: t, url: "http://127.0.0.1:" + port + "/", config: filepath.Join(folder, "haproxy.cfg")}
+	p := &proxy{t: t, url: "http://127.0.0.1:" + port, config: filepath.Join(folder, "haproxy.cfg")}
 	pid := filepath.Join(folder, "pid")
 	write := func(name, content string) {
 		path := filepath.Join(folder, name)
@@ -100,19 +100,17 @@ func run(t *testing.T, program string, args ...string) {
 	})
 }
 
-// awaitServers waits until the proxy answers and routes to so many instances.
+// awaitServers waits until that many instances answer through the proxy.
 func (p *proxy) awaitServers(want int) {
 	p.t.Helper()
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	await(p.t, fmt.Sprintf("%d servers behind the proxy", want), func() string {
-		text, err := os.ReadFile(p.config)
-		if err != nil {
-			return err.Error()
+		answers := map[string]bool{}
+		for range 4 * want {
+			answers[ask(p.t.Context(), client, strings.TrimPrefix(p.url, "http://"))] = true
 		}
-		if got := strings.Count(string(text), "    server "); got != want {
-			return fmt.Sprintf("there are %d", got)
-		}
-		if _, err := http.Get(p.url); err != nil {
-			return err.Error()
+		if answers[""] || len(answers) != want {
+			return fmt.Sprintf("the answers are %v", answers)
 		}
 		return ""
 	})

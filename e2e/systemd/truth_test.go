@@ -147,10 +147,84 @@ func (s *scene) sidekicks() {
 	}
 }
 
+// follower is one of the ways to have apps registered.
+type follower struct {
+	unit string // which is killed
+	kill func() // kills it and returns when another run says that all is registered
+
+	// reboot is newRun if readers hear of a shutdown in order, and again if its records stay for the next
+	// boot, or until they expire.
+	reboot string
+}
+
 func TestWithASidekickTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
 	s := newScene(t)
 	s.sidekicks()
-	h, proxy := s.host, startProxy(t, s.store)
+	s.asksTheSidekick()
+	s.everything(follower{unit: sidekick(1), reboot: newRun, kill: func() { s.killAndAwait(sidekick(1)) }})
+}
+
+func TestWithKvagentTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
+	s := newScene(t)
+	s.sections()
+	s.host.Must("systemctl", "start", agentUnit)
+	s.everything(follower{unit: agentUnit, reboot: again, kill: func() { s.killAndAwait(agentUnit) }})
+}
+
+// asksTheSidekick takes an app out and back, as an operator does.
+func (s *scene) asksTheSidekick() {
+	s.t.Helper()
+	h := s.host
+	h.Must("systemctl", "start", unit(1))
+	for _, c := range []struct{ command, state string }{{"drain", "draining"}, {"maintenance", "maintenance"}, {"ready", "up"}} {
+		await(s.t, "kvsidekick "+c.command, func() string {
+			if output, err := h.Exec("kvsidekick", c.command, "app@1"); err != nil {
+				return output
+			}
+			return ""
+		})
+		await(s.t, c.state, func() string {
+			if now := s.registered(1).now().what; !strings.HasPrefix(now, c.state+" ") {
+				return now
+			}
+			return ""
+		})
+	}
+	if status := h.Must("kvsidekick", "status", "app@1"); !strings.Contains(status, "up for ") {
+		s.t.Errorf("kvsidekick status says:\n%s", status)
+	}
+	h.Must("systemctl", "stop", unit(1))
+}
+
+const agentUnit = "kvagent.service"
+
+// sections has kvagent follow the apps by a drop-in of their template, with a pause before the end in which
+// readers hear of it.
+func (s *scene) sections() {
+	h := s.host
+	h.Must("groupadd", "--system", "docker") // which comes with an engine
+	h.Write("/etc/kvd/kvagent.env", fmt.Sprintf("KVAGENT_ENDPOINTS=%s\nKVAGENT_SOURCE=systemd\nKVAGENT_TTL=%v\n", s.store.URL, ttl))
+	h.Write("/etc/systemd/system/app@.service.d/kvd.conf", fmt.Sprintf(`[X-Kvd]
+Service=web
+Port=808%%i
+Id=app-%%i
+Check=http:/
+
+[Service]
+ExecStop=/bin/sh -c 'test -z "$MAINPID" || sleep %d'
+`, int(drain.Seconds())))
+	h.Must("systemctl", "daemon-reload")
+	for app := range s.probers {
+		h.Must("systemctl", "enable", unit(app))
+	}
+	h.Must("systemctl", "enable", agentUnit)
+}
+
+// everything is what happens to hosts.
+func (s *scene) everything(f follower) {
+	t, h := s.t, s.host
+	t.Helper()
+	proxy := startProxy(t, s.store)
 	systemctl := func(args ...string) func() {
 		return func() { t.Helper(); h.Must(append([]string{"systemctl"}, args...)...) }
 	}
@@ -167,33 +241,31 @@ func TestWithASidekickTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
 		answered, failures := hammered()
 		t.Logf("%d requests answered through a restart and a stop, %d failed", answered, len(failures))
 		if answered == 0 || len(failures) > 0 {
-			t.Errorf("%d requests were answered, %d failed: %.10q", answered, len(failures), failures)
+			t.Errorf("%d requests were answered, %d failed:\n%s", answered, len(failures), strings.Join(failures[:min(10, len(failures))], "\n"))
 		}
 
-		s.event("crash with Restart=always", 1, newRun, systemctl("kill", "-s", "KILL", unit(1)))
+		crash := systemctl("kill", "-s", "KILL", unit(1))
+		s.event("crash with Restart=always", 1, newRun, crash)
 		s.event("reload of all units", 1, sameRun, systemctl("daemon-reload"))
-		s.event("kill -9 of the sidekick", 1, sameRun, func() {
-			run := h.property(sidekick(1), "InvocationID")
-			h.Must("systemctl", "kill", "-s", "KILL", sidekick(1))
-			s.awaitSidekick(1, run)
-		})
-		s.event("crash after that", 1, newRun, systemctl("kill", "-s", "KILL", unit(1)))
+		s.event("kill -9 of "+f.unit, 1, sameRun, f.kill)
+		s.event("crash after that", 1, newRun, crash)
 		s.event("daemon-reexec", 1, sameRun, systemctl("daemon-reexec"))
-		s.event("crash after that", 1, newRun, systemctl("kill", "-s", "KILL", unit(1)))
+		s.event("crash after that", 1, newRun, crash)
 		s.event("restart of D-Bus", 1, sameRun, systemctl("restart", "dbus.service"))
-		s.event("crash after that", 1, newRun, systemctl("kill", "-s", "KILL", unit(1)))
+		s.event("crash after that", 1, newRun, crash)
 		s.outages()
-		s.reboots()
+		s.reboots(f.reboot)
 		s.event("stop", 1, stopped, systemctl("stop", unit(1)))
 	}
 }
 
-// awaitSidekick waits until another run of a sidekick says that it has registered its app.
-func (s *scene) awaitSidekick(app int, before string) {
+// killAndAwait kills a unit and waits until another run of it is ready: all that it keeps is registered then.
+func (s *scene) killAndAwait(unit string) {
 	s.t.Helper()
-	await(s.t, "another run of the sidekick", func() string {
-		// It is active once it has said that it is ready; the status may still be that of the run before.
-		run, state := s.host.property(sidekick(app), "InvocationID"), s.host.property(sidekick(app), "ActiveState")
+	before := s.host.property(unit, "InvocationID")
+	s.host.Must("systemctl", "kill", "-s", "KILL", unit)
+	await(s.t, "another run of "+unit, func() string {
+		run, state := s.host.property(unit, "InvocationID"), s.host.property(unit, "ActiveState")
 		if run == before || state != "active" {
 			return state
 		}
@@ -215,8 +287,8 @@ func (s *scene) outages() {
 	s.event("start after that", 2, newRun, func() { s.host.Must("systemctl", "start", unit(2)) })
 }
 
-// reboots ends the host in order, and then without a word.
-func (s *scene) reboots() {
+// reboots ends the host in order, with that outcome, and then without a word.
+func (s *scene) reboots(outcome string) {
 	boot := func() {
 		s.host.Boot()
 		for app, p := range s.probers {
@@ -224,7 +296,7 @@ func (s *scene) reboots() {
 		}
 		s.host.AwaitBoot()
 	}
-	s.event("reboot", 1, newRun, func() { s.host.ShutDown(); boot() })
+	s.event("reboot", 1, outcome, func() { s.host.ShutDown(); boot() })
 	s.event("power failure", 1, again, func() { s.host.PowerOff(); boot() })
 	s.event("power failure: the other", 2, again, func() {})
 }
