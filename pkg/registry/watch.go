@@ -82,10 +82,8 @@ func (p *Publisher) linked(l link) {
 	p.open[l.prefix] = l.err == nil
 	if l.err == nil {
 		delete(p.refused, l.prefix)
-	} else {
-		if p.lookAt.IsZero() {
-			p.lookAt = time.Now().Add(p.lookInterval())
-		}
+	} else if p.lookAt.IsZero() {
+		p.lookAt = time.Now().Add(p.lookInterval())
 	}
 }
 
