@@ -193,6 +193,9 @@ func TestTheLastOfTwoWishesWins(t *testing.T) {
 		if err := Write(t.Context(), store, "/services", "web", "a", Override{Mode: Maintenance, At: now.Add(c.there)}); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := store.Write(t.Context(), kv.Write{Op: kv.OpSet, Key: "/elsewhere", Value: "x"}); err != nil { // the store goes on
+			t.Fatal(err)
+		}
 		store.cut.Store(false)
 		await(t, s, "settled", func() bool { return s.unsettled() == 0 })
 		if mode(s, "a") != c.want {
@@ -211,6 +214,20 @@ func TestTheLastOfTwoWishesWins(t *testing.T) {
 	if mode(s, "a") != Drain {
 		t.Errorf("a wish of the future has won: %+v", s.Get("web", "a"))
 	}
+}
+
+func TestClearingWhatIsNotThereSettles(t *testing.T) {
+	store := open(t)
+	s, _ := start(t, store, "")
+	await(t, s, "read", func() bool { return s.Status().IsRead })
+	if err := s.Set("web", "a", Override{Mode: Ready}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, s, "settled", func() bool { return s.unsettled() == 0 })
+	if err := Write(t.Context(), store, "/services", "web", "a", Override{Mode: Drain}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, s, "drain", func() bool { return mode(s, "a") == Drain })
 }
 
 func TestAFileThatCannotBeUsedIsToldAndLeftAlone(t *testing.T) {

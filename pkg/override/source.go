@@ -217,10 +217,10 @@ func (s *Source) read() {
 		return true
 	})
 	s.mu.Lock()
-	before := s.problems
+	before, isReplaced := s.problems, index < s.index // a store that counts anew knows nothing of what was written
 	s.known, s.problems, s.index, s.isRead = known, problems, index, true
 	for n, w := range s.wishes {
-		if w.index != 0 && w.index <= index {
+		if s.isKnown(n, w) || isReplaced && w.index != 0 {
 			delete(s.wishes, n)
 		}
 	}
@@ -234,6 +234,12 @@ func (s *Source) read() {
 	if err := s.save(); err != nil {
 		s.cfg.Log.Warn("overrides cannot be remembered", "reason", err)
 	}
+}
+
+// isKnown reports whether what is known reflects what became of a wish. It is called with mu held.
+func (s *Source) isKnown(n name, w wish) bool {
+	_, isThere := s.known[n]
+	return s.isRead && w.index != 0 && (w.index <= s.index || w.IsZero() && !isThere)
 }
 
 // write brings wishes to the store until ctx ends.
@@ -302,7 +308,7 @@ func (s *Source) written(n name, w wish, index kv.Index) {
 	}
 	w.index = index
 	s.wishes[n] = w
-	if s.isRead && index <= s.index {
+	if s.isKnown(n, w) {
 		delete(s.wishes, n)
 		s.stir()
 	}
@@ -316,8 +322,8 @@ func (s *Source) written(n name, w wish, index kv.Index) {
 // conflictsMax bounds how often a write starts over because the key keeps changing.
 const conflictsMax = 5
 
-// writeOne brings a wish to its key, unless what is there was wanted later. It returns the index at
-// which the store had one of the two.
+// writeOne brings a wish to its key, unless what is there was wanted later. It returns an index since
+// when the store has one of the two.
 func (s *Source) writeOne(ctx context.Context, n name, wanted wish) (kv.Index, error) {
 	o := wanted.Override
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -338,7 +344,7 @@ func (s *Source) writeOne(ctx context.Context, n name, wanted wish) (kv.Index, e
 			there, err := Decode(found.Node.Value)
 			isLater := found.Node.ModifiedIndex > wanted.over && there.At.After(o.At)
 			if err == nil && (isLater || there == o) {
-				return found.Index, nil
+				return found.Node.ModifiedIndex, nil
 			}
 			w.Op, w.PrevIndex = kv.OpCompareAndSwap, found.Node.ModifiedIndex
 			if o.IsZero() {
