@@ -185,8 +185,12 @@ func TestTheLastOfTwoWishesWins(t *testing.T) {
 		there time.Duration // when the one in the store was wanted, after the one here
 		want  Mode
 	}{{-time.Hour, Drain}, {time.Hour, Maintenance}} {
-		store.cut.Store(true)
+		if err := Clear(t.Context(), store, "/services", "web", "a"); err != nil {
+			t.Fatal(err)
+		}
 		s, stop := start(t, store, "")
+		await(t, s, "read", func() bool { return s.Status().IsRead })
+		store.cut.Store(true)
 		if err := s.Set("web", "a", Override{Mode: Drain, At: now}); err != nil {
 			t.Fatal(err)
 		}
