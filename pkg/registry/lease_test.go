@@ -323,3 +323,87 @@ func TestAServerThatIsNotWellIsNotTakenForOneWithoutLeases(t *testing.T) {
 		})
 	}
 }
+
+// Without this, a renewal that was under way when a write had found out left nothing to be done next.
+func TestALeaseThatIsFoundLostDuringARenewalIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		release := make(chan struct{})
+		var renewing atomic.Bool
+		store.fault = func(ctx context.Context, what, _ string) error {
+			if what == "keep-alive" && renewing.CompareAndSwap(false, true) {
+				<-release
+			}
+			return nil
+		}
+		b := leased(t, store, PublisherConfig{})
+		b.Set(many(3))
+		b.mustSettle(t)
+		time.Sleep(DefaultTTL * 2 / 5)
+		if !renewing.Load() {
+			t.Fatal("it is not being renewed")
+		}
+		store.mu.Lock()
+		store.endLease(b.Status().Lease, kv.ActionExpire)
+		store.mu.Unlock()
+		synctest.Wait() // a write finds out
+		close(release)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if status := b.Status(); status.Registered != 3 || status.LeasesLost != 1 || status.Err != nil || store.size() != 3 {
+			t.Errorf("%d keys, %+v", store.size(), status)
+		}
+	})
+}
+
+// Without this, the lease of an earlier run would keep alive what that run wrote where this one does not look.
+func TestALeaseWithKeysElsewhereIsNotCarriedOnWith(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		both := []View{{"/reg", LayoutRegistrator}, {"/services", LayoutJSON}}
+		first := leased(t, store, PublisherConfig{Owner: "m1/agent/s1", Keep: true, Views: both})
+		first.Set(many(3))
+		first.mustSettle(t)
+		first.stop()
+		events := len(store.events)
+		second := leased(t, store, PublisherConfig{Owner: "m1/agent/s2", Keep: true, Views: both[:1]})
+		second.Set(many(3))
+		second.mustSettle(t)
+		time.Sleep(2 * DefaultTTL)
+		synctest.Wait()
+		if n := store.size(); n != 3 || second.Status().Registered != 3 {
+			t.Errorf("%d keys, %+v", n, second.Status())
+		}
+		for _, event := range store.events[events:] {
+			if event.Removes() && strings.HasPrefix(event.Node.Key, "/reg/") {
+				t.Errorf("%s was gone for a while", event.Node.Key)
+			}
+		}
+	})
+}
+
+func TestAStoreThatGrantsLeasesItDoesNotKnowIsNotAskedWithoutPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		store.fault = func(_ context.Context, what, key string) error {
+			if what == "write" {
+				return &kv.Error{Op: "create", Kind: kv.NoLease, Key: key}
+			}
+			time.Sleep(time.Millisecond)
+			return nil
+		}
+		b := leased(t, store, PublisherConfig{})
+		b.Set(many(3))
+		time.Sleep(time.Minute)
+		if n := store.granted; n > 60 {
+			t.Errorf("%d leases in a minute", n)
+		}
+		if n := b.Status().LeasesLost; n < 10 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+		store.mu.Lock()
+		store.fault = nil
+		store.mu.Unlock()
+		b.mustSettle(t)
+	})
+}

@@ -26,6 +26,7 @@ const (
 	refusedMax        = 15 * time.Second
 	requestTimeoutMin = time.Second
 	requestTimeoutMax = 5 * time.Second
+	leasesApart       = 2 * time.Second       // between two that are lost, should the store not know what it has granted
 	verifyInterval    = time.Minute           // between two looks at whether all keys are there
 	spreadEach        = time.Millisecond      // keys that are due together are spread over as much for each
 	spreadMax         = time.Second           // and no more for all

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/backoff"
@@ -30,6 +31,7 @@ type tie struct {
 	heard     time.Time  // when the latest request began by which the store was found to answer
 	tending   bool       // a request of this part is under way
 	tendAt    time.Time  // of the next one; zero: when there is a doubt
+	lost      time.Time  // when a lease has ended last
 	retry     backoff.Backoff
 }
 
@@ -41,17 +43,22 @@ func (p *Publisher) tend(ctx context.Context) {
 	if !p.canTend() || time.Now().Before(p.tendAt) {
 		return
 	}
-	p.tending = true
-	lease := p.lease
+	request, lease := p.probe, p.lease
 	switch {
 	case !p.connected:
-		request := connection{p: p, look: !p.known && isStanding(p.cfg.Owner), desired: p.desired.values}
-		p.begin(ctx, request.make)
+		c := connection{p: p, look: !p.known && isStanding(p.cfg.Owner), desired: p.desired.values}
+		request = c.make
 	case lease != 0:
-		p.begin(ctx, func(ctx context.Context) func() { return p.beat(ctx, lease) })
-	default:
-		p.begin(ctx, p.probe)
+		request = func(ctx context.Context) func() { return p.beat(ctx, lease) }
 	}
+	p.tending = true
+	p.begin(ctx, func(ctx context.Context) func() {
+		apply := request(ctx)
+		return func() {
+			p.tending = false
+			apply()
+		}
+	})
 }
 
 // canTend reports whether a request may be made. What earlier runs left without naming themselves
@@ -119,7 +126,7 @@ func (c *connection) try(ctx context.Context) (err error) {
 		}
 		return c.p.ask(ctx)
 	}
-	if c.left.lease != 0 {
+	if c.left.lease != 0 && c.isWhole(ctx) {
 		switch lease, err := leaser.KeepAlive(ctx, c.left.lease); {
 		case err == nil && lease.TTL == c.p.cfg.TTL:
 			c.lease, c.renewed = lease.ID, true
@@ -131,6 +138,20 @@ func (c *connection) try(ctx context.Context) (err error) {
 	c.started = time.Now()
 	c.lease, err = c.p.grant(ctx)
 	return err
+}
+
+// isWhole reports whether all that is attached to the lease of an earlier run was found: what was not
+// would live as long as the lease, whoever wants it.
+func (c *connection) isWhole(ctx context.Context) bool {
+	lease, err := c.p.cfg.Leaser.Lease(ctx, c.left.lease)
+	if err != nil {
+		return isOutage(err) // renewing it will say so
+	}
+	found := make(map[string]bool, len(c.left.found))
+	for _, r := range c.left.found {
+		found[r.node.Key] = true
+	}
+	return !slices.ContainsFunc(lease.Keys, func(key string) bool { return !found[key] })
 }
 
 // grant returns a new lease, or 0 from a store that has none: it refuses to know what a lease is,
@@ -189,7 +210,9 @@ func (p *Publisher) beat(ctx context.Context, lease kv.LeaseID) func() {
 		// Perhaps because of one key, which would take all others along.
 		if other, failed := p.cfg.Leaser.Grant(ctx, p.cfg.TTL); failed == nil {
 			return func() {
-				p.lease = other.ID
+				if p.lease == lease {
+					p.lease = other.ID
+				}
 				p.tended(started, nil)
 				p.scatter()
 			}
@@ -212,7 +235,6 @@ func (p *Publisher) probe(ctx context.Context) func() {
 
 // tended notes how a request of this part has ended, and when the next one is due.
 func (p *Publisher) tended(started time.Time, err error) {
-	p.tending = false
 	if kv.Is(err, kv.NoLease) { // it has answered
 		err = nil
 	} else if err == nil && p.lease != 0 {
@@ -228,7 +250,10 @@ func (p *Publisher) tended(started time.Time, err error) {
 	}
 	p.doubtful, p.tendAt = false, time.Time{}
 	p.heard = started
-	if p.lease != 0 {
+	switch {
+	case !p.connected: // the lease was found lost meanwhile
+		p.tendAt = now
+	case p.lease != 0:
 		p.tendAt = now.Add(heartbeat(p.cfg.TTL))
 	}
 	over := p.outage != nil
@@ -250,7 +275,12 @@ func (p *Publisher) loseLease(id kv.LeaseID) {
 	if id == 0 || id != p.lease {
 		return // of before
 	}
-	p.connected, p.lease, p.tendAt = false, 0, time.Now()
+	now := time.Now()
+	p.connected, p.lease, p.tendAt = false, 0, now
+	if again := p.lost.Add(leasesApart); again.After(now) {
+		p.tendAt = again
+	}
+	p.lost = now
 	p.status.LeasesLost++
 	p.say(slog.LevelWarn, "the lease has ended, and all registrations with it; registering them again", "lease", id.String())
 	for _, e := range p.entries {
