@@ -153,3 +153,42 @@ func TestTheUnitOfKvconfdKeepsAFileUpToDate(t *testing.T) {
 		t.Errorf("kvconfd ended with %s", got)
 	}
 }
+
+func TestTheUnitOfKvagentRegistersUnitsWithoutDockerAndRemembersWhatOperatorsWant(t *testing.T) {
+	h := install(t)
+	h.Must("systemctl", "start", "kvd.service")
+	h.Must("mkdir", "-p", "/srv/www")
+	h.Write("/etc/systemd/system/web.service", "[Service]\nExecStart=/usr/bin/busybox httpd -f -p 8080 -h /srv/www\n[X-Kvd]\nService=web\nPort=8080\nId=one\n")
+	h.Must("systemctl", "daemon-reload")
+	h.Must("systemctl", "start", "kvagent.service", "web.service")
+	state := func(want string) func() string {
+		return func() string {
+			if got, err := h.Exec("kvctl", "get", "/services/web/one"); err != nil || !strings.Contains(got, `"state":"`+want+`"`) {
+				return got
+			}
+			return ""
+		}
+	}
+	h.await(t, "the unit is registered", state("up"))
+	if got := h.Must("kvagent", "explain", "web.service"); !strings.Contains(got, "web/one is registered as up") {
+		t.Errorf("explained is %s", got)
+	}
+	h.Must("kvagent", "drain", "web.service")
+	h.await(t, "it drains", state("draining"))
+	h.Must("systemctl", "kill", "-s", "KILL", "kvagent.service")
+	h.await(t, "kvagent is back", func() string {
+		if n := h.property("kvagent.service", "NRestarts"); n != "1" || h.property("kvagent.service", "ActiveState") != "active" {
+			return n
+		}
+		return ""
+	})
+	if why := state("draining")(); why != "" {
+		t.Errorf("after it was killed: %s", why)
+	}
+	h.Must("kvagent", "ready", "web.service")
+	h.await(t, "it is up again", state("up"))
+	h.Must("systemctl", "stop", "kvagent.service")
+	if got := h.property("kvagent.service", "Result"); got != "success" {
+		t.Errorf("kvagent ended with %s", got)
+	}
+}
