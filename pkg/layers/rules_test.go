@@ -47,6 +47,7 @@ var plan = []layer{
 	{"pkg/etcdv2", []string{"pkg/kv"}, "wire forms translate the vocabulary and nothing else"},
 	{"pkg/kvclient", []string{"pkg/kvclient/...", "pkg/etcdv2", "pkg/kv", "pkg/backoff", "pkg/pace", "pkg/clock", "pkg/discovery", "pkg/tlsconfig", "pkg/program"}, "a client knows the wire, not what its users keep there"},
 	{"pkg/kvclient/etcdtest", []string{"e2e/parts", "pkg/..."}, "it starts a real part for tests"},
+	{"pkg/workload/files", []string{"pkg/workload", "pkg/fuzztest"}, "it reads what is written, whoever acts on it"},
 	{"pkg/workload/docker/dockertest", nil, "an engine for tests speaks the API, whoever asks it"},
 	{"pkg/fuzztest", nil, "how much a parser takes is measured the same whatever it parses"},
 	{"pkg/mirror", []string{"pkg/kvclient", "pkg/kv", "pkg/backoff"}, "a copy of keys is the same whatever they mean"},
