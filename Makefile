@@ -72,6 +72,7 @@ soak-cluster:
 soak-registration:
 	KVD_MOVES=$(or $(MOVES),500) $(GO) test ./e2e/moves -count=1 -v -timeout 2h
 	KVD_REGISTRATION_CONTAINERS=$(or $(CONTAINERS),300) $(GO) test ./e2e/registration -run TestTheRegistryEquals -count=1 -v -timeout 2h
+	KVD_SYSTEMD_ROUNDS=$(or $(ROUNDS),10) KVD_SYSTEMD_OUTAGE=60s KVD_SYSTEMD_WITHIN=2s $(GO) test ./e2e/systemd -run WhateverHappens -count=1 -v -timeout 2h
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \

@@ -158,6 +158,7 @@ type follower struct {
 }
 
 func TestWithASidekickTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
+	t.Parallel() // each waits for its own host most of the time
 	s := newScene(t)
 	s.sidekicks()
 	s.asksTheSidekick()
@@ -165,6 +166,7 @@ func TestWithASidekickTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
 }
 
 func TestWithKvagentTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
+	t.Parallel() // each waits for its own host most of the time
 	s := newScene(t)
 	s.sections()
 	s.host.Must("systemctl", "start", agentUnit)
@@ -202,7 +204,6 @@ const agentUnit = "kvagent.service"
 // readers hear of it.
 func (s *scene) sections() {
 	h := s.host
-	h.Must("groupadd", "--system", "docker") // which comes with an engine
 	h.Write("/etc/kvd/kvagent.env", fmt.Sprintf("KVAGENT_ENDPOINTS=%s\nKVAGENT_SOURCE=systemd\nKVAGENT_TTL=%v\n", s.store.URL, ttl))
 	h.Write("/etc/systemd/system/app@.service.d/kvd.conf", fmt.Sprintf(`[X-Kvd]
 Service=web
