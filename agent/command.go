@@ -92,6 +92,9 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 	if err := s.settle(arguments, isTLS, env.Origins["endpoints"] == program.OriginFlag); err != nil {
 		return usage(err)
 	}
+	if s.uri != nil && !given(env.Origins, "docker-host") {
+		s.dockerHost = engineOf(registratorSocket)
+	}
 	views, err := s.views()
 	if err != nil {
 		return usage(err)
@@ -131,7 +134,7 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 	if s.once {
 		return runOnce(ctx, a, env.Stdout)
 	}
-	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: prefix, Name: options.Host, Address: options.Address, Log: env.Log})
+	beside, err := open(s.companions, host{Store: client, Config: s.store, Prefix: prefix, Name: options.Host, Address: options.Address, Engine: s.dockerHost, Log: env.Log})
 	if err != nil {
 		return usage(err)
 	}

@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/workload/docker"
 )
 
 // registrator holds registrator's settings that mean something else here, or nothing any more. Those
@@ -86,6 +89,24 @@ func elsewhere() map[string]string {
 		"useIpFromEnv":     "use --use-ip-from-label, or the label kvd.SERVICE.address of the container",
 		"useIpFromNetwork": "use --internal --network NAME, or the label kvd.SERVICE.network of the container",
 	}
+}
+
+// registratorSocket is where registrator looks for the engine, which its users mount there:
+// -v /var/run/docker.sock:/tmp/docker.sock.
+const registratorSocket = "/tmp/docker.sock"
+
+// engineOf returns the engine of registrator's users who name none: at socket if one is there, else the
+// default one. Everybody may make a socket in /tmp, so that one counts only if it belongs to root or to
+// whom this program runs as.
+func engineOf(socket string) string {
+	info, err := os.Lstat(socket)
+	if err != nil || info.Mode().Type() != os.ModeSocket {
+		return docker.DefaultHost
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return docker.DefaultHost
+	}
+	return "unix://" + socket
 }
 
 // uri is registrator's argument: which store, and where and how to write there.

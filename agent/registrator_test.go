@@ -2,14 +2,17 @@ package agent
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/pkg/workload"
+	"github.com/kvd-io/kvd/pkg/workload/docker"
 )
 
 // keys are what registrator's layout has of offers: NAME/ID = ADDRESS:PORT.
@@ -136,6 +139,37 @@ func TestRegistratorsArgumentSaysWhereAndHow(t *testing.T) {
 	}
 	if u, err := parseURI("etcd://h:1/p", true); err != nil || u.endpoints[0] != "https://h:1" {
 		t.Errorf("with TLS: %+v, %v", u, err)
+	}
+}
+
+func TestRegistratorsSocketIsUsedWhereItIsMounted(t *testing.T) {
+	socket := t.TempDir() + "/docker.sock"
+	if got := engineOf(socket); got != docker.DefaultHost {
+		t.Errorf("without a socket: %s", got)
+	}
+	if err := os.WriteFile(socket, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := engineOf(socket); got != docker.DefaultHost {
+		t.Errorf("with a file that is no socket: %s", got)
+	}
+	os.Remove(socket)
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if got, want := engineOf(socket), "unix://"+socket; got != want {
+		t.Errorf("with a socket: %s, want %s", got, want)
+	}
+	if os.Geteuid() != 0 {
+		return // who is not root cannot give it away
+	}
+	if err := os.Chown(socket, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if got := engineOf(socket); got != docker.DefaultHost {
+		t.Errorf("with a socket of somebody else: %s", got)
 	}
 }
 

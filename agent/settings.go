@@ -72,7 +72,7 @@ func (s *settings) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&s.explicit, "explicit", false, "register only containers that name their service")
 	flags.StringVar(&s.tags, "tags", "", "comma-separated `tags` to add to every registration, or a template of such, as registrator has them")
 	flags.StringSliceVar(&s.sources, "source", nil, "where services come from: docker, systemd and file; may be repeated (default: each that is there, or comes)")
-	flags.StringVar(&s.dockerHost, "docker-host", docker.DefaultHost, "`address` of the engine, unix:///PATH or tcp://HOST:PORT")
+	flags.StringVar(&s.dockerHost, "docker-host", docker.DefaultHost, "`address` of the engine, unix:///PATH or tcp://HOST:PORT; with registrator's argument "+registratorSocket+" if that is there")
 	flags.StringVar(&s.servicesDir, "services-dir", defaultServicesDir, "`directory` of YAML files that describe services")
 	flags.DurationVar(&s.hold, "engine-timeout", time.Minute, "how long registrations outlive an engine, or another source, that does not answer; 0: for ever")
 	flags.StringVar(&s.stateDir, "state-dir", "", "`directory` that remembers what operators want over restarts, until the store has been read (default: nothing is kept)")

@@ -30,7 +30,7 @@ func host(t *testing.T) *parts.MachineHost {
 	server("progrium/redis", "6379", "6379")
 	server("dockerfile/redis", "6379", "6379")
 	server("progrium/nginx", "80 443", "80", "443")
-	m.Image("gliderlabs/registrator", []string{filepath.Join(programs, "kvagent")}, `ENTRYPOINT ["/bin/kvagent"]`, "ENV DOCKER_HOST=unix:///tmp/docker.sock")
+	m.Image("gliderlabs/registrator", []string{filepath.Join(programs, "kvagent")}, `ENTRYPOINT ["/bin/kvagent"]`)
 	folder := t.TempDir()
 	m.Must("kvd --data-dir " + folder + "/data >" + folder + "/log 2>&1 &") // it ends with the machine
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
