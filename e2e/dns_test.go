@@ -230,7 +230,7 @@ func TestManyInstancesFitIntoAnAnswerOverTCP(t *testing.T) {
 func newNetwork(t *testing.T, bridge string) (name, gateway string) {
 	t.Helper()
 	name = fmt.Sprintf("%s-%d", bridge, os.Getpid())
-	parts.DockerCommand(t, "network", "create", "--label", "kvd.test", "-o", "com.docker.network.bridge.name="+bridge, name)
+	parts.DockerCommand(t, "network", "create", "--label", "kvd-test", "-o", "com.docker.network.bridge.name="+bridge, name)
 	t.Cleanup(func() { parts.DockerCommand(t, "network", "rm", name) })
 	return name, parts.DockerCommand(t, "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", name)
 }

@@ -131,7 +131,7 @@ func TestAContainerUsesTheStoreOverItsBridge(t *testing.T) {
 		t.Fatal(err)
 	}
 	network := fmt.Sprintf("kvd-gw-%d", os.Getpid())
-	parts.DockerCommand(t, "network", "create", "--label", "kvd.test", network)
+	parts.DockerCommand(t, "network", "create", "--label", "kvd-test", network)
 	t.Cleanup(func() { exec.Command("docker", "network", "rm", network).Run() })
 	g := start(t, urls(cluster), func(cfg *Config) {
 		cfg.Listen = []string{"docker0:0"}

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// containerLabel marks what tests have started: docker ps --filter label=kvd.test
-const containerLabel = "kvd.test"
+// containerLabel marks what tests have started: docker ps --filter label=kvd-test
+const containerLabel = "kvd-test"
 
 // serve is what a container of BusyboxImage runs: an HTTP server that answers with the
 // container's host name on every port in $PORTS, and ends at once when it is told to.

@@ -197,7 +197,7 @@ func TestTheNetworkOfAnotherContainerIsFollowedToItsOwner(t *testing.T) {
 	joined := parts.RunContainer(t, []string{"--network", "container:" + owner, "-e", "PORTS=80"})
 	image := parts.DockerCommand(t, "commit", "-c", "EXPOSE 80", joined)
 	defer parts.DockerCommand(t, "rmi", image)
-	exposing := parts.DockerCommand(t, "run", "-d", "--label", "kvd.test", "--network", "container:"+owner, image, "sleep", "1000")
+	exposing := parts.DockerCommand(t, "run", "-d", "--label", "kvd-test", "--network", "container:"+owner, image, "sleep", "1000")
 	defer parts.DockerCommand(t, "rm", "-f", exposing)
 	w := f.untilOne(exposing, "it runs", func(w workload.Workload) bool { return w.State == workload.Running && w.NetworkOf == owner })
 	own := find(f.last, owner)
