@@ -22,9 +22,9 @@ const (
 var errUnfetched = errors.New("a document could not be fetched")
 
 // fetcher is httpGet for templates: it asks each server and for each document seldom, however many
-// workloads there are. The zero value is ready for use, and safe for concurrent use.
+// workloads there are. Use newFetcher. It is safe for concurrent use.
 type fetcher struct {
-	client http.Client // its Timeout is set
+	client http.Client
 
 	mu     sync.Mutex // guards the fields below; held while fetching, so that one document is asked for once
 	kept   map[string]fetched

@@ -45,21 +45,9 @@ type Options struct {
 type Refusal struct {
 	Source   string
 	Workload string // its name
-	Port     int    // 0: the whole workload, or a service of its own
-	Service  string // of its own labels; "" for all others
+	Port     int    // 0: the whole workload, or a service without one
 	Reason   string
 	Mistake  bool // somebody wrote something that cannot be used
-}
-
-// about says in a few words what of the workload is meant, "" for all of it.
-func (r Refusal) about() string {
-	switch {
-	case r.Service != "":
-		return r.Service
-	case r.Port != 0:
-		return fmt.Sprint(r.Port)
-	}
-	return ""
 }
 
 // Offer is one instance of a service that a workload has.

@@ -281,7 +281,7 @@ func (r *reader) life(w *wish) {
 		r.leaveOut(optionUnhealthy, "must be remove or mark")
 	}
 	w.keepLast = r.yes(optionKeepLast, false)
-	w.noDrain = !r.yes(optionDrain, true)
+	w.noDrain = !r.yes(optionDrain, true) // for how long is not ours to say: until the workload has ended
 }
 
 // yes reads a switch.
