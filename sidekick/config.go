@@ -108,7 +108,10 @@ func (cfg *Config) plan(ctx context.Context) (plan, error) {
 	if err != nil {
 		return p, fmt.Errorf("--check: %w", err)
 	}
-	if _, always := check.(health.None); !always {
+	if engine, of := check.(health.Engine); of && (engine.Name != "systemd" || cfg.Unit == "") {
+		return p, fmt.Errorf("--check %s: kvsidekick asks no engine; with --unit there is --check systemd", engine.Name)
+	}
+	if health.Asks(check) {
 		monitor := cfg.Monitor
 		monitor.Check, p.monitor = check, &monitor
 	}
