@@ -137,7 +137,7 @@ func (s *section) set(name, value string) error {
 	case name == "Meta":
 		key, text, ok := strings.Cut(value, "=")
 		if key = strings.TrimSpace(key); !ok || key == "" {
-			return fmt.Errorf("Meta=%s: must be KEY=VALUE", cut(value))
+			return fmt.Errorf("setting Meta=%s: must be KEY=VALUE", cut(value))
 		}
 		s.meta[key] = strings.TrimSpace(text)
 	case !known && name != "Service" && name != "Ignore":

@@ -60,7 +60,7 @@ func TestMistakesInSectionsAreToldWithTheirPlace(t *testing.T) {
 		"[X-Kvd]\nPort=1\nNetwork=x\n":                                     "/1:3: unknown setting Network=",
 		"[X-Kvd]\nPort=1\nnonsense\n":                                      `/1:3: "nonsense" is no setting; expected NAME=VALUE`,
 		"[X-Kvd]\nPort=1\nCheck=exec:%t/x\n":                               "/1:3: Check=exec:%t/x: %t is not known here; there are %n %N %p %P %i %I %j %J %H %l, and %% for a percent sign",
-		"[X-Kvd]\nPort=1\nMeta=zone\n":                                     "/1:3: Meta=zone: must be KEY=VALUE",
+		"[X-Kvd]\nPort=1\nMeta=zone\n":                                     "/1:3: setting Meta=zone: must be KEY=VALUE",
 		"[X-Kvd]\nPort=1\nIgnore=perhaps\n":                                "[X-Kvd]: Ignore=perhaps: must be yes or no",
 		"[X-Kvd]\nCheck=tcp\n":                                             "[X-Kvd]: Port= is missing: the number of the port on which my-app answers, or none",
 		"[X-Kvd a]\nService=web\nPort=1\n[X-Kvd b]\nService=web\nPort=2\n": "[X-Kvd b]: names the service web, as [X-Kvd a] does; give one of them another Service=",
