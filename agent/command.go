@@ -88,6 +88,9 @@ func usage(err error) error { return &program.ExitError{Code: program.ExitUsage,
 func (s *settings) run(ctx context.Context, arguments []string) error {
 	env := program.EnvFrom(ctx)
 	s.isSocketAsked = given(env.Origins, "socket")
+	if given(env.Origins, "ttl") {
+		s.givenTTL = s.ttl
+	}
 	isTLS := s.store.CAFile != "" || s.store.CertFile != ""
 	if err := s.settle(arguments, isTLS, env.Origins["endpoints"] == program.OriginFlag); err != nil {
 		return usage(err)
@@ -212,7 +215,7 @@ func (s *settings) open(env *program.Env) ([]Source, error) {
 	}
 	var list []Source
 	if wanted(SourceDocker, true) {
-		config := docker.Config{Host: s.dockerHost, Hold: s.hold, Log: log}
+		config := docker.Config{Host: s.dockerHost, Hold: s.hold, FailedHold: s.registrator.failedHold(s.givenTTL), Log: log}
 		if _, err := docker.New(config); err != nil {
 			return nil, fmt.Errorf("--docker-host: %w", err)
 		}

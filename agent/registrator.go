@@ -32,10 +32,10 @@ func (r *registrator) addFlags(flags *pflag.FlagSet) {
 	flags.DurationVar(&r.ttlRefresh, "ttl-refresh", 0, "a setting of registrator: registrations are renewed every third of --ttl")
 	flags.DurationVar(&r.resync, "resync", 0, "a setting of registrator: containers are compared with registrations all the time")
 	flags.BoolVar(&r.cleanup, "cleanup", false, "a setting of registrator: what an earlier run has left is always removed")
-	flags.StringVar(&r.deregister, "deregister", "always", "a setting of registrator: containers that have ended are always removed")
+	flags.StringVar(&r.deregister, "deregister", "always", "`which` containers that have ended are removed: always, or on-success, as registrator has it: one that has failed stays for --ttl if that is given, else until it is started again or removed from the engine")
 	flags.IntVar(&r.retryAttempts, "retry-attempts", 0, "a setting of registrator: the store is waited for as long as it takes")
 	flags.IntVar(&r.retryInterval, "retry-interval", 2000, "a setting of registrator: the store is asked again after at most 4 s")
-	for _, name := range []string{"ttl-refresh", "resync", "cleanup", "deregister", "retry-attempts", "retry-interval"} {
+	for _, name := range []string{"ttl-refresh", "resync", "cleanup", "retry-attempts", "retry-interval"} {
 		flags.Lookup(name).Hidden = true
 	}
 }
@@ -45,6 +45,18 @@ func (r *registrator) validate() error {
 		return fmt.Errorf("--deregister %q: registrator knows always and on-success", r.deregister)
 	}
 	return nil
+}
+
+// failedHold is how long a container that has failed stays registered. ttl is the one that was given, 0 if
+// none was: then registrator's registrations have no end.
+func (r *registrator) failedHold(ttl time.Duration) time.Duration {
+	switch {
+	case r.deregister != "on-success":
+		return 0
+	case ttl == 0:
+		return docker.Always
+	}
+	return ttl
 }
 
 // tell logs what the settings that were given mean here.
@@ -59,10 +71,6 @@ func (r *registrator) tell(origins map[string]program.Origin, log *slog.Logger) 
 		if given(origins, name) {
 			log.Info("a setting of registrator has no effect here", "setting", name, "because", meaning)
 		}
-	}
-	if r.deregister == "on-success" {
-		log.Warn("a setting of registrator has no effect here", "setting", "deregister on-success",
-			"because", "a container that has ended serves nobody, however it ended: its registration is always removed")
 	}
 }
 

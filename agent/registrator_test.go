@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/pkg/workload"
 	"github.com/kvd-io/kvd/pkg/workload/docker"
@@ -139,6 +140,23 @@ func TestRegistratorsArgumentSaysWhereAndHow(t *testing.T) {
 	}
 	if u, err := parseURI("etcd://h:1/p", true); err != nil || u.endpoints[0] != "https://h:1" {
 		t.Errorf("with TLS: %+v, %v", u, err)
+	}
+}
+
+func TestWhatHasFailedStaysAsLongAsRegistratorsUsersAskFor(t *testing.T) {
+	for _, c := range []struct {
+		deregister string
+		ttl, want  time.Duration
+	}{
+		{"always", 0, 0},
+		{"always", time.Minute, 0},
+		{"on-success", 0, docker.Always},
+		{"on-success", time.Minute, time.Minute},
+	} {
+		r := registrator{deregister: c.deregister}
+		if got := r.failedHold(c.ttl); got != c.want {
+			t.Errorf("-deregister %s -ttl %v: %v, want %v", c.deregister, c.ttl, got, c.want)
+		}
 	}
 }
 

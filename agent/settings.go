@@ -30,6 +30,7 @@ type settings struct {
 	prefix   string
 	layouts  []string
 	ttl      time.Duration
+	givenTTL time.Duration // 0: none was, ttl is the default
 	withdraw bool
 
 	host         string

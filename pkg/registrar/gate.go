@@ -23,6 +23,7 @@ type gate struct {
 	checking *checking      // nil while nothing is checked
 	verdict  health.Verdict // of the monitor, since the workload started
 	passed   bool           // all checks have passed at some time since the workload started
+	stays    bool           // when the workload failed its instance was in use: its record stays
 
 	gone   bool // while it fails: another instance is up, so that this one need not be kept
 	now    decision
@@ -58,10 +59,18 @@ func (g *gate) follow(offer Offer) (start bool) {
 		g.verdict, g.passed, g.gone = health.Verdict{}, false, false
 	}
 	wants := offer.State == workload.Running && hasCheck(offer)
+	if offer.State != before.State {
+		g.stays = offer.State == workload.Failed && g.isInUse()
+	}
 	if g.checking != nil && (!wants || g.checking.check != offer.Monitor.Check.String()) {
 		g.stop()
 	}
 	return wants && g.checking == nil
+}
+
+// isInUse reports whether the instance is up, or would be but for an operator.
+func (g *gate) isInUse() bool {
+	return g.now.state == registry.StateUp || g.now.phase == Draining || g.now.phase == Maintenance
 }
 
 // hasCheck reports whether there is anything to find out beyond what the engine says.
@@ -143,7 +152,9 @@ func (g *gate) next(draining bool) decision {
 		return as(Stopping, registry.StateDraining, "its workload was told to stop")
 	case g.offer.State == workload.Stopping:
 		return as(Stopping, "", "its workload was told to stop")
-	case g.offer.State != workload.Running:
+	case g.offer.State == workload.Failed && !g.stays:
+		return as(Failed, "", "its workload has failed")
+	case g.offer.State != workload.Running && g.offer.State != workload.Failed:
 		return as(Starting, "", fmt.Sprintf("its workload is %s", g.offer.State))
 	case failure != nil && !g.passed:
 		return as(Checking, "", failure.Error())
@@ -160,6 +171,9 @@ func (g *gate) next(draining bool) decision {
 		return as(Draining, registry.StateDraining, wish(g.override))
 	case draining:
 		return as(Draining, registry.StateDraining, "this registrar is about to stop")
+	case g.offer.State == workload.Failed:
+		d.kept = true
+		return as(Failed, registry.StateUp, "its workload has failed, and its record is kept as asked for")
 	}
 	return as(Up, registry.StateUp, "")
 }
@@ -183,6 +197,8 @@ var errNotTried = errors.New("its first check has not ended")
 // failure says why the workload is not healthy, nil if it is.
 func (g *gate) failure() error {
 	switch said := g.offer.Health; {
+	case g.offer.State == workload.Failed: // there is nobody to ask
+		return nil
 	case said != workload.HealthUnknown && said != workload.HealthHealthy:
 		return fmt.Errorf("the engine says that it is %s", said)
 	case !hasCheck(g.offer) || g.verdict.Healthy:
@@ -198,7 +214,7 @@ func (g *gate) failure() error {
 // tell logs a new phase.
 func (g *gate) tell(next decision, log *slog.Logger) {
 	level := slog.LevelInfo
-	if next.phase == Unhealthy || next.phase == Held {
+	if next.phase == Unhealthy || next.phase == Held || next.phase == Failed {
 		level = slog.LevelWarn
 	}
 	log.Log(context.Background(), level, string(next.phase), g.args(next.reason)...)

@@ -42,7 +42,7 @@ type Offer struct {
 	Source   string          // who found it: "docker", "systemd", "file" or "command"
 	Workload string          // the container, unit or command it belongs to, for people
 	Run      string          // changes when the workload starts anew: it has to pass its checks again
-	State    workload.State  // only Running is registered; Stopping drains
+	State    workload.State  // only Running is registered; Stopping drains; with Failed what was in use stays
 
 	// Health is the engine's own verdict; HealthUnknown if there is none, or it is not to count.
 	Health workload.Health
@@ -67,6 +67,7 @@ const (
 	Draining        Phase = "draining"          // an operator, or Drain, wants no new work for it
 	Maintenance     Phase = "maintenance"       // an operator has taken it out
 	Stopping        Phase = "stopping"          // its workload was told to stop
+	Failed          Phase = "failed"            // its workload has ended by itself with an error
 	Held            Phase = "held"              // somebody else has its key
 	WaitingForStore Phase = "waiting-for-store" // it should be registered and the store does not answer
 )
@@ -79,7 +80,7 @@ type Entry struct {
 	Reason   string         // why, in a few words; "" if all is well
 	State    string         // of its record in the registry as it should be; "" if it has none
 	Weight   int            // of its record
-	Kept     bool           // it is registered as up although it fails: it is the last one
+	Kept     bool           // it is registered as up although it fails: it is the last one, or its workload has Failed
 	Verdict  health.Verdict // of the Monitor
 	Override override.Override
 	Keys     []registry.KeyStatus // of its record, one for each view

@@ -215,6 +215,65 @@ func TestAStoppingWorkloadDrainsIfItWasUpOrMayHaveBeen(t *testing.T) {
 	})
 }
 
+func TestWhatWasInUseWhenItsWorkloadFailedStaysUntilItIsTakenAway(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, w *wishes) {
+		check := &scripted{name: "tcp"}
+		running := offer("a", "1", check)
+		failed := running
+		failed.State = workload.Failed
+
+		r.Set([]Offer{failed})
+		expect(t, r, Failed, "")
+		r.Set([]Offer{running})
+		expect(t, r, Checking, "")
+		r.Set([]Offer{failed})
+		expect(t, r, Failed, "") // it was never up
+
+		check.well.Store(true)
+		r.Set([]Offer{running})
+		time.Sleep(time.Minute)
+		expect(t, r, Up, registry.StateUp)
+		r.Set([]Offer{failed})
+		check.well.Store(false)
+		asked := check.asked.Load()
+		time.Sleep(time.Minute)
+		if e := expect(t, r, Failed, registry.StateUp); !e.Kept {
+			t.Error("its record does not say that it is kept")
+		}
+		if check.asked.Load() != asked {
+			t.Error("what has ended is still asked")
+		}
+		w.want(override.Override{Mode: override.Drain})
+		expect(t, r, Draining, registry.StateDraining)
+		w.want(override.Override{})
+		expect(t, r, Failed, registry.StateUp)
+
+		anew := offer("a", "2", check)
+		r.Set([]Offer{anew})
+		expect(t, r, Checking, "")
+		r.Set(nil)
+		synctest.Wait()
+		if entries := r.Entries(); len(entries) > 0 {
+			t.Errorf("what was taken away is still there: %+v", entries)
+		}
+	})
+}
+
+func TestWhatWasUnhealthyWhenItsWorkloadFailedGoes(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		o := offer("a", "1", nil)
+		o.Unhealthy = UnhealthyMark
+		r.Set([]Offer{o})
+		expect(t, r, Up, registry.StateUp)
+		o.Health = workload.HealthUnhealthy
+		r.Set([]Offer{o})
+		expect(t, r, Unhealthy, registry.StateUnhealthy)
+		o.State = workload.Failed
+		r.Set([]Offer{o})
+		expect(t, r, Failed, "")
+	})
+}
+
 func TestOperatorsAreObeyed(t *testing.T) {
 	in(t, func(t *testing.T, r *Registrar, w *wishes) {
 		check := &scripted{name: "a"}

@@ -30,7 +30,7 @@ type Record struct {
 	Port     int               `json:"port"`     // 0: the service has none
 	Protocol string            `json:"protocol"` // "tcp" or "udp"
 	State    string            `json:"state"`
-	Kept     bool              `json:"kept,omitempty"`   // up as the last one of its service, although its check fails
+	Kept     bool              `json:"kept,omitempty"`   // up although it fails: as the last one of its service, or because whoever runs it wants what has ended to be found
 	Weight   int               `json:"weight,omitempty"` // 1 to WeightMax; 0 leaves it to the reader
 	Tags     []string          `json:"tags,omitempty"`
 	Meta     map[string]string `json:"meta,omitempty"`

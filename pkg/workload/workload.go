@@ -20,6 +20,7 @@ const (
 	Running  State = "running"  // may be offered, once its checks pass
 	Stopping State = "stopping" // was told to stop and may still answer: drain it
 	Stopped  State = "stopped"  // ended, failed or gone
+	Failed   State = "failed"   // ended by itself with an error, and kept in sight by a source that was asked to
 )
 
 // Health is what an engine itself says about a workload.

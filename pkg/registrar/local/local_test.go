@@ -169,7 +169,7 @@ func TestTheMetricsAreWhatPrometheusReads(t *testing.T) {
 			t.Errorf("%s: %v", name, family)
 		}
 	}
-	if phases := families["kvd_registrar_instances"]; phases == nil || len(phases.Metric) != 9 {
+	if phases := families["kvd_registrar_instances"]; phases == nil || len(phases.Metric) != 10 {
 		t.Errorf("phases %v", phases)
 	}
 }

@@ -12,7 +12,7 @@ import (
 // phases are all in which an instance can be.
 var phases = []registrar.Phase{
 	registrar.Starting, registrar.Checking, registrar.Up, registrar.Unhealthy, registrar.Draining,
-	registrar.Maintenance, registrar.Stopping, registrar.Held, registrar.WaitingForStore,
+	registrar.Maintenance, registrar.Stopping, registrar.Failed, registrar.Held, registrar.WaitingForStore,
 }
 
 // sample is one value of a metric.
@@ -49,7 +49,7 @@ func WriteMetrics(w io.Writer, r Report) {
 		inPhase = append(inPhase, sample{"phase", string(phase), float64(count[phase])})
 	}
 	metric("instances", "gauge", "Instances that this host offers, by where they stand.", inPhase...)
-	metric("kept", "gauge", "Instances that are registered although they fail their checks: each is the last one.", one(float64(kept)))
+	metric("kept", "gauge", "Instances that are registered although they fail: as the last one, or because what has ended is to be found.", one(float64(kept)))
 	metric("wanted", "gauge", "Keys that are to be in the store.", one(float64(r.Store.Wanted)))
 	metric("registered", "gauge", "Keys that are in the store as they are to be.", one(float64(r.Store.Registered)))
 	metric("store_up", "gauge", "1 while the store answers and nothing is wrong with any key.", one(bit(r.Store.Up)))

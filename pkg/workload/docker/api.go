@@ -306,6 +306,7 @@ type details struct {
 		Status                            string
 		Running, Paused, Restarting, Dead bool
 		Pid                               int
+		ExitCode                          int
 		StartedAt                         string
 		Health                            *struct{ Status string }
 	}

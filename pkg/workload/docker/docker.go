@@ -13,6 +13,7 @@
 //	Run          the time of its start: another one after every start
 //	State        Running while it runs; Starting while it is paused (Reason "paused"); Stopping
 //	             from its stop signal or a SIGKILL on. A container that does not run is left out.
+//	             With Config.FailedHold one that has failed is Failed for that long.
 //	Health       the verdict of its HEALTHCHECK, unknown when it has none
 //	Addresses    of every network it is attached to, IPv4 where there is one
 //	Addresses6   the IPv6 addresses of these

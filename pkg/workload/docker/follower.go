@@ -25,6 +25,12 @@ type container struct {
 	here   bool      // its process was seen on this machine
 }
 
+// failure is a container that has failed.
+type failure struct {
+	workload.Workload           // as it was last
+	until             time.Time // when it is left out; zero: not by itself
+}
+
 // follower holds what is known of the engine's containers over all its connections. Its fields
 // belong to the goroutine of Run.
 type follower struct {
@@ -33,6 +39,7 @@ type follower struct {
 	hints    *hints
 	known    map[string]*container
 	stopping map[string]time.Time // until when a container counts as stopping
+	failed   map[string]*failure  // containers that do not run any more and are told all the same
 	silent   map[string]bool      // containers that run, as far as can be known, but of which the engine has told nothing yet
 
 	stale    bool              // known, stopping or silent has changed since next was made
@@ -45,7 +52,7 @@ type follower struct {
 
 func newFollower(s *Source, out chan<- workload.Snapshot) *follower {
 	return &follower{Source: s, out: out, hints: newHints(), known: map[string]*container{}, stopping: map[string]time.Time{},
-		silent: map[string]bool{}, complain: map[string]string{}, stale: true}
+		failed: map[string]*failure{}, silent: map[string]bool{}, complain: map[string]string{}, stale: true}
 }
 
 // learn takes in what the engine has said about a container.
@@ -57,13 +64,10 @@ func (f *follower) learn(a answer) {
 	}
 	before := f.known[a.id]
 	if !a.runs {
-		if before != nil {
-			delete(f.known, a.id)
-			delete(f.stopping, a.id)
-			f.stale = true
-		}
+		f.ended(a)
 		return
 	}
+	delete(f.failed, a.id)
 	now := &container{running: a.running, print: a.print, seen: time.Now()}
 	if now.here = before != nil && before.here && before.PID == now.PID; !now.here {
 		now.here = now.isHere()
@@ -75,6 +79,33 @@ func (f *follower) learn(a answer) {
 	if before != nil && now.startedAt.After(before.startedAt) {
 		delete(f.stopping, a.id)
 	}
+}
+
+// signalledBit is set in the exit code of a process that a signal has ended.
+const signalledBit = 128
+
+// ended takes in that a container does not run, or that there is none.
+func (f *follower) ended(a answer) {
+	hasFailed := a.exit != 0 && a.exit&signalledBit == 0
+	if !hasFailed && f.failed[a.id] != nil {
+		delete(f.failed, a.id)
+		f.stale = true
+	}
+	c := f.known[a.id]
+	if c == nil {
+		return
+	}
+	if _, told := f.stopping[a.id]; hasFailed && !told && c.State == workload.Running && f.cfg.FailedHold > 0 {
+		last := &failure{Workload: resolve(c.running, f.known)}
+		last.State, last.Reason = workload.Failed, fmt.Sprintf("exited with %d", a.exit)
+		if f.cfg.FailedHold != Always {
+			last.until = time.Now().Add(f.cfg.FailedHold)
+		}
+		f.failed[a.id] = last
+	}
+	delete(f.known, a.id)
+	delete(f.stopping, a.id)
+	f.stale = true
 }
 
 // fail notes that the engine did not tell about a container, which therefore keeps its last state:
@@ -105,7 +136,7 @@ func (f *follower) signalled(sent hint) {
 // answers about it again, and its address may be another's by then.
 func (f *follower) died(h hint) {
 	if c := f.known[h.id]; c != nil && c.startedAt.Before(h.at) {
-		f.learn(answer{id: h.id})
+		f.learn(answer{id: h.id, exit: h.exit})
 	}
 }
 
@@ -119,6 +150,22 @@ func (f *follower) outlived(now time.Time) (next time.Time) {
 			f.stale = true
 		case next.IsZero() || until.Before(next):
 			next = until
+		}
+	}
+	return next
+}
+
+// release leaves out those that have failed long enough ago, and returns when the next will have; the
+// zero time when there is none.
+func (f *follower) release(now time.Time) (next time.Time) {
+	for id, last := range f.failed {
+		switch {
+		case last.until.IsZero():
+		case !now.Before(last.until):
+			delete(f.failed, id)
+			f.stale = true
+		case next.IsZero() || last.until.Before(next):
+			next = last.until
 		}
 	}
 	return next
@@ -146,6 +193,9 @@ func (f *follower) snapshot() workload.Snapshot {
 		}
 		workloads = append(workloads, w)
 	}
+	for _, id := range slices.Sorted(maps.Keys(f.failed)) {
+		workloads = append(workloads, f.failed[id].Workload)
+	}
 	return workload.Snapshot{Workloads: workloads, Incomplete: len(f.silent) > 0}
 }
 
@@ -158,6 +208,7 @@ func (f *follower) forget(ctx context.Context) bool {
 	clear(f.known)
 	clear(f.stopping)
 	clear(f.silent)
+	clear(f.failed)
 	f.stale = true
 	select {
 	case f.pending() <- f.next:

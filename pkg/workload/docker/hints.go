@@ -26,6 +26,7 @@ type hint struct {
 	network bool      // it is about a network, which can only concern a container that runs already
 	signal  int       // that it was sent; 0: none
 	died    bool      // its process has ended
+	exit    int       // with this exit code
 	at      time.Time // by the engine's clock
 }
 
@@ -87,6 +88,9 @@ func (h *hints) add(e event, since time.Time) {
 	if e.Type == typeContainer && e.Action == actionKill {
 		// Podman does not say which signal it was; then the container is only looked at.
 		noted.signal, _ = strconv.Atoi(e.Actor.Attributes["signal"])
+	}
+	if noted.died {
+		noted.exit, _ = strconv.Atoi(e.Actor.Attributes["exitCode"])
 	}
 	h.waiting = append(h.waiting, noted)
 	h.knock()

@@ -50,6 +50,7 @@ func (f *follower) mourn(ctx context.Context) {
 			return
 		case <-look.C:
 			f.bury()
+			f.release(time.Now())
 		case out <- f.next:
 			f.delivered()
 		}

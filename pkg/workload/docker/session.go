@@ -76,6 +76,7 @@ type answer struct {
 	id      string
 	running running
 	runs    bool
+	exit    int // its exit code, if it does not run; 0 if it is gone
 	err     error
 	listed  bool
 	print   string
@@ -171,6 +172,9 @@ func (s *session) loop(ctx context.Context) error {
 // expire does what the time has come for and returns when it has come for more; zero: for nothing.
 func (s *session) expire(now time.Time) (next time.Time) {
 	next = s.outlived(now)
+	if at := s.release(now); next.IsZero() || !at.IsZero() && at.Before(next) {
+		next = at
+	}
 	for id, at := range s.later {
 		switch {
 		case !now.Before(at):
@@ -255,6 +259,9 @@ func (s *session) compare(list []summary) {
 		if c.absent++; c.absent == 1 && s.told != nil && !s.told[id] {
 			missed++
 		}
+		s.want(id)
+	}
+	for id := range s.failed { // it may be gone
 		s.want(id)
 	}
 	s.drop(listed)
@@ -393,7 +400,7 @@ func (s *session) inspect(ctx context.Context, id string) answer {
 		return answer{id: id, err: lost("inspect", err)}
 	}
 	c, runs := read(answered)
-	return answer{id: id, running: c, runs: runs}
+	return answer{id: id, running: c, runs: runs, exit: answered.State.ExitCode}
 }
 
 // take takes in an answer. Its error says that the engine is gone.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -28,7 +29,12 @@ type Config struct {
 	// sends it may allow more time than the container's own stop timeout, and the engine does not
 	// say so. 0 means a minute.
 	StopHold time.Duration
-	Log      *slog.Logger // nil discards
+	// FailedHold is how long a container that has failed is still told, as workload.Failed and otherwise
+	// as it was last, unless it is started again or removed: one that was not told to stop and whose
+	// exit code is neither 0 nor one of a signal. 0 means that it is left out at once, Always that only
+	// its start or removal ends this.
+	FailedHold time.Duration
+	Log        *slog.Logger // nil discards
 }
 
 // Source follows one engine. It implements workload.Source and workload.Reporter.
@@ -61,6 +67,9 @@ func (c *counters) connect(err error) {
 	}
 	c.err = err
 }
+
+// Always is a FailedHold without an end.
+const Always = time.Duration(math.MaxInt64)
 
 const (
 	retryMin = 50 * time.Millisecond

@@ -55,6 +55,7 @@ type Container struct {
 	Image     string // "" means "web"
 	StartedAt time.Time
 	Running   bool
+	ExitCode  int // of one that does not run
 	Labels    map[string]string
 	Published map[string]string // "80/tcp" to the address of the host that leads there, "0.0.0.0:8080"
 	Addresses map[string]string // network to the container's address in it
@@ -186,6 +187,17 @@ func (e *Engine) End(id string) {
 	e.Remove(id)
 	e.Send(id, "die", time.Now(), map[string]string{"exitCode": "0"})
 	e.Send(id, "destroy", time.Now(), nil)
+}
+
+// Exit lets a container end with an exit code, and leaves it there.
+func (e *Engine) Exit(id string, code int) {
+	e.mu.Lock()
+	c := e.containers[id]
+	c.Running, c.ExitCode = false, code
+	c.Published, c.Addresses = nil, nil
+	e.containers[id] = c
+	e.mu.Unlock()
+	e.Send(id, "die", time.Now(), map[string]string{"exitCode": strconv.Itoa(code)})
 }
 
 // Cut ends every event stream, of which there is one at least sooner or later.
@@ -375,7 +387,7 @@ func (c Container) inspect(id string) map[string]any {
 	}
 	return map[string]any{
 		"Id": id, "Name": "/" + c.Name,
-		"State":           map[string]any{"Running": c.Running, "StartedAt": c.StartedAt.Format(time.RFC3339Nano)},
+		"State":           map[string]any{"Running": c.Running, "ExitCode": c.ExitCode, "StartedAt": c.StartedAt.Format(time.RFC3339Nano)},
 		"Config":          map[string]any{"Image": c.Image, "Labels": c.Labels, "ExposedPorts": exposed},
 		"NetworkSettings": map[string]any{"Ports": ports, "Networks": networks},
 	}
