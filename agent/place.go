@@ -74,10 +74,13 @@ func (d *decision) onHost() bool {
 func (d *decision) written(port workload.Port, bindings []workload.Port, address string) (place, string, bool) {
 	found := place{host: address, port: port.Number, rule: "its own label names it"}
 	ip, err := netip.ParseAddr(address)
+	isHost := err == nil && (ip == d.options.Address || ip == d.options.Other)
 	switch {
 	case slices.Contains(ownAddresses(d.seen.Workload), address):
 		return found, "", false
-	case err == nil && (ip == d.options.Address || ip == d.options.Other), d.seen.Trusted:
+	case isHost && !d.seen.Trusted && len(bindings) == 0 && port.Number != 0: // a port of somebody else's
+		return place{}, fmt.Sprintf("port %d of this host is not published for it (docker run -p)", port.Number), true
+	case isHost, d.seen.Trusted:
 		if len(bindings) > 0 {
 			found.port, found.published = bindings[0].HostNumber, !d.onHost()
 		}

@@ -33,8 +33,16 @@ type gate struct {
 
 // checking is a monitor that runs.
 type checking struct {
-	check  string // the text of what it checks
-	cancel context.CancelFunc
+	monitor health.Monitor // as it was offered
+	cancel  context.CancelFunc
+}
+
+// isAs reports whether it checks the same in the same way.
+func (c *checking) isAs(offered health.Monitor) bool {
+	before := c.monitor
+	isSame := before.Check.String() == offered.Check.String()
+	before.Check, offered.Check = nil, nil
+	return isSame && before == offered
 }
 
 // decision is what follows from what is known about an offer.
@@ -62,7 +70,7 @@ func (g *gate) follow(offer Offer) (start bool) {
 	if offer.State != before.State {
 		g.stays = offer.State == workload.Failed && g.isInUse()
 	}
-	if g.checking != nil && (!wants || g.checking.check != offer.Monitor.Check.String()) {
+	if g.checking != nil && (!wants || !g.checking.isAs(*offer.Monitor)) {
 		g.stop()
 	}
 	return wants && g.checking == nil

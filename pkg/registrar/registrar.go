@@ -47,7 +47,8 @@ type Offer struct {
 	// Health is the engine's own verdict; HealthUnknown if there is none, or it is not to count.
 	Health workload.Health
 	// Monitor says what has to pass beyond Health; nil if nothing has. Its check is the same one as
-	// long as its String is. The Registrar gives it slots and runs it.
+	// long as its String is. The Registrar gives it slots and runs it; another one carries on from
+	// what it has found out.
 	Monitor *health.Monitor
 
 	Unhealthy string // UnhealthyRemove, which "" means, or UnhealthyMark
@@ -359,7 +360,7 @@ func (r *Registrar) adopt(ctx context.Context, group *sync.WaitGroup) {
 // start runs the monitor of a gate.
 func (r *Registrar) start(ctx context.Context, group *sync.WaitGroup, g *gate) {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &checking{check: g.offer.Monitor.Check.String(), cancel: cancel}
+	c := &checking{monitor: *g.offer.Monitor, cancel: cancel}
 	g.checking = c
 	monitor, last := *g.offer.Monitor, g.verdict
 	monitor.Slots = r.slots

@@ -187,6 +187,31 @@ func TestAnotherRunHasToPassAnewAndAnotherCheckCarriesOn(t *testing.T) {
 	})
 }
 
+func TestAnotherIntervalOfACheckCounts(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		check := &scripted{name: "a"}
+		check.well.Store(true)
+		slow, quick := offer("a", "1", check), offer("a", "1", check)
+		slow.Monitor.Interval, quick.Monitor.Interval = time.Hour, time.Second
+		r.Set([]Offer{slow})
+		expect(t, r, Up, registry.StateUp)
+		r.Set([]Offer{quick})
+		expect(t, r, Up, registry.StateUp)
+		time.Sleep(30 * time.Second)
+		if asked := check.asked.Load(); asked < 20 {
+			t.Errorf("asked %d times within 30 seconds", asked)
+		}
+		asked := check.asked.Load()
+		again := offer("a", "1", check)
+		again.Monitor.Interval = time.Second
+		r.Set([]Offer{again})
+		expect(t, r, Up, registry.StateUp)
+		if check.asked.Load() != asked {
+			t.Error("it began anew although nothing has changed")
+		}
+	})
+}
+
 func TestAStoppingWorkloadDrainsIfItWasUpOrMayHaveBeen(t *testing.T) {
 	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
 		stopping := func(o Offer) Offer { o.State = workload.Stopping; return o }
