@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/pkg/backoff"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/override"
@@ -236,13 +237,10 @@ func (f *serviceFlags) watch(ctx context.Context, c *session, args []string) err
 	was := map[string]registry.Record{}
 	follower := kvclient.Follow(c.client, f.prefix)
 	defer follower.Close()
-	opening, cancel := c.bound(ctx)
+	opening, cancel := c.bound(ctx) // only the first answer has a limit
 	defer cancel()
-	for bound := opening; ; bound = ctx { // only the first answer has a limit
-		changes, err := follower.Next(bound)
-		if err != nil && kv.Temporary(err) && bound == ctx && ctx.Err() == nil {
-			continue
-		}
+	changes, err := follower.Next(opening)
+	for ; ; changes, err = nextChanges(ctx, follower) {
 		if err != nil {
 			return unlessEnded(ctx, err)
 		}
@@ -271,6 +269,17 @@ func (f *serviceFlags) watch(ctx context.Context, c *session, args []string) err
 		}
 		if err := c.flush(); err != nil {
 			return err
+		}
+	}
+}
+
+// nextChanges waits for the next changes, however long the store is away, until ctx ends.
+func nextChanges(ctx context.Context, follower *kvclient.Follower) (kvclient.Changes, error) {
+	var retry backoff.Backoff
+	for {
+		changes, err := follower.Next(ctx)
+		if err == nil || !kv.Temporary(err) || retry.Wait(ctx) != nil {
+			return changes, err
 		}
 	}
 }

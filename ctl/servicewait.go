@@ -54,12 +54,10 @@ func (f *serviceFlags) await(ctx context.Context, c *session, wishes []wish) err
 	defer follower.Close()
 	records, nodes := map[string]registry.Record{}, map[string]*kv.Node{}
 	for first := true; ; first = false {
-		changes, err := follower.Next(ctx)
+		changes, err := nextChanges(ctx, follower)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return f.overdue(c, wishes, records, nodes)
-		case err != nil && kv.Temporary(err):
-			continue
 		case err != nil:
 			return err
 		}
