@@ -27,7 +27,10 @@ import (
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A server waits half a second, beyond its own end, for a client whose request it has not read to its end.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 // patience bounds every wait; nothing that works takes as long.
 const patience = 20 * time.Second
