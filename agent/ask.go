@@ -32,6 +32,9 @@ const (
 	exitForbidden = 3 // this user may not use the socket
 )
 
+// untold is the reason while a source has given none.
+const untold = "it has not told anything yet"
+
 // asker asks a running agent over its socket.
 type asker struct {
 	socket string
@@ -55,6 +58,16 @@ func (a *asker) addFlags(cmd *cobra.Command, hasOutput bool) {
 	}
 }
 
+// named wants n arguments, and says what they are.
+func named(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usage(fmt.Errorf("this takes %s; try: kvagent %s --help", strings.TrimPrefix(cmd.Use, cmd.Name()+" "), cmd.Name()))
+		}
+		return nil
+	}
+}
+
 func explainCommand() *cobra.Command {
 	var a asker
 	cmd := &cobra.Command{
@@ -65,7 +78,7 @@ a service or instance: its keys, which rule gave it its address, what its last c
 want of it, and what of its labels cannot be used.
 
 Exit codes: 0 found, 2 no agent answers, 3 this user may not ask it, 4 nothing here is called so.`,
-		Args: cobra.ExactArgs(1),
+		Args: named(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.explain(cmd.Context(), args[0], program.EnvFrom(cmd.Context()).Stdout)
 		},
@@ -97,7 +110,7 @@ func overrideCommand(name, short string, o override.Override) *cobra.Command {
 
 It counts at once, and gets to the store as soon as that answers; kvctl service does the same from any
 host. All that is called so on this host is meant.`,
-		Args: cobra.ExactArgs(1),
+		Args: named(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.override(cmd.Context(), args[0], o, program.EnvFrom(cmd.Context()).Stdout)
 		},
@@ -114,7 +127,7 @@ func weightCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "weight CONTAINER|UNIT|FILE|SERVICE|INSTANCE NUMBER",
 		Short: "Give an instance another weight, over restarts; 0: its own again",
-		Args:  cobra.ExactArgs(2),
+		Args:  named(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			weight, err := strconv.Atoi(args[1])
 			if err != nil {
@@ -178,7 +191,7 @@ func (e Explanation) unknown() error {
 	text := fmt.Sprintf("nothing that runs here is called %q", e.What)
 	for _, s := range e.Follows {
 		if !s.Connected {
-			text += fmt.Sprintf("; %s cannot be asked: %s", s.Name, cmp.Or(s.Err, "it has not told anything yet"))
+			text += fmt.Sprintf("; %s cannot be asked: %s", s.Name, cmp.Or(s.Err, untold))
 		}
 	}
 	return errors.New(text)
@@ -215,16 +228,9 @@ func (a *asker) override(ctx context.Context, what string, o override.Override, 
 		if err := client.Override(ctx, i.Service, i.Instance, wanted); err != nil {
 			return asked(err)
 		}
-		fmt.Fprintf(w, "%s/%s: %s\n", i.Service, i.Instance, strings.TrimSpace(fmt.Sprintf("%s %s", cmp.Or(wanted.Mode, override.Ready), weightText(wanted.Weight))))
+		fmt.Fprintf(w, "%s/%s: %s\n", i.Service, i.Instance, wanted)
 	}
 	return nil
-}
-
-func weightText(weight int) string {
-	if weight == 0 {
-		return ""
-	}
-	return fmt.Sprintf("weight %d", weight)
 }
 
 // by names who runs the command.
@@ -243,6 +249,28 @@ func printJSON(w io.Writer, value any) {
 	_ = encoder.Encode(value)
 }
 
+// reservations count what an operator may want to look at although nothing keeps the registry from being true.
+func (r Report) reservations() string {
+	waiting, mistakes, text := 0, 0, ""
+	for _, i := range r.Instances {
+		if i.Phase == string(registrar.Checking) || i.Phase == string(registrar.Unhealthy) || i.Phase == string(registrar.Held) {
+			waiting++
+		}
+	}
+	for _, refused := range r.Refused {
+		if refused.Mistake {
+			mistakes++
+		}
+	}
+	if waiting > 0 {
+		text += fmt.Sprintf("; not healthy or held: %d", waiting)
+	}
+	if mistakes > 0 {
+		text += fmt.Sprintf("; mistakes: %d, see below", mistakes)
+	}
+	return text
+}
+
 // print writes a report for people.
 func (r Report) print(w io.Writer) {
 	fmt.Fprintf(w, "kvagent %s on %s (%s), store %s\n", r.Version, r.Host, r.Address, strings.Join(r.Endpoints, ","))
@@ -250,16 +278,16 @@ func (r Report) print(w io.Writer) {
 		fmt.Fprintf(w, "PROBLEM: %s\n", problem)
 	}
 	if len(r.Problems) == 0 {
-		fmt.Fprintf(w, "all is well: %d of %d keys registered, heartbeat %s\n", r.Store.Registered, r.Store.Wanted, ago(r.Store.Heartbeat, r.Time))
+		fmt.Fprintf(w, "the registry is true: %d of %d keys registered, heartbeat %s%s\n", r.Store.Registered, r.Store.Wanted, ago(r.Store.Heartbeat, r.Time), r.reservations())
 	}
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "\nSOURCE\tFOLLOWED\tWORKLOADS\t")
+	fmt.Fprintln(table, "\nSOURCE\tWORKLOADS\tFOLLOWED")
 	for _, s := range r.Follows {
 		followed := "yes"
 		if !s.Connected {
-			followed = "no: " + s.Err
+			followed = "no: " + cmp.Or(s.Err, untold)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t\n", s.Name, followed, s.Workloads)
+		fmt.Fprintf(table, "%s\t%d\t%s\n", s.Name, s.Workloads, followed)
 	}
 	table.Flush()
 	fmt.Fprintln(table, "\nSERVICE\tINSTANCE\tADDRESS\tWORKLOAD\tSTANDS\tWHY")

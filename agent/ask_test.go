@@ -48,19 +48,19 @@ func TestPeopleAskARunningAgentAndTellItWhatTheyWant(t *testing.T) {
 	if code, _, stderr := inquire(t, socket, "explain", "nobody"); code != exitNotFound || !strings.Contains(stderr, `called "nobody"`) {
 		t.Errorf("explain nobody: %d, %s", code, stderr)
 	}
-	if code, out, _ := inquire(t, socket, "status"); code != program.ExitOK || !strings.Contains(out, "all is well") || !strings.Contains(out, "h1_shop_80") || !strings.Contains(out, "MISTAKE") {
+	if code, out, _ := inquire(t, socket, "status"); code != program.ExitOK || !strings.Contains(out, "the registry is true") || !strings.Contains(out, "h1_shop_80") || !strings.Contains(out, "MISTAKE") {
 		t.Errorf("status: %d\n%s", code, out)
 	}
 
 	r.service = "api"
-	if code, out, stderr := inquire(t, socket, "drain", "shop", "--reason", "disk"); code != program.ExitOK || out != "api/h1_shop_80: drain\n" {
+	if code, out, stderr := inquire(t, socket, "drain", "shop", "--reason", "disk"); code != program.ExitOK || out != "api/h1_shop_80: drain: disk\n" {
 		t.Errorf("drain: %d %s %s", code, out, stderr)
 	}
 	r.untilOne("it drains", func(r registry.Record) bool { return r.State == registry.StateDraining })
 	if _, out, _ := inquire(t, socket, "explain", "shop"); !strings.Contains(out, "override   drain, wanted by") || !strings.Contains(out, ": disk") {
 		t.Errorf("explain while it drains:\n%s", out)
 	}
-	if code, out, stderr := inquire(t, socket, "weight", "shop", "7"); code != program.ExitOK || out != "api/h1_shop_80: drain weight 7\n" {
+	if code, out, stderr := inquire(t, socket, "weight", "shop", "7"); code != program.ExitOK || out != "api/h1_shop_80: drain, weight 7: disk\n" {
 		t.Errorf("weight: %d %s %s", code, out, stderr)
 	}
 	r.untilOne("it has another weight", func(r registry.Record) bool { return r.Weight == 7 })

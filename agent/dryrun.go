@@ -1,8 +1,8 @@
 package agent
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -130,6 +130,9 @@ func firstSnapshot(ctx context.Context, s Source) (workload.Snapshot, error) {
 		<-ended
 		return snapshot, nil
 	case err := <-ended:
-		return workload.Snapshot{}, errors.Join(err, context.Cause(ctx))
+		if told, ok := source.(workload.Reporter); ok && err == nil {
+			err = told.Status().Err
+		}
+		return workload.Snapshot{}, cmp.Or(err, context.Cause(ctx))
 	}
 }

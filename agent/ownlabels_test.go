@@ -57,6 +57,7 @@ func TestLabelsOfOurOwnDescribeServices(t *testing.T) {
 			options: func(o *Options) { o.Explicit = true }, want: []string{"web/h1_w1_80 10.0.0.7:8080"}},
 		{name: "no port", w: labelled(container(), "kvd.worker.port=none"), options: func(o *Options) { o.Internal = true },
 			want: []string{"worker/h1_w1 172.17.0.2"}},
+		{name: "no port, and nothing published", w: labelled(container(published(80, 8080)), "kvd.worker.port=none"), want: []string{"worker/h1_w1 10.0.0.7"}, refused: "say nothing about it"},
 		{name: "its own address, for this one", w: labelled(container(published(80, 8080)), "kvd.web.address=internal"),
 			want: []string{"web/h1_w1_80 172.17.0.2:80"}},
 		{name: "its published address, for this one", w: labelled(container(published(80, 8080)), "kvd.web.address=published"),

@@ -35,6 +35,9 @@ func (d *decision) locate(port workload.Port, w whereabouts) (found place, lost 
 	case w.address == addressInternal, w.address == "" && w.network != "", w.address == "" && d.options.Internal:
 		return d.internal(port, w)
 	}
+	if port.Number == 0 {
+		return d.host(w.family)
+	}
 	found, lost = d.published(bindings, w.family)
 	if lost != "" && d.options.Registrator && d.seen.NetworkOf != "" {
 		return d.internal(port, w)
@@ -100,7 +103,7 @@ func (d *decision) labelled(port workload.Port, bindings []workload.Port) (place
 		return place{}, fmt.Sprintf("label %s=%.80q: must be one IP address, with or without the length of its network", d.options.AddressLabel, text), true
 	}
 	found := place{host: ip.Unmap().String(), port: port.Number, claimed: true, rule: "label " + d.options.AddressLabel}
-	if d.options.Internal {
+	if d.options.Internal || port.Number == 0 {
 		return found, "", false
 	}
 	if len(bindings) == 0 {
@@ -157,14 +160,32 @@ func isFamily(ip netip.Addr, family int) bool {
 
 const notPublished = "it is not published (docker run -p), and --internal is not set"
 
-// published is the best place among those that the host publishes a port at.
-func (d *decision) published(bindings []workload.Port, family int) (found place, lost string) {
-	own := d.options.Address
+// ownAddress is this host's address of the family.
+func (d *decision) ownAddress(family int) (own netip.Addr, lost string) {
+	own = d.options.Address
 	if !isFamily(own, family) {
 		own = d.options.Other
 	}
 	if !own.IsValid() {
-		return place{}, fmt.Sprintf("this host has no IPv%d address that is known; --ip names one", family)
+		return own, fmt.Sprintf("this host has no IPv%d address that is known; --ip names one", family)
+	}
+	return own, ""
+}
+
+// host is the place of a service without a port, which nothing can publish.
+func (d *decision) host(family int) (place, string, bool) {
+	own, lost := d.ownAddress(family)
+	if lost != "" {
+		return place{}, lost, true
+	}
+	return place{host: own.String(), rule: "this host's, as there is no port that could be published"}, "", false
+}
+
+// published is the best place among those that the host publishes a port at.
+func (d *decision) published(bindings []workload.Port, family int) (found place, lost string) {
+	own, lost := d.ownAddress(family)
+	if lost != "" {
+		return place{}, lost
 	}
 	const unusable = 4
 	best := unusable

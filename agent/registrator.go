@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/spelling"
 	"github.com/kvd-io/kvd/pkg/workload/docker"
 )
 
@@ -123,12 +124,24 @@ type uri struct {
 	view      registry.View
 }
 
+// notURI says that an argument is neither a command nor registrator's.
+func notURI(text string) error {
+	var names []string
+	for _, command := range commands() {
+		names = append(names, command.Name())
+	}
+	if meant := spelling.Meant(text, names); meant != "" {
+		return fmt.Errorf("unexpected argument %q: did you mean %s?", text, meant)
+	}
+	return fmt.Errorf("unexpected argument %q: a command (kvagent --help lists them) or registrator's URI is expected, like etcd://127.0.0.1:2379/services", text)
+}
+
 // parseURI reads etcd://HOST:PORT,HOST:PORT/PREFIX and skydns2://HOST:PORT/DOMAIN. isTLS says that the
 // store is spoken to over TLS. The error says what takes the place of another backend.
 func parseURI(text string, isTLS bool) (u uri, err error) {
 	scheme, rest, found := strings.Cut(text, "://")
 	if !found {
-		return u, fmt.Errorf("unexpected argument %q: a command (kvagent --help lists them) or registrator's URI is expected, like etcd://127.0.0.1:2379/services", text)
+		return u, notURI(text)
 	}
 	hosts, path, _ := strings.Cut(rest, "/")
 	httpScheme := "http://"

@@ -108,11 +108,11 @@ func (a *Agent) fill(r *Report) {
 func (a *Agent) problems(sources []SourceStatus) []string {
 	problems := []string{}
 	if err := a.Publisher.Status().Err; err != nil {
-		problems = append(problems, fmt.Sprintf("the store does not agree: %v", err))
+		problems = append(problems, fmt.Sprintf("not all is in the store: %v", err))
 	}
 	for _, s := range sources {
 		if !s.Connected && (s.Expected || s.Reported) {
-			problems = append(problems, fmt.Sprintf("%s does not answer: %s", s.Name, cmp.Or(s.Err, "it has not told anything yet")))
+			problems = append(problems, fmt.Sprintf("%s does not answer: %s", s.Name, cmp.Or(s.Err, untold)))
 		}
 	}
 	if part := a.stuck(time.Now()); part != "" {

@@ -90,6 +90,9 @@ func (s *settings) addFlags(flags *pflag.FlagSet) {
 // settle checks the settings as far as they are independent of this machine, and fills in what follows
 // from registrator's argument.
 func (s *settings) settle(arguments []string, isTLS, endpointsGiven bool) error {
+	if len(arguments) > 1 && !strings.Contains(arguments[0], "://") {
+		return notURI(arguments[0])
+	}
 	if len(arguments) > 1 {
 		return fmt.Errorf("unexpected argument %q: registrator's URI is the only one", arguments[1])
 	}

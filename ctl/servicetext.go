@@ -75,9 +75,11 @@ func (i instance) details() string {
 	return table(rows)
 }
 
+const keptText = " (kept, its check fails)"
+
 func (i instance) stateText() string {
 	if i.Kept {
-		return i.State + " (kept, its check fails)"
+		return i.State + keptText
 	}
 	return i.State
 }
@@ -113,18 +115,10 @@ func weightText(weight int) string {
 
 // wishText is what is wanted, "" for nothing.
 func wishText(o override.Override) string {
-	var parts []string
-	if o.Mode == override.Drain || o.Mode == override.Maintenance {
-		parts = append(parts, string(o.Mode))
+	if o.IsZero() {
+		return ""
 	}
-	if o.Weight != 0 {
-		parts = append(parts, fmt.Sprintf("weight %d", o.Weight))
-	}
-	text := strings.Join(parts, ", ")
-	if text != "" && o.Reason != "" {
-		text += ": " + o.Reason
-	}
-	return text
+	return o.String()
 }
 
 func sinceText(at time.Time) string {
@@ -161,6 +155,9 @@ func (c *session) changedInstance(before, now registry.Record) {
 	}
 	if before.State != "" && before.State != state {
 		state = before.State + " -> " + state
+	}
+	if now.Kept {
+		state += keptText
 	}
 	text := fmt.Sprintf("%s/%s %s %s", one.Service, one.Instance, state, addressText(one))
 	if one.Weight != 0 {

@@ -46,13 +46,14 @@ func askCommands() []*cobra.Command {
 		a.mode("maintenance", "Take the service out of use", override.Maintenance),
 		a.mode("ready", "Take back what drain, maintenance and weight have asked for", override.Ready),
 		{
-			Use: "weight NUMBER [NAME]", Short: "Give the service another weight for load balancers", Args: cobra.RangeArgs(1, 2),
+			Use: "weight [NAME] NUMBER", Short: "Give the service another weight for load balancers", Args: cobra.RangeArgs(1, 2),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				weight, err := strconv.Atoi(args[0])
+				last := len(args) - 1
+				weight, err := strconv.Atoi(args[last])
 				if err != nil {
-					return usage(fmt.Errorf("weight %q: must be a number", args[0]))
+					return usage(fmt.Errorf("weight %q: must be a number", args[last]))
 				}
-				return a.change(cmd.Context(), args[1:], func(o *override.Override) { o.Weight = weight })
+				return a.change(cmd.Context(), args[:last], func(o *override.Override) { o.Weight = weight })
 			},
 		},
 	}
@@ -138,14 +139,19 @@ func (a *asking) change(ctx context.Context, args []string, apply func(*override
 	if instance.Override != nil {
 		wanted = *instance.Override
 	}
+	before := wanted.Mode
 	apply(&wanted)
-	wanted.Reason, wanted.By, wanted.At = a.reason, cmp.Or(os.Getenv("SUDO_USER"), os.Getenv("USER"), "kvsidekick"), time.Now().UTC().Truncate(time.Second)
+	if a.reason != "" || wanted.Mode != before { // another weight leaves the reason of a drain
+		wanted.Reason = a.reason
+	}
+	wanted.By, wanted.At = cmp.Or(os.Getenv("SUDO_USER"), os.Getenv("USER"), "kvsidekick"), time.Now().UTC().Truncate(time.Second)
 	if wanted.IsZero() {
 		wanted = override.Override{}
 	}
 	if err := client.Override(ctx, instance.Service, instance.Instance, wanted); err != nil {
 		return unavailable(err)
 	}
+	fmt.Fprintf(program.EnvFrom(ctx).Stdout, "%s/%s: %s\n", instance.Service, instance.Instance, wanted)
 	return nil
 }
 

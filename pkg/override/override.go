@@ -8,6 +8,7 @@ package override
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -38,6 +39,25 @@ const textBytesMax = 256 // of Reason and of By
 
 // IsZero reports whether the override changes nothing about an instance.
 func (o Override) IsZero() bool { return (o.Mode == "" || o.Mode == Ready) && o.Weight == 0 }
+
+// String is what is wanted, for people: "drain, weight 10: kernel update"; "ready" if nothing is.
+func (o Override) String() string {
+	var parts []string
+	if o.Mode != "" && o.Mode != Ready {
+		parts = append(parts, string(o.Mode))
+	}
+	if o.Weight != 0 {
+		parts = append(parts, fmt.Sprintf("weight %d", o.Weight))
+	}
+	if len(parts) == 0 {
+		return string(Ready)
+	}
+	text := strings.Join(parts, ", ")
+	if o.Reason != "" {
+		text += ": " + o.Reason
+	}
+	return text
+}
 
 // Validate reports everything that is wrong with the override, nil if nothing is.
 func (o Override) Validate() error {

@@ -163,7 +163,7 @@ func (g *gate) next(draining bool) decision {
 	case g.offer.State == workload.Failed && !g.stays:
 		return as(Failed, "", "its workload has failed")
 	case g.offer.State != workload.Running && g.offer.State != workload.Failed:
-		return as(Starting, "", fmt.Sprintf("its workload is %s", g.offer.State))
+		return as(Starting, "", "its workload does not run: it is starting, or paused")
 	case failure != nil && !g.passed:
 		return as(Checking, "", failure.Error())
 	case g.override.Mode == override.Maintenance:

@@ -136,5 +136,22 @@ func (c *Client) refusal(status int, body []byte) error {
 }
 
 func (c *Client) failure(kind kv.Kind, cause string, err error) error {
-	return &kv.Error{Op: "socket " + c.path, Kind: kind, Cause: cause, Err: err}
+	text := "socket " + c.path + ": " + cause
+	var url *url.Error
+	if errors.As(err, &url) {
+		err = url.Err
+	}
+	if err != nil {
+		text = strings.TrimSuffix(text, ": ") + ": " + err.Error()
+	}
+	return &failure{text, &kv.Error{Op: "socket " + c.path, Kind: kind, Cause: cause, Err: err}}
 }
+
+// failure is an Error of package kv without the words of its Kind, which are about a store.
+type failure struct {
+	text string
+	err  *kv.Error
+}
+
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.err }

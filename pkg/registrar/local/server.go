@@ -145,6 +145,15 @@ func (i Instance) isCalled(what string) bool {
 		what == i.Workload || what+".service" == i.Workload
 }
 
+// causeOf is an error without the words of its Kind, if it has others.
+func causeOf(err error) string {
+	var known *kv.Error
+	if errors.As(err, &known) && known.Cause != "" {
+		return known.Cause
+	}
+	return err.Error()
+}
+
 func (cfg Config) override(w http.ResponseWriter, r *http.Request) {
 	service, instance := r.URL.Query().Get("service"), r.URL.Query().Get("instance")
 	if cfg.Overrides == nil {
@@ -168,7 +177,7 @@ func (cfg Config) override(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		answer(w, http.StatusOK, cfg.Overrides.Get(service, instance))
 	case kv.Is(err, kv.Invalid):
-		refuse(w, http.StatusBadRequest, "%v", err)
+		refuse(w, http.StatusBadRequest, "%s", causeOf(err))
 	default:
 		refuse(w, http.StatusInternalServerError, "it counts now, and may be forgotten by a restart: %v", err)
 	}

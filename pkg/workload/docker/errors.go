@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,10 @@ func explain(err error, host string) error {
 		return fmt.Errorf("no Docker engine answers at %s: is dockerd running (systemctl start docker), and is this its socket? --docker-host names another one", host)
 	case isUnreachable(err):
 		return fmt.Errorf("no Docker engine answers at %s; --docker-host names another one: %w", host, err)
+	case strings.Contains(err.Error(), "malformed HTTP"): // what net/http quotes may be long, and other bytes each time
+		return fmt.Errorf("what answers at %s is no Docker engine: it does not speak HTTP; --docker-host names another one", host)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the Docker engine at %s does not answer: it takes connections, and has said nothing in time", host)
 	}
 	return fmt.Errorf("the Docker engine at %s: %w", host, err)
 }
