@@ -75,7 +75,7 @@ func (s *settings) addFlags(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.sources, "source", nil, "where services come from: docker, systemd and file; may be repeated (default: each that is there, or comes)")
 	flags.StringVar(&s.dockerHost, "docker-host", docker.DefaultHost, "`address` of the engine, unix:///PATH or tcp://HOST:PORT; with registrator's argument "+registratorSocket+" if that is there")
 	flags.StringVar(&s.servicesDir, "services-dir", defaultServicesDir, "`directory` of YAML files that describe services")
-	flags.DurationVar(&s.hold, "engine-timeout", time.Minute, "how long registrations outlive an engine, or another source, that does not answer; 0: for ever")
+	flags.DurationVar(&s.hold, "engine-timeout", 0, "how long registrations outlive an engine, or another source, that does not answer; 0: until it does")
 	flags.StringVar(&s.stateDir, "state-dir", "", "`directory` that remembers what operators want over restarts, until the store has been read (default: nothing is kept)")
 	flags.StringVar(&s.socket, "socket", DefaultSocket, "`path` of the socket on which kvagent explain, status, drain and the like are answered; empty: none")
 	flags.StringVar(&s.statusListen, "status-listen", "", "`address` of a page with the status, its JSON, /metrics and /health, such as 127.0.0.1:8601 (default: none)")

@@ -133,6 +133,22 @@ func TestASourceThatFailsForTooLongIsForgottenAndTheOthersAreNot(t *testing.T) {
 	a.end()
 }
 
+func TestAnEngineThatIsAwayTakesNothingAwayUnlessItIsAsked(t *testing.T) {
+	if held := command().Flags().Lookup("engine-timeout").DefValue; held != "0s" {
+		t.Errorf("--engine-timeout is %s by default, and is to be for ever", held)
+	}
+	r := newRig(t)
+	r.engine.Run("c0ffee", webContainer())
+	a := r.start()
+	r.untilOne("it is registered", anyRecord)
+	r.engine.Stop()
+	until(t, "the status tells", func() bool { _, body := a.get("/health"); return strings.Contains(body, "docker does not answer") })
+	r.write("db.yaml", "db: {port: 5432, check: none}\n")
+	until(t, "the other sources go on", func() bool { return len(r.records("db")) == 1 })
+	r.untilOne("it is registered still", anyRecord)
+	a.end()
+}
+
 func TestAServiceOfAFileIsRegisteredWhileItAnswers(t *testing.T) {
 	r := newRig(t)
 	a := r.start()
