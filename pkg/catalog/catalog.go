@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
@@ -38,6 +39,7 @@ type Catalog struct {
 	prefix string
 	log    *slog.Logger
 	mirror *mirror.Mirror
+	whole  atomic.Bool // what there was at first has been taken over
 
 	mu         sync.RWMutex // guards the fields below
 	services   map[string]*service
@@ -139,11 +141,16 @@ func (c *Catalog) Instances(name string) []registry.Record {
 func (c *Catalog) Changed() <-chan struct{} { return c.mirror.Changed() }
 
 // Mirror returns how true the catalog is now. Unlike State it counts nothing, whatever the catalog holds.
-func (c *Catalog) Mirror() mirror.State { return c.mirror.State() }
+func (c *Catalog) Mirror() mirror.State {
+	whole := c.whole.Load() // the mirror is complete a little before: meanwhile nothing seems to be there
+	state := c.mirror.State()
+	state.Complete = whole
+	return state
+}
 
 // State returns how true the catalog is now, and what it has left out. Its slice is the caller's.
 func (c *Catalog) State() State {
-	state := State{State: c.mirror.State()}
+	state := State{State: c.Mirror()}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	state.Services, state.Unreadable = len(c.services), len(c.unreadable)
@@ -180,6 +187,7 @@ func (c *Catalog) apply(changes kvclient.Changes) {
 		}
 		c.put(record)
 	}
+	c.whole.Store(true)
 }
 
 // read returns the record of a node if it is valid and lies where it says.

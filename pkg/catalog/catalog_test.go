@@ -231,3 +231,35 @@ func TestACatalogIsReadWhileItChanges(t *testing.T) {
 	close(stop)
 	readers.Wait()
 }
+
+// watcher is a log that calls itself with each line.
+type watcher func()
+
+func (w watcher) Enabled(context.Context, slog.Level) bool  { return true }
+func (w watcher) Handle(context.Context, slog.Record) error { w(); return nil }
+func (w watcher) WithAttrs([]slog.Attr) slog.Handler        { return w }
+func (w watcher) WithGroup(string) slog.Handler             { return w }
+
+// Without this, whoever asked in between learned that there is no service.
+func TestACatalogIsNotCompleteBeforeItHasTakenEverythingOver(t *testing.T) {
+	client := open(t, daemontest.Start(t, 1).URL())
+	set(t, client, "/services/odd/one", "no record") // of which the log is told meanwhile
+	put(t, client, record("web", "a"))
+	var c *catalog.Catalog
+	told, early := false, false
+	c = catalog.New(catalog.Config{Source: client, Log: slog.New(watcher(func() { told, early = true, early || c.Mirror().Complete }))})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	changed := c.Changed()
+	go func() { defer close(ended); c.Run(ctx) }()
+	select {
+	case <-changed:
+	case <-time.After(patience):
+		t.Error("never read")
+	}
+	cancel()
+	<-ended
+	if !told || early || !c.Mirror().Complete || len(c.Services()) != 1 {
+		t.Errorf("told %v, complete before %v, afterwards %+v with %v", told, early, c.Mirror(), c.Services())
+	}
+}

@@ -82,26 +82,6 @@ func Clear(ctx context.Context, store kv.Writer, prefix, service, instance strin
 	return err
 }
 
-// Read returns what is wanted of one instance, the zero Override if nothing is. Errors by Kind:
-// Invalid if its key holds something else, and those of the store but NotFound.
-func Read(ctx context.Context, store kv.Reader, prefix, service, instance string) (Override, error) {
-	if err := ValidateNames(service, instance); err != nil {
-		return Override{}, &kv.Error{Op: "override", Kind: kv.Invalid, Err: err}
-	}
-	result, err := store.Read(ctx, kv.Read{Key: Key(prefix, service, instance), Quorum: true})
-	if kv.Is(err, kv.NotFound) {
-		return Override{}, nil
-	}
-	if err != nil {
-		return Override{}, err
-	}
-	o, err := Decode(result.Node.Value)
-	if err != nil {
-		return Override{}, &kv.Error{Op: "override", Key: result.Node.Key, Kind: kv.Invalid, Err: err}
-	}
-	return o, nil
-}
-
 // namesOf returns whom the override at key of directory is about; ok is false if that is nobody.
 func namesOf(directory, key string) (n name, ok bool) {
 	rest, below := strings.CutPrefix(key, directory+"/")
