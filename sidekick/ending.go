@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
+	"github.com/kvd-io/kvd/pkg/workload/systemd"
 )
 
 // drain tells readers that the service is about to end, and lets the workload serve those who have not
@@ -45,6 +47,29 @@ func (s *Sidekick) drain(ctx context.Context, sourceEnded <-chan struct{}) {
 			s.feed()
 		}
 	}
+}
+
+// handOver leaves the record to the next run.
+func (s *Sidekick) handOver() {
+	s.Notify.stopping(progressMax)
+	s.Notify.status("leaving the record to the next run")
+	s.Log.Info("leaving the record to the next run", "key", s.name())
+	s.publisher.Keep(true)
+}
+
+// askMax bounds how long the end waits for systemd to say why it has come.
+const askMax = time.Second
+
+// isRestartedAlone reports whether systemd starts this sidekick anew while its unit goes on.
+func isRestartedAlone(ctx context.Context, unit string, log *slog.Logger) bool {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	plans, err := systemd.ReadPlans(ctx, unit)
+	if err != nil {
+		log.Debug("cannot find out why it is to end", "reason", err)
+		return false
+	}
+	return !plans.Shutdown && plans.Own == systemd.JobRestart && !plans.Unit.Ends()
 }
 
 // drainTime is how long readers need from now on: all of the drain time if they still route to the

@@ -135,6 +135,7 @@ func run(ctx context.Context, cfg Config) error {
 	switch {
 	case isUnit:
 		s.Offer.Source, s.Sight = "systemd", func() error { return unit.Status().Err }
+		s.Followed = func(ctx context.Context) bool { return isRestartedAlone(ctx, cfg.Unit, env.Log) }
 	case child != nil:
 		s.Outcome = child.outcome
 	}

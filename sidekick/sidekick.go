@@ -7,7 +7,8 @@
 //
 // Asked to end while the workload runs, it first makes the record draining, waits for the drain time so
 // that readers can follow, removes the record, and only then tells a command to stop. Of a unit that is
-// told to stop systemd does the same: it stops the sidekick first and waits for it.
+// told to stop systemd does the same: it stops the sidekick first and waits for it. If the sidekick alone
+// is started anew, the record stays for its next run.
 package sidekick
 
 import (
@@ -51,6 +52,10 @@ type Sidekick struct {
 	Drain           time.Duration // how long readers are given between knowing of the end and the end
 	WithdrawTimeout time.Duration // how long a store that does not answer may delay the end, for each of draining and removing
 
+	// Followed reports, when it is told to end, whether another run follows at once, to which it leaves
+	// the record: the Publisher's Owner must be a StandingOwner then. nil: none does.
+	Followed func(ctx context.Context) bool
+
 	// Serve tells others how it stands, until ctx ends; nil: nobody is told.
 	Serve  func(ctx context.Context, r *registrar.Registrar, p *registry.Publisher)
 	Notify *Notifier    // nil tells nobody
@@ -93,8 +98,12 @@ func (s *Sidekick) Run(ctx context.Context) {
 		s.look()
 		select {
 		case <-ctx.Done():
-			s.drain(lasting, sourceEnded)
-			s.withdraw(lasting)
+			if s.Followed != nil && s.Followed(lasting) {
+				s.handOver()
+			} else {
+				s.drain(lasting, sourceEnded)
+				s.withdraw(lasting)
+			}
 			stopRegistrar()
 			stopSource()
 			s.tellEnd(slog.LevelInfo, started)

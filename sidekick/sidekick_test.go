@@ -61,6 +61,12 @@ func (g *gatekeeper) String() string { return "gatekeeper" }
 // follow runs a Sidekick for u until the test ends, or stop is called.
 func follow(t *testing.T, s *scene, u unit, check health.Check) (stop func()) {
 	t.Helper()
+	return sidekickOf(t, s, u, check, func(*sidekick.Sidekick) {})
+}
+
+// sidekickOf is follow with other settings.
+func sidekickOf(t *testing.T, s *scene, u unit, check health.Check, set func(*sidekick.Sidekick)) (stop func()) {
+	t.Helper()
 	side := &sidekick.Sidekick{
 		Publisher: registry.PublisherConfig{Store: s.store, Leaser: s.store.Leaser(), TTL: 600 * time.Second},
 		Offer: registrar.Offer{
@@ -69,6 +75,7 @@ func follow(t *testing.T, s *scene, u unit, check health.Check) (stop func()) {
 		},
 		Source: u, WithdrawTimeout: limit, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
+	set(side)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { defer close(ended); side.Run(ctx) }()
@@ -133,6 +140,47 @@ func TestAReloadKeepsTheRecord(t *testing.T) {
 	if err != nil || event.Node.Key != "/services/end" {
 		t.Errorf("the reload was seen as %+v, %v", event, err)
 	}
+}
+
+func TestASidekickThatIsFollowedLeavesTheRecordToTheNextRunAndNobodySeesIt(t *testing.T) {
+	s, u := newScene(t), make(unit)
+	owner := registry.StandingOwner("node1", "kvsidekick-test", "")
+	published := make(chan *registry.Publisher, 1)
+	run := func(followed bool) (stop func()) {
+		return sidekickOf(t, s, u, health.None{}, func(side *sidekick.Sidekick) {
+			side.Publisher.Owner = owner
+			side.Followed = func(context.Context) bool { return followed }
+			side.Serve = func(_ context.Context, _ *registrar.Registrar, p *registry.Publisher) { published <- p }
+		})
+	}
+	awaitRegistered := func() {
+		p := <-published
+		await(t, "it is registered", func() bool { return p.Status().Registered == 1 })
+	}
+	stop := run(true)
+	u.is(workload.Running, "run 1")
+	awaitRegistered()
+	watch, err := s.store.Watch(t.Context(), kv.WatchFrom{Key: "/services", Recursive: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	stop()
+	if _, err := s.store.Write(t.Context(), kv.Write{Op: kv.OpSet, Key: "/services/end", Value: "of the first run"}); err != nil {
+		t.Fatal(err)
+	}
+	run(false)
+	u.is(workload.Running, "run 1")
+	awaitRegistered()
+	u.is(workload.Stopping, "run 1")
+	for _, want := range []string{"/services/end", key} {
+		event, err := watch.Next(t.Context())
+		if err != nil || event.Node.Key != want || want == key && !strings.Contains(event.Node.Value, `"state":"draining"`) {
+			t.Fatalf("seen was %+v, %v; want %s", event, err, want)
+		}
+	}
+	u.is(workload.Stopped, "")
+	s.awaitRecord(false)
 }
 
 // try runs kvsidekick inside the test and returns its exit code and what it wrote to stderr.

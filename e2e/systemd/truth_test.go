@@ -195,6 +195,15 @@ func (s *scene) asksTheSidekick() {
 	if status := h.Must("kvsidekick", "status", "app@1"); !strings.Contains(status, "up for ") {
 		s.t.Errorf("kvsidekick status says:\n%s", status)
 	}
+	began := time.Now()
+	h.Must("systemctl", "stop", sidekick(1))
+	await(s.t, "the record is gone", func() string { return s.registered(1).now().what })
+	if said := s.registered(1).since(began); len(said) != 2 || !strings.HasPrefix(said[0].what, "draining ") {
+		s.t.Errorf("a stop of the sidekick alone was told as %s", describe(said))
+	}
+	if h.property(unit(1), "ActiveState") != "active" {
+		s.t.Error("a stop of the sidekick alone has stopped its app")
+	}
 	h.Must("systemctl", "stop", unit(1))
 }
 
@@ -239,6 +248,7 @@ func (s *scene) everything(f follower) {
 		s.event("stop", 1, stopped, systemctl("stop", unit(1)))
 		s.event("start after a stop", 1, newRun, systemctl("start", unit(1)))
 		proxy.awaitServers(2)
+		s.event("restart of "+f.unit+" alone", 1, sameRun, systemctl("restart", f.unit))
 		answered, failures := hammered()
 		t.Logf("%d requests answered through a restart and a stop, %d failed", answered, len(failures))
 		if answered == 0 || len(failures) > 0 {

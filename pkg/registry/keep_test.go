@@ -66,6 +66,23 @@ func TestWhatIsKeptLivesOnAndTheNextRunCarriesOnInSilence(t *testing.T) {
 	})
 }
 
+func TestWhetherAnythingIsKeptCanBeDecidedAtTheEnd(t *testing.T) {
+	for _, keep := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			b := start(t, newMemStore(), PublisherConfig{Keep: !keep})
+			b.Set(instances("a"))
+			b.mustSettle(t)
+			b.Keep(keep)
+			if err := b.stop(); err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := b.store.value(webKey); ok != keep {
+				t.Errorf("asked for %v at the end, the record is there: %v", keep, ok)
+			}
+		})
+	}
+}
+
 func TestWhatIsNotWantedAnyMoreIsNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, newMemStore(), PublisherConfig{Keep: true})

@@ -44,7 +44,7 @@ type PublisherConfig struct {
 	Owner  string        // of every record; "" means NewOwner()
 
 	// Keep leaves the desired set in the store when Run ends: it lives on by its TTL, and the
-	// next run of a StandingOwner carries on with it.
+	// next run of a StandingOwner carries on with it. Publisher.Keep changes it.
 	Keep bool
 
 	// WithdrawTimeout bounds how long Run takes to remove its keys when it ends; 0 means
@@ -201,6 +201,14 @@ func (p *Publisher) Run(ctx context.Context) error {
 	p.stir()
 	p.mu.Unlock()
 	return err
+}
+
+// Keep replaces PublisherConfig.Keep, for who knows only at the end why it ends. It counts when Run is
+// told to end.
+func (p *Publisher) Keep(keep bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cfg.Keep = keep
 }
 
 // stir wakes those who wait for a change of the shared state.

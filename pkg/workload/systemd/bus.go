@@ -68,11 +68,7 @@ func connectSystem(ctx context.Context, units []string) (bus, error) {
 	ctx, end := context.WithCancel(ctx)
 	bound := time.AfterFunc(readTimeout, end)
 	defer bound.Stop()
-	connection, err := dialBus(ctx, dbus.SystemBusPrivate, (*dbus.Conn).Hello)
-	overBus := err == nil
-	if err != nil && os.Geteuid() == 0 {
-		connection, err = dialBus(ctx, dialSystemd, nil)
-	}
+	connection, overBus, err := dial(ctx)
 	if err != nil {
 		end()
 		return nil, err
@@ -95,6 +91,17 @@ func connectSystem(ctx context.Context, units []string) (bus, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// dial returns a connection that ends with ctx, over the system's D-Bus or, for root without one, to
+// systemd itself.
+func dial(ctx context.Context) (connection *dbus.Conn, overBus bool, err error) {
+	connection, err = dialBus(ctx, dbus.SystemBusPrivate, (*dbus.Conn).Hello)
+	overBus = err == nil
+	if err != nil && os.Geteuid() == 0 {
+		connection, err = dialBus(ctx, dialSystemd, nil)
+	}
+	return connection, overBus, err
 }
 
 func dialSystemd(options ...dbus.ConnOption) (*dbus.Conn, error) {
