@@ -34,6 +34,11 @@ type Agent struct {
 	// not to be there, and what answered at the first attempt is in the store.
 	Ready func()
 
+	// Leaves reports, when Run is told to end, whether nothing that is registered will answer in a moment.
+	// Then it is draining for Drain, and removed. nil: that is the Publisher's to say.
+	Leaves func(ctx context.Context) bool
+	Drain  time.Duration
+
 	mu      sync.Mutex // guards the fields below
 	follows []*follow
 	offers  []Offer
@@ -55,10 +60,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.Log == nil {
 		a.Log = slog.New(slog.DiscardHandler)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	told := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // what ends it may begin with leaving
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer cancel()
+	group.Go(func() {
+		select {
+		case <-told.Done():
+			a.leave(ctx)
+			cancel()
+		case <-ctx.Done():
+		}
+	})
 
 	updates := make(chan update)
 	a.mu.Lock()

@@ -52,7 +52,8 @@ It takes registrator's arguments and flags, with one dash or two: with etcd://HO
 skydns2://HOST:PORT/DOMAIN the keys are registrator's, and --layout chooses others beside them.
 
 It starts without the store and without the engine and waits for both. When it is stopped its
-registrations stay until their TTL is over, and the next run carries on with them.
+registrations stay until their TTL is over, and the next run carries on with them. When systemd shuts
+the machine down they are removed.
 
 Exit codes: 0 ended as asked, 1 bad arguments or configuration, 5 ended with records that were to be
 removed left to their TTL. With --once and --dry-run also: 2 the engine does not answer, 3 this user may
@@ -177,6 +178,9 @@ func (s *settings) serve(ctx context.Context, a *Agent, beside *running, overrid
 		}
 		beside.add("status", status)
 	}
+	if _, err := os.Stat(systemdBooted); err == nil {
+		a.Leaves, a.Drain = func(ctx context.Context) bool { return isShutdown(ctx, a.Log) }, s.drain
+	}
 	manager := systemdNotifier(a.Log)
 	a.Ready = func() {
 		a.Log.Info("ready", "registered", a.Publisher.Status().Registered)
@@ -184,7 +188,7 @@ func (s *settings) serve(ctx context.Context, a *Agent, beside *running, overrid
 	}
 	var servers sync.WaitGroup
 	defer servers.Wait()
-	serving, stop := context.WithCancel(ctx)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx)) // while it leaves, it can be asked
 	defer stop()
 	servers.Go(func() { beside.run(serving, a.Log) })
 	servers.Go(func() { manager.run(serving, a) })

@@ -32,6 +32,7 @@ type settings struct {
 	ttl      time.Duration
 	givenTTL time.Duration // 0: none was, ttl is the default
 	withdraw bool
+	drain    time.Duration
 
 	host         string
 	ip           string
@@ -65,6 +66,7 @@ func (s *settings) addFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&s.layouts, "layout", nil, "`LAYOUT:WHERE` to write: json:/services, registrator:/DIRECTORY, skydns:DOMAIN, coreos:/DIRECTORY; may be repeated (default: json below --prefix)")
 	flags.DurationVar(&s.ttl, "ttl", registry.DefaultTTL, "how long registrations outlive this agent when it is stopped or dies; whole seconds")
 	flags.BoolVar(&s.withdraw, "withdraw-on-stop", false, "remove the registrations when the agent is stopped, to take this host out")
+	flags.DurationVar(&s.drain, "shutdown-drain", DefaultShutdownDrain, "when systemd shuts this machine down: time between telling readers, by the state draining, and removing the registrations")
 	flags.StringVar(&s.host, "host", "", "`name` of this machine, part of every instance's name (default: its host name)")
 	flags.StringVar(&s.ip, "ip", "", "`address` to register for published ports; one for each family may be given, the first counts where nothing else is asked for (default: where the route to the store begins)")
 	flags.BoolVar(&s.internal, "internal", false, "register containers' own addresses and exposed ports instead of published ones")
