@@ -47,6 +47,7 @@ func TestBadSettingsAreNamedAndNothingStarts(t *testing.T) {
 		{[]string{"--host", "a_b"}, "--host"},
 		{[]string{"--network", "x"}, "--internal"},
 		{[]string{"--engine-timeout", "-1s"}, "--engine-timeout"},
+		{[]string{"--shutdown-drain", "-1s"}, "--shutdown-drain"},
 		{[]string{"--tags", "a\nb"}, "--tags"},
 		{[]string{"--docker-host", "ssh://there"}, "--docker-host"},
 		{[]string{"--endpoints", "ftp://there"}, "ftp"},

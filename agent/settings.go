@@ -119,6 +119,8 @@ func (s *settings) settle(arguments []string, isTLS, endpointsGiven bool) error 
 		return fmt.Errorf("--network %q: has a meaning only with --internal", s.network)
 	case s.hold < 0:
 		return fmt.Errorf("--engine-timeout %v: must not be negative", s.hold)
+	case s.drain < 0:
+		return fmt.Errorf("--shutdown-drain %v: must not be negative", s.drain)
 	case s.once && s.dryRun:
 		return fmt.Errorf("--once writes and --dry-run does not: choose one")
 	}

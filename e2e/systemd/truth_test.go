@@ -151,10 +151,6 @@ func (s *scene) sidekicks() {
 type follower struct {
 	unit string // which is killed
 	kill func() // kills it and returns when another run says that all is registered
-
-	// reboot is newRun if readers hear of a shutdown in order, and again if its records stay for the next
-	// boot, or until they expire.
-	reboot string
 }
 
 func TestWithASidekickTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
@@ -162,7 +158,7 @@ func TestWithASidekickTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
 	s := newScene(t)
 	s.sidekicks()
 	s.asksTheSidekick()
-	s.everything(follower{unit: sidekick(1), reboot: newRun, kill: func() { s.killAndAwait(sidekick(1)) }})
+	s.everything(follower{unit: sidekick(1), kill: func() { s.killAndAwait(sidekick(1)) }})
 }
 
 func TestWithKvagentTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
@@ -170,7 +166,7 @@ func TestWithKvagentTheRegistryTellsTheTruthWhateverHappens(t *testing.T) {
 	s := newScene(t)
 	s.sections()
 	s.host.Must("systemctl", "start", agentUnit)
-	s.everything(follower{unit: agentUnit, reboot: again, kill: func() { s.killAndAwait(agentUnit) }})
+	s.everything(follower{unit: agentUnit, kill: func() { s.killAndAwait(agentUnit) }})
 }
 
 // asksTheSidekick takes an app out and back, as an operator does.
@@ -265,7 +261,7 @@ func (s *scene) everything(f follower) {
 		s.event("restart of D-Bus", 1, sameRun, systemctl("restart", "dbus.service"))
 		s.event("crash after that", 1, newRun, crash)
 		s.outages()
-		s.reboots(f.reboot)
+		s.reboots()
 		s.event("stop", 1, stopped, systemctl("stop", unit(1)))
 	}
 }
@@ -298,8 +294,8 @@ func (s *scene) outages() {
 	s.event("start after that", 2, newRun, func() { s.host.Must("systemctl", "start", unit(2)) })
 }
 
-// reboots ends the host in order, with that outcome, and then without a word.
-func (s *scene) reboots(outcome string) {
+// reboots ends the host in order, so that readers hear of it, and then without a word.
+func (s *scene) reboots() {
 	boot := func() {
 		s.host.Boot()
 		for app, p := range s.probers {
@@ -307,7 +303,15 @@ func (s *scene) reboots(outcome string) {
 		}
 		s.host.AwaitBoot()
 	}
-	s.event("reboot", 1, outcome, func() { s.host.ShutDown(); boot() })
+	s.event("reboot", 1, newRun, func() {
+		s.host.ShutDown()
+		for app := range s.probers {
+			if now := s.registered(app).now(); now.what != "" {
+				s.t.Errorf("after a shutdown the registry says %s of %s", now.what, instance(app))
+			}
+		}
+		boot()
+	})
 	s.event("power failure", 1, again, func() { s.host.PowerOff(); boot() })
 	s.event("power failure: the other", 2, again, func() {})
 }
