@@ -108,7 +108,7 @@ func why(i local.Instance, now time.Time) string {
 	if i.Reason != "" {
 		text += ": " + i.Reason
 	}
-	if i.Kept {
+	if i.Kept && i.Phase == string(registrar.Unhealthy) {
 		text += "; it is kept because it is the last one"
 	}
 	return text

@@ -75,7 +75,7 @@ func (i instance) details() string {
 	return table(rows)
 }
 
-const keptText = " (kept, its check fails)"
+const keptText = " (kept, although it fails)"
 
 func (i instance) stateText() string {
 	if i.Kept {
