@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
-	"os/user"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -216,7 +214,7 @@ func (a *asker) override(ctx context.Context, what string, o override.Override, 
 	if err != nil {
 		return asked(err)
 	}
-	o.By = by()
+	o.By = local.Caller()
 	for _, i := range found {
 		wanted := o
 		if i.Override != nil && o.Mode == "" && o.Weight != 0 {
@@ -231,16 +229,6 @@ func (a *asker) override(ctx context.Context, what string, o override.Override, 
 		fmt.Fprintf(w, "%s/%s: %s\n", i.Service, i.Instance, wanted)
 	}
 	return nil
-}
-
-// by names who runs the command.
-func by() string {
-	name := "somebody"
-	if u, err := user.Current(); err == nil {
-		name = u.Username
-	}
-	host, _ := os.Hostname() // for people
-	return name + "@" + host
 }
 
 func printJSON(w io.Writer, value any) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -144,7 +143,7 @@ func (a *asking) change(ctx context.Context, args []string, apply func(*override
 	if a.reason != "" || wanted.Mode != before { // another weight leaves the reason of a drain
 		wanted.Reason = a.reason
 	}
-	wanted.By, wanted.At = cmp.Or(os.Getenv("SUDO_USER"), os.Getenv("USER"), "kvsidekick"), time.Now().UTC().Truncate(time.Second)
+	wanted.By, wanted.At = local.Caller(), time.Now().UTC().Truncate(time.Second)
 	if wanted.IsZero() {
 		wanted = override.Override{}
 	}
@@ -184,7 +183,7 @@ func printStatus(out io.Writer, report local.Report) {
 			line("check", "%s: %d passed, %d failed in a row%s", c.Check, c.Passed, c.Failed, because(c.Output))
 		}
 		if o := i.Override; o != nil {
-			line("wanted", "%s, weight %d, by %s%s", cmp.Or(o.Mode, override.Ready), o.Weight, cmp.Or(o.By, "somebody"), because(o.Reason))
+			line("wanted", "by %s: %s", cmp.Or(o.By, "somebody"), o)
 		}
 		for _, key := range i.Keys {
 			line("key", "%s %s for %s%s", key.Key, key.State, since(key.Since), because(key.Err))

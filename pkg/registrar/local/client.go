@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/user"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +25,16 @@ const (
 	answerBytesMax = 64 << 20 // the report of ten thousand instances is smaller
 	clientTimeout  = 30 * time.Second
 )
+
+// Caller names who runs this program, as user@host, for the By of an Override.
+func Caller() string {
+	name := "somebody"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, _ := os.Hostname() // for people
+	return name + "@" + host
+}
 
 // Client asks the server at a unix socket. It is safe for concurrent use and holds no connection.
 type Client struct {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -148,10 +149,13 @@ func (i Instance) isCalled(what string) bool {
 // causeOf is an error without the words of its Kind, if it has others.
 func causeOf(err error) string {
 	var known *kv.Error
-	if errors.As(err, &known) && known.Cause != "" {
-		return known.Cause
+	switch {
+	case !errors.As(err, &known):
+		return err.Error()
+	case known.Cause == "" && known.Err != nil:
+		return known.Err.Error()
 	}
-	return err.Error()
+	return cmp.Or(known.Cause, err.Error())
 }
 
 func (cfg Config) override(w http.ResponseWriter, r *http.Request) {
