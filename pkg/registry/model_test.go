@@ -40,20 +40,26 @@ func take(n *int) bool {
 	return false
 }
 
-func (s *seat) isAway() bool {
+// pass takes as long as the store does for this one and reports whether it answers.
+func (s *seat) pass() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.away
+	away, slow := s.away, s.slow
+	s.mu.Unlock()
+	time.Sleep(slow)
+	if away {
+		return errAway
+	}
+	return nil
 }
 
 func (s *seat) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 	s.mu.Lock()
-	away, late, lost, deny, slow := s.away, take(&s.late), take(&s.lost), s.deny, s.slow
+	late, lost, deny := take(&s.late), take(&s.lost), s.deny
 	s.mu.Unlock()
-	time.Sleep(slow)
+	err := s.pass()
 	switch {
-	case away:
-		return kv.Result{}, errAway
+	case err != nil:
+		return kv.Result{}, err
 	case deny:
 		return kv.Result{}, &kv.Error{Kind: kv.Denied, Key: w.Key}
 	case late:
@@ -71,43 +77,43 @@ func (s *seat) Write(ctx context.Context, w kv.Write) (kv.Result, error) {
 }
 
 func (s *seat) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
-	if s.isAway() {
-		return kv.Result{}, errAway
+	if err := s.pass(); err != nil {
+		return kv.Result{}, err
 	}
 	return s.memStore.Read(ctx, r)
 }
 
 func (s *seat) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
-	if s.isAway() {
-		return nil, errAway
+	if err := s.pass(); err != nil {
+		return nil, err
 	}
 	return s.memStore.Watch(ctx, from)
 }
 
 func (s *seat) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error) {
-	if s.isAway() {
-		return kv.Lease{}, errAway
+	if err := s.pass(); err != nil {
+		return kv.Lease{}, err
 	}
 	return s.memStore.Grant(ctx, ttl)
 }
 
 func (s *seat) KeepAlive(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
-	if s.isAway() {
-		return kv.Lease{}, errAway
+	if err := s.pass(); err != nil {
+		return kv.Lease{}, err
 	}
 	return s.memStore.KeepAlive(ctx, id)
 }
 
 func (s *seat) Lease(ctx context.Context, id kv.LeaseID) (kv.Lease, error) {
-	if s.isAway() {
-		return kv.Lease{}, errAway
+	if err := s.pass(); err != nil {
+		return kv.Lease{}, err
 	}
 	return s.memStore.Lease(ctx, id)
 }
 
 func (s *seat) Revoke(ctx context.Context, id kv.LeaseID) (kv.Index, error) {
-	if s.isAway() {
-		return 0, errAway
+	if err := s.pass(); err != nil {
+		return 0, err
 	}
 	s.memStore.mu.Lock()
 	for _, key := range s.attached(id) {
@@ -131,10 +137,13 @@ type player struct {
 	log     *strings.Builder
 }
 
-// start begins a run. A standing owner has other settings in every third one.
+// start begins a run. A standing owner has other settings in every third one, and a view less.
 func (p *player) start() {
 	if p.starts++; isStanding(p.cfg.Owner) {
-		p.cfg.Owner = p.seat.owner + map[bool]string{true: "/s2", false: "/s1"}[p.starts%3 == 0]
+		p.cfg.Owner, p.cfg.Views = p.seat.owner+"/s1", modelViews()
+		if p.starts%3 == 0 {
+			p.cfg.Owner, p.cfg.Views = p.seat.owner+"/s2", modelViews()[1:]
+		}
 	}
 	p.run = NewPublisher(p.cfg)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -170,6 +179,10 @@ type move struct {
 
 const moveKinds = 16
 
+func modelViews() []View {
+	return []View{{"/services", LayoutJSON}, {"/reg", LayoutRegistrator}, {"/skydns/kvd", LayoutSkyDNS}}
+}
+
 // game is several publishers of the same names in one store.
 type game struct {
 	store   *memStore
@@ -180,12 +193,11 @@ type game struct {
 func newGame(leases bool) *game {
 	g := &game{store: newMemStore()}
 	g.store.noLeases = !leases
-	views := []View{{"/services", LayoutJSON}, {"/reg", LayoutRegistrator}, {"/skydns/kvd", LayoutSkyDNS}}
 	for i, owner := range []string{"m1/agent/s1", "m2/agent/s1", "m3/0123"} {
 		s := &seat{memStore: g.store, owner: strings.TrimSuffix(owner, "/s1"), tasks: &g.tasks}
 		log := &strings.Builder{}
 		p := &player{seat: s, number: i, log: log, cfg: PublisherConfig{
-			Store: s, Leaser: s, Owner: owner, Views: views, Keep: i == 0, Log: slog.New(slog.NewTextHandler(log, nil)),
+			Store: s, Leaser: s, Owner: owner, Views: modelViews(), Keep: i == 0, Log: slog.New(slog.NewTextHandler(log, nil)),
 		}}
 		p.want(3<<i, 0)
 		p.start()
