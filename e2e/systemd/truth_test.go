@@ -209,7 +209,7 @@ const agentUnit = "kvagent.service"
 // readers hear of it.
 func (s *scene) sections() {
 	h := s.host
-	h.Write("/etc/kvd/kvagent.env", fmt.Sprintf("KVAGENT_ENDPOINTS=%s\nKVAGENT_SOURCE=systemd\nKVAGENT_TTL=%v\n", s.store.URL, ttl))
+	h.Write("/etc/kvd/kvagent.env", fmt.Sprintf("KVAGENT_ENDPOINTS=%s\nKVAGENT_SOURCE=systemd\nKVAGENT_TTL=%v\nKVAGENT_SHUTDOWN_DRAIN=%v\n", s.store.URL, ttl, drain))
 	h.Write("/etc/systemd/system/app@.service.d/kvd.conf", fmt.Sprintf(`[X-Kvd]
 Service=web
 Port=808%%i
@@ -219,6 +219,8 @@ Check=http:/
 [Service]
 ExecStop=/bin/sh -c 'test -z "$MAINPID" || sleep %d'
 `, int(drain.Seconds())))
+	// One has no pause of its own and is ordered instead, which is for shutdowns.
+	h.Write(fmt.Sprintf("/etc/systemd/system/%s.d/order.conf", unit(2)), "[Unit]\nBefore="+agentUnit+"\n[Service]\nExecStop=\n")
 	h.Must("systemctl", "daemon-reload")
 	for app := range s.probers {
 		h.Must("systemctl", "enable", unit(app))
@@ -304,10 +306,15 @@ func (s *scene) reboots() {
 		s.host.AwaitBoot()
 	}
 	s.event("reboot", 1, newRun, func() {
+		began := time.Now()
 		s.host.ShutDown()
-		for app := range s.probers {
+		for app, p := range s.probers {
+			said := s.registered(app).since(began)
 			if now := s.registered(app).now(); now.what != "" {
 				s.t.Errorf("after a shutdown the registry says %s of %s", now.what, instance(app))
+			}
+			if out, down := first(said, isOut), first(p.since(began), isDown); !out.Before(down) {
+				s.t.Errorf("%s went at %v, and then the registry said: %s", instance(app), down, describe(said))
 			}
 		}
 		boot()
