@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kvd-io/kvd/e2e/engine"
@@ -36,7 +37,7 @@ func runRegistered(ctx context.Context, b *bench) ([]table, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, dockerd, stop, err := b.containersToKeep(ctx)
+	host, dockerd, told, stop, err := b.containersToKeep(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -117,31 +118,87 @@ func runRegistered(ctx context.Context, b *bench) ([]table, error) {
 	if dockerd != 0 {
 		t.Rows[0].Figures = append(t.Rows[0].Figures, figure{"CPU of " + names[2], percent[2], 2})
 	}
-	return []table{t}, nil
+	if told == nil {
+		return []table{t}, nil
+	}
+	changes, err := b.changes(ctx, told, agent, store.url)
+	if err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, agent.said)
+	}
+	return []table{t, changes}, nil
 }
 
-// containersToKeep returns the address of an engine with the containers, and its process if it is one.
-func (b *bench) containersToKeep(ctx context.Context) (host string, pid int, stop func(), err error) {
+// changes looks at what it costs when one more container starts and ends, one after the other.
+func (b *bench) changes(ctx context.Context, told *told, agent *server, url string) (table, error) {
+	store, err := kvclient.New(kvclient.Config{Endpoints: []string{url}})
+	if err != nil {
+		return table{}, err
+	}
+	defer store.Close()
+	watch, err := store.Watch(ctx, kv.WatchFrom{Key: registry.DefaultPrefix + "/kept", Recursive: true})
+	if err != nil {
+		return table{}, err
+	}
+	defer watch.Close()
+	ctx, cancel := context.WithTimeout(ctx, awaitMax)
+	defer cancel()
+	var started, ended latencies
+	before, err := cpuOf(agent.cmd.Process.Pid)
+	if err != nil {
+		return table{}, err
+	}
+	for range b.registrations {
+		for _, l := range []*latencies{&started, &ended} {
+			isStart := l == &started
+			begun := time.Now()
+			told.change(isStart)
+			for seen := false; !seen; {
+				e, err := watch.Next(ctx)
+				if err != nil {
+					return table{}, fmt.Errorf("a container starts: %v: %w", isStart, err)
+				}
+				seen = kv.Base(e.Node.Key) == told.name(told.count) && e.Removes() != isStart
+			}
+			*l = append(*l, time.Since(begun))
+		}
+	}
+	now, err := cpuOf(agent.cmd.Process.Pid)
+	if err != nil {
+		return table{}, err
+	}
+	return table{
+		Work: fmt.Sprintf("one more starts and ends, %d times, until a watcher of the store has seen it", b.registrations),
+		Rows: []row{
+			{Subject: "kvagent, of one change", Figures: []figure{{"CPU ms", millis(now-before) / float64(2*b.registrations), 2}}},
+			latencyRow("from the event of its start", started),
+			latencyRow("from the event of its end", ended),
+		},
+	}, nil
+}
+
+// containersToKeep returns the address of an engine with the containers, and its process or, if it has none,
+// itself.
+func (b *bench) containersToKeep(ctx context.Context) (host string, pid int, told *told, stop func(), err error) {
 	if !b.real {
 		told, err := tellOf(filepath.Join(b.dir, "told.sock"), b.containers)
 		if err != nil {
-			return "", 0, nil, err
+			return "", 0, nil, nil, err
 		}
-		return told.host, 0, told.close, nil
+		return told.host, 0, told, told.close, nil
 	}
 	docker, err := engine.Start(ctx, engine.Config{Dir: filepath.Join(b.dir, "engine")})
 	if err != nil {
-		return "", 0, nil, err
+		return "", 0, nil, nil, err
 	}
 	for i := range b.containers {
 		name := fmt.Sprintf("kept%d", i)
 		if _, err := docker.Run(ctx, engine.Container{Name: name, Command: []string{"httpd", "-f", "-p", "80"}, Expose: []string{"80/tcp"},
 			Labels: map[string]string{"SERVICE_NAME": "kept", "SERVICE_ID": name}}); err != nil {
 			docker.Close()
-			return "", 0, nil, err
+			return "", 0, nil, nil, err
 		}
 	}
-	return docker.Host(), docker.PID(), func() { docker.Close() }, nil
+	return docker.Host(), docker.PID(), nil, func() { docker.Close() }, nil
 }
 
 // awaitRegistered waits until count records are in the store.
@@ -169,7 +226,19 @@ type told struct {
 	host   string
 	server *http.Server
 	port   net.Listener
-	count  int
+	count  int // those that always run; one more comes and goes
+	events chan toldEvent
+
+	mu       sync.Mutex // guards the fields below
+	oneMore  bool       // it runs
+	startsAt time.Time  // since when
+}
+
+// toldEvent is an event as engines tell it.
+type toldEvent struct {
+	Type, Action string
+	Actor        struct{ ID string }
+	TimeNano     int64 `json:"timeNano"`
 }
 
 func tellOf(socket string, count int) (*told, error) {
@@ -182,7 +251,7 @@ func tellOf(socket string, count int) (*told, error) {
 		listener.Close()
 		return nil, err
 	}
-	t := &told{host: "unix://" + socket, port: port, count: count}
+	t := &told{host: "unix://" + socket, port: port, count: count, events: make(chan toldEvent)}
 	t.server = &http.Server{Handler: t}
 	go t.server.Serve(listener)
 	go func() {
@@ -202,6 +271,28 @@ func (t *told) close() {
 	t.port.Close()
 }
 
+// change starts or ends the one more container, and tells who follows.
+func (t *told) change(start bool) {
+	e := toldEvent{Type: "container", Action: "die", TimeNano: time.Now().UnixNano()}
+	e.Actor.ID = toldID(t.count)
+	t.mu.Lock()
+	if t.oneMore = start; start {
+		e.Action, t.startsAt = "start", time.Now()
+	}
+	t.mu.Unlock()
+	t.events <- e
+}
+
+// running is the number of containers that run, and when the last one started if that comes and goes.
+func (t *told) running() (count int, startsAt time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.oneMore {
+		return t.count + 1, t.startsAt
+	}
+	return t.count, time.Time{}
+}
+
 func toldID(i int) string { return fmt.Sprintf("%064x", i+1) }
 
 func toldAddress(i int) string { return fmt.Sprintf("127.1.%d.%d", i/250, i%250+1) }
@@ -212,14 +303,22 @@ func (t *told) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(path, "/v") {
 		path = path[strings.Index(path[1:], "/")+1:]
 	}
+	count, startsAt := t.running()
 	switch id, isContainer := strings.CutPrefix(path, "/containers/"); {
 	case path == "/_ping":
 		w.Header().Set("Api-Version", "1.41")
 	case path == "/events":
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
+		for {
+			w.(http.Flusher).Flush()
+			select {
+			case e := <-t.events:
+				json.NewEncoder(w).Encode(e)
+			case <-r.Context().Done():
+				return
+			}
+		}
 	case path == "/containers/json":
-		lines := make([]map[string]any, t.count)
+		lines := make([]map[string]any, count)
 		for i := range lines {
 			lines[i] = t.line(i)
 		}
@@ -227,11 +326,11 @@ func (t *told) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case isContainer:
 		id, _, _ = strings.Cut(id, "/")
 		i, err := strconv.ParseInt(id, 16, 64)
-		if err != nil || i < 1 || int(i) > t.count {
+		if err != nil || i < 1 || int(i) > count {
 			http.Error(w, `{"message":"No such container"}`, http.StatusNotFound)
 			return
 		}
-		json.NewEncoder(w).Encode(t.details(int(i) - 1))
+		json.NewEncoder(w).Encode(t.details(int(i)-1, startsAt))
 	default:
 		http.NotFound(w, r)
 	}
@@ -245,8 +344,14 @@ func (t *told) networks(i int) map[string]any {
 }
 
 func (t *told) labels(i int) map[string]string {
-	return map[string]string{"SERVICE_NAME": "kept", "SERVICE_ID": fmt.Sprintf("kept%d", i)}
+	labels := map[string]string{"SERVICE_NAME": "kept", "SERVICE_ID": t.name(i)}
+	if i == t.count {
+		labels["SERVICE_CHECK"] = "none"
+	}
+	return labels
 }
+
+func (t *told) name(i int) string { return fmt.Sprintf("kept%d", i) }
 
 func (t *told) portName() string {
 	return fmt.Sprintf("%d/tcp", t.port.Addr().(*net.TCPAddr).Port)
@@ -260,11 +365,14 @@ func (t *told) line(i int) map[string]any {
 	}
 }
 
-func (t *told) details(i int) map[string]any {
+func (t *told) details(i int, startsAt time.Time) map[string]any {
+	if i < t.count {
+		startsAt = time.Date(2026, 1, 1, 0, 0, 0, 1e8, time.UTC)
+	}
 	return map[string]any{
 		"Id": toldID(i), "Name": fmt.Sprintf("/kept%d", i), "Created": "2026-01-01T00:00:00.0Z", "Path": "httpd", "Args": []string{"-f"},
 		"State": map[string]any{"Status": "running", "Running": true, "Paused": false, "Restarting": false, "Dead": false, "Pid": 1000 + i,
-			"ExitCode": 0, "StartedAt": "2026-01-01T00:00:00.1Z", "FinishedAt": "0001-01-01T00:00:00Z"},
+			"ExitCode": 0, "StartedAt": startsAt.Format(time.RFC3339Nano), "FinishedAt": "0001-01-01T00:00:00Z"},
 		"Config": map[string]any{"Hostname": toldID(i)[:12], "Image": "web:1", "Labels": t.labels(i), "ExposedPorts": map[string]any{t.portName(): struct{}{}},
 			"Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "VERSION=1.2.3"}},
 		"HostConfig":      map[string]any{"NetworkMode": "default", "PortBindings": map[string]any{}},
