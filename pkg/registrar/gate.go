@@ -16,7 +16,9 @@ import (
 
 // gate is an offer with what is known about it. It is guarded by the Registrar's mutex.
 type gate struct {
-	offer    Offer
+	offer    *Offer
+	round    uint64            // of the latest Set that had the offer
+	news     bool              // something has happened since it was decided about
 	rival    string            // the workload whose offer of the same instance counts; "" if this one does
 	override override.Override // what operators want
 
@@ -55,9 +57,9 @@ type decision struct {
 }
 
 // follow takes in the newest offer of the instance and reports whether its monitor is to be started.
-func (g *gate) follow(offer Offer) (start bool) {
+func (g *gate) follow(offer *Offer) (start bool) {
 	before := g.offer
-	g.offer = offer
+	g.offer, g.news = offer, true
 	isFirst := g.now.phase == ""
 	if offer.State == workload.Stopping && isFirst {
 		g.passed = true // it may have been registered by an earlier run: it drains all the same
@@ -82,7 +84,7 @@ func (g *gate) isInUse() bool {
 }
 
 // hasCheck reports whether there is anything to find out beyond what the engine says.
-func hasCheck(offer Offer) bool { return offer.Monitor != nil && health.Asks(offer.Monitor.Check) }
+func hasCheck(offer *Offer) bool { return offer.Monitor != nil && health.Asks(offer.Monitor.Check) }
 
 func sameEndpoint(a, b registry.Record) bool {
 	return a.Address == b.Address && a.Port == b.Port && a.Protocol == b.Protocol
@@ -99,7 +101,7 @@ func (g *gate) stop() {
 // note takes in a verdict and reports whether something may follow from it.
 func (g *gate) note(v health.Verdict) bool {
 	before := g.verdict
-	g.verdict = v
+	g.verdict, g.news = v, true
 	return before.At.IsZero() || v.Healthy != before.Healthy || text(v.Err) != text(before.Err)
 }
 
@@ -119,7 +121,7 @@ func (g *gate) decide(draining bool, log *slog.Logger) bool {
 		g.remark = g.since.Add(overdueAfter)
 		g.tell(next, log)
 	}
-	g.now = next
+	g.now, g.news = next, false
 	return next.state != before.state || next.weight != before.weight || next.kept != before.kept
 }
 
@@ -240,7 +242,7 @@ func (g *gate) args(reason string, more ...any) []any {
 // entry returns what is known about the offer and the keys of its record.
 func (g *gate) entry(keys []registry.KeyStatus) Entry {
 	e := Entry{
-		Offer: g.offer, Phase: g.now.phase, Since: g.since, Reason: g.now.reason,
+		Offer: *g.offer, Phase: g.now.phase, Since: g.since, Reason: g.now.reason,
 		State: g.now.state, Weight: g.now.weight, Kept: g.now.kept, Verdict: g.verdict, Override: g.override,
 	}
 	if g.rival != "" {

@@ -128,9 +128,11 @@ type Registrar struct {
 	peers    *peers // owned by Run
 
 	mu       sync.Mutex // guards the fields below
-	offers   []Offer
-	isNew    bool    // offers were set and Run has not seen them
-	gates    []*gate // of the offers that Run has seen, in their order
+	offers   []*Offer
+	isNew    bool           // offers were set and Run has not seen them
+	gates    []*gate        // of the offers that Run has seen, in their order
+	known    map[name]*gate // of these, those that count
+	round    uint64         // grows with each Set that Run has seen
 	draining bool
 	allTried bool
 	ended    bool
@@ -148,13 +150,23 @@ func New(cfg Config) *Registrar {
 	cfg.Prefix = cmp.Or(kv.Clean(cfg.Prefix), registry.DefaultPrefix)
 	return &Registrar{
 		cfg: cfg, slots: health.NewSlots(), wake: make(chan struct{}, 1),
-		changed: make(chan struct{}),
+		known: map[name]*gate{}, changed: make(chan struct{}),
 	}
 }
 
 // Set replaces the offers. It never blocks. The slice and what it points to must not be changed
 // afterwards. Of several offers of one instance of a service the first counts.
 func (r *Registrar) Set(offers []Offer) {
+	each := make([]*Offer, len(offers))
+	for i := range offers {
+		each[i] = &offers[i]
+	}
+	r.SetEach(each)
+}
+
+// SetEach is Set for many of which few change: what has the address that it had before is the same, and
+// is not looked at.
+func (r *Registrar) SetEach(offers []*Offer) {
 	r.mu.Lock()
 	r.offers, r.isNew, r.allTried = offers, true, false
 	r.mu.Unlock()
@@ -227,7 +239,7 @@ func (r *Registrar) Stats() Stats {
 	return Stats{Checks: r.checks.Load(), Failures: r.failures.Load()}
 }
 
-func nameOf(offer Offer) name { return name{offer.Record.Service, offer.Record.Instance} }
+func nameOf(offer *Offer) name { return name{offer.Record.Service, offer.Record.Instance} }
 
 // poke wakes Run.
 func (r *Registrar) poke() {
@@ -273,11 +285,13 @@ func (r *Registrar) loop(ctx context.Context, group *sync.WaitGroup) {
 	defer timer.Stop()
 	var overridden <-chan struct{}
 	for ctx.Err() == nil {
+		all := false
 		if r.cfg.Overrides != nil {
-			overridden = r.cfg.Overrides.Changed()
+			changed := r.cfg.Overrides.Changed()
+			all, overridden = changed != overridden, changed
 		}
 		published := r.cfg.Publisher.Changed()
-		timer.Reset(r.decide(ctx, group))
+		timer.Reset(r.decide(ctx, group, all))
 		select {
 		case <-ctx.Done():
 		case <-r.wake:
@@ -294,9 +308,9 @@ func (r *Registrar) stir() {
 	r.changed = make(chan struct{})
 }
 
-// decide brings the gates and the publisher's records to what is known now, and returns how long
-// nothing else is to be said.
-func (r *Registrar) decide(ctx context.Context, group *sync.WaitGroup) time.Duration {
+// decide brings the gates about which there is news, or all of them, and the publisher's records to what
+// is known now, and returns how long nothing else is to be said.
+func (r *Registrar) decide(ctx context.Context, group *sync.WaitGroup, all bool) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	records := r.isNew
@@ -304,15 +318,18 @@ func (r *Registrar) decide(ctx context.Context, group *sync.WaitGroup) time.Dura
 		r.isNew = false
 		r.adopt(ctx, group)
 	}
+	all = all || r.draining
 	allTried, quiet := true, remindAfter
 	for _, g := range r.gates {
-		if r.cfg.Overrides != nil {
-			g.override = r.cfg.Overrides.Get(g.offer.Record.Service, g.offer.Record.Instance)
-		}
 		if g.now.kept && r.peers.mayGo(g.offer.Record) {
-			g.gone = true
+			g.gone, g.news = true, true
 		}
-		records = g.decide(r.draining, r.cfg.Log) || records
+		if g.news || all {
+			if r.cfg.Overrides != nil {
+				g.override = r.cfg.Overrides.Get(g.offer.Record.Service, g.offer.Record.Instance)
+			}
+			records = g.decide(r.draining, r.cfg.Log) || records
+		}
 		quiet = min(quiet, g.remind(r.cfg.Log))
 		allTried = allTried && g.tried()
 	}
@@ -326,33 +343,30 @@ func (r *Registrar) decide(ctx context.Context, group *sync.WaitGroup) time.Dura
 
 // adopt carries the offers over to the gates.
 func (r *Registrar) adopt(ctx context.Context, group *sync.WaitGroup) {
-	before := make(map[name]*gate, len(r.gates))
-	for _, g := range r.gates {
-		if g.rival == "" {
-			before[nameOf(g.offer)] = g
-		}
-	}
-	holders := make(map[name]string, len(r.offers))
+	r.round++
 	r.gates = make([]*gate, 0, len(r.offers))
 	for _, offer := range r.offers {
 		n := nameOf(offer)
-		if holder, taken := holders[n]; taken {
-			r.gates = append(r.gates, &gate{offer: offer, rival: holder})
+		g := r.known[n]
+		switch {
+		case g == nil:
+			g = &gate{offer: &Offer{}}
+			r.known[n] = g
+		case g.round == r.round:
+			r.gates = append(r.gates, &gate{offer: offer, rival: g.offer.Workload, news: true})
 			continue
 		}
-		holders[n] = offer.Workload
-		g := before[n]
-		if g == nil {
-			g = &gate{}
-		}
-		delete(before, n)
+		g.round = r.round
 		r.gates = append(r.gates, g)
-		if g.follow(offer) {
+		if g.offer != offer && g.follow(offer) {
 			r.start(ctx, group, g)
 		}
 	}
-	for _, gone := range before {
-		gone.stop()
+	for n, g := range r.known {
+		if g.round != r.round {
+			g.stop()
+			delete(r.known, n)
+		}
 	}
 	r.peers.follow(ctx, group, r.gates)
 }

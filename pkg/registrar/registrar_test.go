@@ -48,11 +48,17 @@ func (c *scripted) monitor() *health.Monitor { return &health.Monitor{Check: c} 
 // wishes are overrides of a test.
 type wishes struct {
 	of      atomic.Pointer[override.Override]
-	changed chan struct{}
+	changed atomic.Pointer[chan struct{}] // closed and replaced when of changes
+}
+
+func newWishes() *wishes {
+	w, changed := &wishes{}, make(chan struct{})
+	w.changed.Store(&changed)
+	return w
 }
 
 func (w *wishes) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (w *wishes) Changed() <-chan struct{}      { return w.changed }
+func (w *wishes) Changed() <-chan struct{}      { return *w.changed.Load() }
 func (w *wishes) Get(string, string) override.Override {
 	if o := w.of.Load(); o != nil {
 		return *o
@@ -62,7 +68,8 @@ func (w *wishes) Get(string, string) override.Override {
 
 func (w *wishes) want(o override.Override) {
 	w.of.Store(&o)
-	w.changed <- struct{}{}
+	next := make(chan struct{})
+	close(*w.changed.Swap(&next))
 }
 
 func offer(instance, run string, check *scripted) Offer {
@@ -79,7 +86,7 @@ func offer(instance, run string, check *scripted) Offer {
 // in runs test with a registrar in a bubble where time passes as soon as nothing else happens.
 func in(t *testing.T, test func(t *testing.T, r *Registrar, w *wishes)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &wishes{changed: make(chan struct{})}
+		w := newWishes()
 		r := New(Config{
 			Publisher: registry.NewPublisher(registry.PublisherConfig{Store: away{}}),
 			Overrides: w, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),

@@ -189,5 +189,6 @@ func (p *Publisher) sweep() {
 			p.hurry(e)
 		}
 	}
-	p.swept, p.dirty = nil, true
+	p.swept = nil
+	p.touchAll()
 }

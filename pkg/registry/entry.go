@@ -29,6 +29,9 @@ type entry struct {
 	slot     int       // in the agenda
 	retry    backoff.Backoff
 
+	touched bool    // something has happened to it since the latest report
+	counted counted // as it was then
+
 	problem error     // why the last visit failed; nil after a success
 	logged  string    // the last problem that was logged
 	state   KeyState  // as last reported

@@ -117,6 +117,9 @@ type Publisher struct {
 	agenda     agenda   // to be visited later
 	visiting   int      // visits under way
 	dirty      bool     // something has happened since the latest report
+	touched    []*entry // to which
+	allTouched bool     // it may concern every entry
+	tally      tally    // of the entries as last reported
 	said       []line   // to be logged when mu is free
 	leaving    bool     // Run has been told to end
 	taskNumber uint64
@@ -286,7 +289,6 @@ func (p *Publisher) begin(ctx context.Context, work func(context.Context) (apply
 		p.findings <- func() {
 			delete(p.pending, number)
 			apply()
-			p.dirty = true
 		}
 	})
 }

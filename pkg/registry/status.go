@@ -75,40 +75,109 @@ func (p *Publisher) report() (tell bool) {
 	if !p.dirty {
 		return false
 	}
-	p.dirty = false
-	before, settled := p.status, p.swept == nil
-	s := &p.status
-	s.Wanted, s.Registered, s.Lease, s.Err = 0, 0, p.lease, p.outage
-	var troubled *entry
-	for _, e := range p.entries {
-		if e.gone() {
-			p.forget(e)
-			continue
+	if p.allTouched {
+		for _, e := range p.entries {
+			p.review(e, now)
 		}
-		p.grade(e, now)
-		p.complain(e)
-		if e.wanted != "" {
-			s.Wanted++
-		}
-		if p.registered(e, now) {
-			s.Registered++
-		}
-		settled = settled && (e.leftover || p.inPlace(e))
-		if e.problem != nil && (troubled == nil || e.key < troubled.key) {
-			troubled = e
+	} else {
+		for _, e := range p.touched {
+			p.review(e, now)
 		}
 	}
-	if s.Err == nil && troubled != nil {
-		s.Err = troubled.problem
+	for _, e := range p.touched {
+		e.touched = false
+	}
+	clear(p.touched)
+	p.touched, p.allTouched, p.dirty = p.touched[:0], false, false
+	before := p.status
+	s := &p.status
+	s.Wanted, s.Registered, s.Lease, s.Err = p.tally.wanted, p.tally.registered, p.lease, p.outage
+	if s.Err == nil {
+		s.Err = p.trouble()
 	}
 	if p.desired.refused != nil {
 		s.Err = errors.Join(s.Err, p.desired.refused)
 	}
-	if settled {
+	if p.swept == nil && p.tally.unsettled == 0 {
 		p.settled = p.generation
 	}
 	p.stir()
 	return !before.equal(p.status)
+}
+
+// tally is how many entries count as what.
+type tally struct{ wanted, registered, unsettled, troubled int }
+
+// counted is as what one entry counts.
+type counted struct{ wanted, registered, unsettled, troubled bool }
+
+// count adds n for everything that an entry counts as.
+func (t *tally) count(c counted, n int) {
+	for _, one := range []struct {
+		is    bool
+		total *int
+	}{{c.wanted, &t.wanted}, {c.registered, &t.registered}, {c.unsettled, &t.unsettled}, {c.troubled, &t.troubled}} {
+		if one.is {
+			*one.total += n
+		}
+	}
+}
+
+// touch has e looked at by the next report.
+func (p *Publisher) touch(e *entry) {
+	p.dirty = true
+	if !e.touched {
+		e.touched = true
+		p.touched = append(p.touched, e)
+	}
+}
+
+// touchAll has every entry looked at by the next report.
+func (p *Publisher) touchAll() { p.dirty, p.allTouched = true, true }
+
+// review notes how far e has come, and forgets it if it is gone.
+func (p *Publisher) review(e *entry, now time.Time) {
+	if p.entries[e.key] != e {
+		return
+	}
+	if e.gone() {
+		p.forget(e)
+		return
+	}
+	p.grade(e, now)
+	p.complain(e)
+	is := counted{
+		wanted: e.wanted != "", registered: p.registered(e, now),
+		unsettled: !e.leftover && !p.inPlace(e), troubled: e.problem != nil,
+	}
+	if is != e.counted {
+		p.tally.count(e.counted, -1)
+		p.tally.count(is, 1)
+		e.counted = is
+	}
+}
+
+// discount takes an entry that is dropped out of the tally.
+func (p *Publisher) discount(e *entry) {
+	p.tally.count(e.counted, -1)
+	e.counted = counted{}
+}
+
+// trouble is what keeps the first key from its place that has any, nil if none has.
+func (p *Publisher) trouble() error {
+	if p.tally.troubled == 0 {
+		return nil
+	}
+	var first *entry
+	for _, e := range p.entries {
+		if e.problem != nil && (first == nil || e.key < first.key) {
+			first = e
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return first.problem
 }
 
 // isStuck reports whether a request takes longer than any may.

@@ -56,6 +56,7 @@ func (p *Publisher) tend(ctx context.Context) {
 		apply := request(ctx)
 		return func() {
 			p.tending = false
+			p.touchAll()
 			apply()
 		}
 	})
@@ -276,6 +277,7 @@ func (p *Publisher) loseLease(id kv.LeaseID) {
 		return // of before
 	}
 	now := time.Now()
+	p.touchAll()
 	p.connected, p.lease, p.tendAt = false, 0, now
 	if again := p.lost.Add(leasesApart); again.After(now) {
 		p.tendAt = again

@@ -11,6 +11,7 @@ import (
 
 // hurry has e visited as soon as possible.
 func (p *Publisher) hurry(e *entry) {
+	p.touch(e)
 	p.agenda.drop(e)
 	e.retry.Reset()
 	if !e.busy && !e.queued {
@@ -49,7 +50,7 @@ func (p *Publisher) scatter() {
 
 // needs reports whether a visit would change anything.
 func (p *Publisher) needs(e *entry) bool {
-	k := e.known
+	k := &e.known
 	switch {
 	case k.unsure:
 		return true
@@ -67,7 +68,7 @@ func (p *Publisher) inPlace(e *entry) bool {
 // registered reports whether readers find the record at now, as far as can be known: a store that
 // does not answer us may still answer them, until the key is due to expire.
 func (p *Publisher) registered(e *entry, now time.Time) bool {
-	k := e.known
+	k := &e.known
 	if e.wanted == "" || k.index == 0 || k.value != e.wanted || !k.held {
 		return false
 	}
@@ -85,6 +86,7 @@ func (e *entry) gone() bool {
 // forget drops an entry that is gone. If a write to it was not answered lately, it may still be done,
 // and its lease would keep the key for ever: until then it is watched for.
 func (p *Publisher) forget(e *entry) {
+	p.discount(e)
 	if p.lease != 0 && !p.leaving && time.Now().Before(e.haunted) {
 		e.leftover, e.due = true, e.haunted
 		p.agenda.put(e)
@@ -122,7 +124,8 @@ func (p *Publisher) visitOf(e *entry) visit {
 
 // call begins a visit.
 func (p *Publisher) call(ctx context.Context, e *entry) {
-	e.leftover, p.dirty = false, true
+	e.leftover = false
+	p.touch(e)
 	if e.busy || p.entries[e.key] != e || e.gone() {
 		return
 	}
@@ -137,6 +140,7 @@ func (p *Publisher) call(ctx context.Context, e *entry) {
 
 // finish notes what a visit has come to, and when e is due again.
 func (p *Publisher) finish(e *entry, o outcome) {
+	p.touch(e)
 	e.busy = false
 	p.visiting--
 	e.known, e.problem = o.known, o.err

@@ -122,7 +122,8 @@ func (p *Publisher) changed(e *entry, node *kv.Node) {
 	v := p.visitOf(e)
 	v.known.seen = node.ModifiedIndex
 	e.problem = v.judge(node)
-	e.known, p.dirty = v.known, true
+	e.known = v.known
+	p.touch(e)
 	switch {
 	case e.known.foreign: // nothing to do until it goes
 		p.agenda.drop(e)
@@ -141,7 +142,8 @@ func (p *Publisher) vanished(e *entry, index kv.Index) {
 	}
 	before, wasThere := p.inPlace(e), e.known.index != 0
 	e.known.absent(index)
-	e.suspect, p.dirty = e.suspect || before, true
+	e.suspect = e.suspect || before
+	p.touch(e)
 	if e.wanted != "" || wasThere {
 		e.leftover = false
 		p.hurry(e)
@@ -191,6 +193,7 @@ func (p *Publisher) verify(ctx context.Context, id kv.LeaseID) func() {
 		if granted, err := p.cfg.Leaser.Grant(ctx, p.cfg.TTL); err == nil {
 			return func() {
 				p.looking, p.lease = false, granted.ID
+				p.touchAll()
 				p.tended(started, nil)
 				p.scatter()
 			}
@@ -220,6 +223,7 @@ func (p *Publisher) verify(ctx context.Context, id kv.LeaseID) func() {
 // looked ends a look at all keys.
 func (p *Publisher) looked(started time.Time, err error, compare func(), lease kv.LeaseID) {
 	p.looking = false
+	p.touchAll()
 	switch {
 	case err == nil:
 		compare()

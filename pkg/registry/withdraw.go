@@ -56,6 +56,7 @@ func (p *Publisher) leave() {
 			p.unwant(e)
 		case e.wanted != "" || e.leftover:
 			p.agenda.drop(e)
+			p.discount(e)
 			delete(p.entries, key)
 		default:
 			p.hurry(e)
@@ -64,7 +65,7 @@ func (p *Publisher) leave() {
 	if !p.cfg.Keep && p.lease != 0 && (p.outage == nil || p.isAttached()) {
 		p.revocation, p.revokeAt = revocationDue, time.Now()
 	}
-	p.dirty = true
+	p.touchAll()
 }
 
 // isAttached reports whether anything may be attached to the lease.
@@ -122,6 +123,7 @@ func (p *Publisher) end(ctx context.Context, id kv.LeaseID, ours map[string]bool
 // revoked notes what has come of ending the lease.
 func (p *Publisher) revoked(id kv.LeaseID, err error, needed bool) {
 	p.farewell.problem = nil
+	p.touchAll()
 	switch {
 	case err == nil, kv.Is(err, kv.NoLease):
 		p.revocation, p.lease, p.connected = revocationNone, 0, false
