@@ -18,7 +18,7 @@
 //	ID, Name   its path; its name without the ending
 //	State      Running, always
 //	Labels     kvd.web.port=8080, kvd.web.tags=blue,v2, kvd.web.meta.zone=eu and so on
-//	Trusted    unless everybody may write to it
+//	Trusted    unless everybody may write to it, or to the directory
 //	Problems   what is wrong with it. A file that cannot be read or understood keeps what it last said.
 package files
 
@@ -76,6 +76,7 @@ type Source struct {
 	sent    []workload.Workload
 	hasSent bool
 	watched os.FileInfo // the directory that is being watched; nil: none is
+	exposed bool        // everybody may write to the directory
 
 	mu     sync.Mutex // guards status
 	status workload.Status
@@ -185,6 +186,10 @@ func (s *Source) scan() {
 		return
 	}
 	s.note(nil)
+	if info, err := os.Stat(s.cfg.Dir); err == nil && s.exposed != isExposed(info.Mode()) {
+		s.exposed = !s.exposed
+		clear(s.known) // all of them are judged anew
+	}
 	there := map[string]bool{}
 	for _, entry := range entries {
 		name := entry.Name()
@@ -221,7 +226,7 @@ func (s *Source) look(path string) {
 	}
 	now.workload = workload.Workload{
 		ID: path, Name: strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)), State: workload.Running, Reason: "described by a file",
-		HostNetwork: true, Trusted: now.mode&0o002 == 0,
+		HostNetwork: true, Trusted: !s.exposed && !isExposed(now.mode),
 	}
 	if err == nil {
 		now.workload.Labels, err = Parse(text)
@@ -235,11 +240,17 @@ func (s *Source) look(path string) {
 		}
 		now.workload.Problems = append(now.workload.Problems, problem)
 	}
-	if now.mode&0o002 != 0 {
-		now.workload.Problems = append(now.workload.Problems, path+": everybody may write to it, so that it is not trusted; chmod o-w")
+	for what, exposed := range map[string]bool{path: isExposed(now.mode), s.cfg.Dir: s.exposed} {
+		if exposed {
+			now.workload.Problems = append(now.workload.Problems, what+": everybody may write to it, so that it is not trusted; chmod o-w")
+		}
 	}
+	slices.Sort(now.workload.Problems)
 	s.known[path] = now
 }
+
+// isExposed reports whether everybody may write to what has this mode.
+func isExposed(mode os.FileMode) bool { return mode&0o002 != 0 }
 
 // read returns the text of a file, nil if it is as it was before. It is read whole or not at all: one
 // that changes meanwhile is read again.

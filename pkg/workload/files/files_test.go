@@ -168,6 +168,26 @@ func TestAFileThatEverybodyMayWriteIsNotTrusted(t *testing.T) {
 	}
 }
 
+func TestFilesOfADirectoryThatEverybodyMayWriteToAreNotTrusted(t *testing.T) {
+	path := t.TempDir()
+	if err := os.WriteFile(filepath.Join(path, "web.yaml"), []byte("web: {port: 80}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	d := follow(t, path)
+	if d.until("web! web.port=80").Workloads[0].Trusted {
+		t.Error("it is trusted")
+	}
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if !d.until("web web.port=80").Workloads[0].Trusted {
+		t.Error("it is not trusted although only its owner may add files")
+	}
+}
+
 func TestADirectoryIsNamedByAnAbsolutePath(t *testing.T) {
 	if _, err := New(Config{Dir: "services.d"}); err == nil {
 		t.Error("a relative path was accepted")
