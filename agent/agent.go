@@ -41,7 +41,7 @@ type Agent struct {
 
 	mu      sync.Mutex // guards the fields below
 	follows []*follow
-	offers  []Offer
+	offers  []*Offer
 	refused []Refusal
 	turned  time.Time // when the loop last went round
 	started time.Time
@@ -149,11 +149,11 @@ func (a *Agent) take(u update) {
 func (a *Agent) decide(plan *planner, told map[Refusal]bool) {
 	offers, refusals := plan.offers(a.seen())
 	a.tell(refusals, told)
-	list := make([]registrar.Offer, len(offers))
+	list := make([]*registrar.Offer, len(offers))
 	for i, offer := range offers {
-		list[i] = offer.Offer
+		list[i] = &offer.Offer
 	}
-	a.Registrar.Set(list)
+	a.Registrar.SetEach(list)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.offers, a.refused = offers, refusals

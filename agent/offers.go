@@ -63,67 +63,7 @@ type Offer struct {
 // and one instance below the prefix, and every record is valid. What two workloads claim goes to the
 // one that its administrator wrote down, then to the one that has run longest.
 func Offers(seen []Seen, opts Options) ([]Offer, []Refusal) {
-	return newPlanner(opts).offers(seen)
-}
-
-// planner is Offers that remembers what it decided about a workload until that changes.
-type planner struct {
-	options Options
-	known   map[workloadID]*planned
-	again   bool // something that may come later was missing
-}
-
-type workloadID struct{ source, id string }
-
-// planned is what was decided about a workload as it was seen.
-type planned struct {
-	seen     Seen
-	owner    *workload.Workload // whose network it uses
-	offers   []Offer
-	refusals []Refusal
-	again    bool // something that may come later was missing
-}
-
-func newPlanner(opts Options) *planner {
-	return &planner{options: opts, known: map[workloadID]*planned{}}
-}
-
-func (p *planner) offers(seen []Seen) ([]Offer, []Refusal) {
-	claims := make([]*Seen, len(seen)) // workloads are large: pointers are sorted
-	byID := make(map[workloadID]*Seen, len(seen))
-	for i := range seen {
-		claims[i] = &seen[i]
-		byID[workloadID{seen[i].Source, seen[i].ID}] = &seen[i]
-	}
-	slices.SortFunc(claims, firstClaim)
-	known := make(map[workloadID]*planned, len(seen))
-	holders := make(map[[2]string]*Seen, len(seen))
-	granted := make([]*Offer, 0, len(seen))
-	var refusals []Refusal
-	p.again = false
-	for _, s := range claims {
-		plan := p.plan(s, byID)
-		known[workloadID{s.Source, s.ID}] = plan
-		p.again = p.again || plan.again
-		refusals = append(refusals, plan.refusals...)
-		for i := range plan.offers {
-			offer := &plan.offers[i]
-			name := [2]string{offer.Record.Service, offer.Record.Instance}
-			if holder, taken := holders[name]; taken {
-				refusals = append(refusals, conflict(s, offer, holder))
-				continue
-			}
-			holders[name] = s
-			granted = append(granted, offer)
-		}
-	}
-	p.known = known
-	slices.SortFunc(granted, func(a, b *Offer) int {
-		return cmp.Or(cmp.Compare(a.Record.Service, b.Record.Service), cmp.Compare(a.Record.Instance, b.Record.Instance))
-	})
-	slices.SortStableFunc(refusals, func(a, b Refusal) int {
-		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Workload, b.Workload), cmp.Compare(a.Port, b.Port))
-	})
+	granted, refusals := newPlanner(opts).offers(seen)
 	offers := make([]Offer, len(granted))
 	for i, offer := range granted {
 		offers[i] = *offer
@@ -131,23 +71,131 @@ func (p *planner) offers(seen []Seen) ([]Offer, []Refusal) {
 	return offers, refusals
 }
 
+// planner is Offers that remembers what it decided about a workload until that changes.
+type planner struct {
+	options Options
+	round   uint64 // grows with each snapshot
+	known   map[workloadID]*planned
+	claims  []*claim // of all that is known, as firstClaim orders them
+	again   bool     // something that may come later was missing
+}
+
+type workloadID struct{ source, id string }
+
+// planned is what was decided about a workload as it was seen. Only round changes once it is made.
+type planned struct {
+	seen     Seen
+	owner    *workload.Workload // whose network it uses
+	offers   []Offer
+	refusals []Refusal
+	again    bool   // something that may come later was missing
+	round    uint64 // when it was seen last
+}
+
+// claim is an offer and the workload that makes it.
+type claim struct {
+	*Offer
+	by *planned
+	at int // among those of the workload
+}
+
+func newPlanner(opts Options) *planner {
+	return &planner{options: opts, known: map[workloadID]*planned{}}
+}
+
+// offers returns what is to be registered. An offer of a workload that has not changed is at the address
+// at which it was before. None must be changed.
+func (p *planner) offers(seen []Seen) ([]*Offer, []Refusal) {
+	p.round++
+	p.again = false
+	owners := networkOwners(seen)
+	var refusals []Refusal
+	var fresh []*planned
+	for i := range seen {
+		plan, isNew := p.plan(&seen[i], owners)
+		if isNew {
+			fresh = append(fresh, plan)
+		}
+		p.again = p.again || plan.again
+		refusals = append(refusals, plan.refusals...)
+	}
+	p.forget(len(seen))
+	p.claims = slices.DeleteFunc(p.claims, func(c *claim) bool { return c.by.round != p.round })
+	for _, plan := range fresh {
+		for i := range plan.offers {
+			p.claims = append(p.claims, &claim{&plan.offers[i], plan, i})
+		}
+	}
+	slices.SortFunc(p.claims, firstClaim) // quick, because few are out of order
+	offers := make([]*Offer, 0, len(p.claims))
+	var holder *claim
+	for _, c := range p.claims {
+		if holder != nil && c.Record.Instance == holder.Record.Instance && c.Record.Service == holder.Record.Service {
+			refusals = append(refusals, conflict(c, holder))
+			continue
+		}
+		holder = c
+		offers = append(offers, c.Offer)
+	}
+	slices.SortStableFunc(refusals, func(a, b Refusal) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Workload, b.Workload), cmp.Compare(a.Port, b.Port))
+	})
+	return offers, refusals
+}
+
+// forget drops what was not seen in this round, in which there was so much.
+func (p *planner) forget(seen int) {
+	if len(p.known) == seen {
+		return
+	}
+	for id, plan := range p.known {
+		if plan.round != p.round {
+			delete(p.known, id)
+		}
+	}
+}
+
+// networkOwners returns the workloads by ID if any uses the network of another, which few do.
+func networkOwners(seen []Seen) map[workloadID]*Seen {
+	if !slices.ContainsFunc(seen, func(s Seen) bool { return s.NetworkOf != "" }) {
+		return nil
+	}
+	owners := make(map[workloadID]*Seen, len(seen))
+	for i := range seen {
+		owners[workloadID{seen[i].Source, seen[i].ID}] = &seen[i]
+	}
+	return owners
+}
+
 // plan returns what is decided about a workload: what was decided before, if nothing has changed.
-func (p *planner) plan(s *Seen, all map[workloadID]*Seen) *planned {
+func (p *planner) plan(s *Seen, owners map[workloadID]*Seen) (plan *planned, isNew bool) {
 	var owner *workload.Workload
 	if s.NetworkOf != "" {
-		if found := all[workloadID{s.Source, s.NetworkOf}]; found != nil {
+		if found := owners[workloadID{s.Source, s.NetworkOf}]; found != nil {
 			owner = &found.Workload
 		}
 	}
-	plan := p.known[workloadID{s.Source, s.ID}]
-	if plan == nil || plan.again || !same(plan.seen.Workload, s.Workload) || !sameOwner(plan.owner, owner) {
+	id := workloadID{s.Source, s.ID}
+	plan = p.known[id]
+	if isNew = plan == nil || plan.again || !same(&plan.seen.Workload, &s.Workload) || !sameOwner(plan.owner, owner); isNew {
 		plan = decide(*s, owner, p.options)
+		p.known[id] = plan
 	}
-	return plan
+	plan.round = p.round
+	return plan, isNew
 }
 
-// firstClaim orders workloads by who may keep a name that two claim.
-func firstClaim(a, b *Seen) int {
+// firstClaim orders by service and instance, and those who claim the same by who may keep it.
+func firstClaim(a, b *claim) int {
+	if c := cmp.Compare(a.Record.Service, b.Record.Service); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.Record.Instance, b.Record.Instance); c != 0 {
+		return c
+	}
+	if a.by == b.by {
+		return cmp.Compare(a.at, b.at)
+	}
 	rank := func(s *Seen) int {
 		switch {
 		case s.Trusted:
@@ -157,19 +205,21 @@ func firstClaim(a, b *Seen) int {
 		}
 		return 2
 	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Run, b.Run), cmp.Compare(a.Source, b.Source), cmp.Compare(a.ID, b.ID))
+	x, y := &a.by.seen, &b.by.seen
+	return cmp.Or(cmp.Compare(rank(x), rank(y)), cmp.Compare(x.Run, y.Run), cmp.Compare(x.Source, y.Source), cmp.Compare(x.ID, y.ID))
 }
 
-func conflict(s *Seen, offer *Offer, holder *Seen) Refusal {
-	whose := fmt.Sprintf("of %s", holder.Name)
-	if holder.ID == s.ID && holder.Source == s.Source {
+func conflict(c, holder *claim) Refusal {
+	s, first := &c.by.seen, &holder.by.seen
+	whose := fmt.Sprintf("of %s", first.Name)
+	if first.ID == s.ID && first.Source == s.Source {
 		whose = "of the same one"
 	}
-	return Refusal{Source: s.Source, Workload: s.Name, Port: offer.Port, Mistake: true,
+	return Refusal{Source: s.Source, Workload: s.Name, Port: c.Port, Mistake: true,
 		Reason: fmt.Sprintf("%s has an instance named %q already, %s; give one another id (%s.%s.id, %sID)",
-			offer.Record.Service, offer.Record.Instance, whose, ownPrefix, offer.Record.Service, metadataPrefix)}
+			c.Record.Service, c.Record.Instance, whose, ownPrefix, c.Record.Service, metadataPrefix)}
 }
 
 func sameOwner(a, b *workload.Workload) bool {
-	return a == b || a != nil && b != nil && same(*a, *b)
+	return a == b || a != nil && b != nil && same(a, b)
 }

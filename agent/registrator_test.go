@@ -268,9 +268,9 @@ func TestTagsThatCannotBeMadeAreLeftOutAndTriedAgain(t *testing.T) {
 	if opts.Tags, err = ParseTags(`{{sIndex 0 .Config.Env}}`, nil); err != nil {
 		t.Fatal(err)
 	}
-	offers, refusals = decided([]workload.Workload{first}, opts)
-	if len(offers) != 1 || len(refusals) != 1 || !strings.Contains(refusals[0].Reason, "empty list") {
-		t.Errorf("offers %+v, refusals %+v", offers, refusals)
+	more, refusals := decided([]workload.Workload{first}, opts)
+	if len(more) != 1 || len(refusals) != 1 || !strings.Contains(refusals[0].Reason, "empty list") {
+		t.Errorf("offers %+v, refusals %+v", more, refusals)
 	}
 	if opts.Tags, err = ParseTags(`{{range split "" .Name}}{{range split "" $.ID}}{{$.Config.Labels}}{{end}}{{end}}`, nil); err != nil {
 		t.Fatal(err)

@@ -27,10 +27,10 @@ func TestEveryFieldOfAWorkloadIsCompared(t *testing.T) {
 		default:
 			t.Fatalf("%s is of a kind that this test does not know", whole.Field(i).Name)
 		}
-		if same(workload.Workload{}, changed) {
+		if same(&workload.Workload{}, &changed) {
 			t.Errorf("a workload with another %s is taken for the same", whole.Field(i).Name)
 		}
-		if !same(changed, changed) {
+		if !same(&changed, &changed) {
 			t.Errorf("a workload with a %s is not the same as itself", whole.Field(i).Name)
 		}
 	}

@@ -38,6 +38,7 @@ type follower struct {
 	out      chan<- workload.Snapshot
 	hints    *hints
 	known    map[string]*container
+	ids      []string             // of known, in order
 	stopping map[string]time.Time // until when a container counts as stopping
 	failed   map[string]*failure  // containers that do not run any more and are told all the same
 	silent   map[string]bool      // containers that run, as far as can be known, but of which the engine has told nothing yet
@@ -72,7 +73,10 @@ func (f *follower) learn(a answer) {
 	if now.here = before != nil && before.here && before.PID == now.PID; !now.here {
 		now.here = now.isHere()
 	}
-	f.known[a.id] = now
+	if f.known[a.id] = now; before == nil {
+		at, _ := slices.BinarySearch(f.ids, a.id)
+		f.ids = slices.Insert(f.ids, at, a.id)
+	}
 	if before == nil || !reflect.DeepEqual(before.running, now.running) {
 		f.stale = true
 	}
@@ -104,6 +108,9 @@ func (f *follower) ended(a answer) {
 		f.failed[a.id] = last
 	}
 	delete(f.known, a.id)
+	if at, found := slices.BinarySearch(f.ids, a.id); found {
+		f.ids = slices.Delete(f.ids, at, at+1)
+	}
 	delete(f.stopping, a.id)
 	f.stale = true
 }
@@ -185,8 +192,8 @@ func (f *follower) pending() chan<- workload.Snapshot {
 func (f *follower) delivered() { f.sent, f.hasSent, f.isNews = len(f.next.Workloads), true, false }
 
 func (f *follower) snapshot() workload.Snapshot {
-	workloads := make([]workload.Workload, 0, len(f.known))
-	for _, id := range slices.Sorted(maps.Keys(f.known)) {
+	workloads := make([]workload.Workload, 0, len(f.known)+len(f.failed))
+	for _, id := range f.ids {
 		w := resolve(f.known[id].running, f.known)
 		if _, found := f.stopping[id]; found {
 			w.State, w.Reason = workload.Stopping, reasonStopping
@@ -206,6 +213,7 @@ func (f *follower) forget(ctx context.Context) bool {
 		return false
 	}
 	clear(f.known)
+	f.ids = nil
 	clear(f.stopping)
 	clear(f.silent)
 	clear(f.failed)
