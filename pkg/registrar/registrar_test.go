@@ -343,6 +343,31 @@ func TestDrainDrainsWhatIsUp(t *testing.T) {
 	})
 }
 
+func TestOfManyOffersThoseThatAreOthersAreFollowed(t *testing.T) {
+	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
+		a, b := offer("a", "1", nil), offer("b", "1", nil)
+		r.SetEach([]*Offer{&a, &b})
+		synctest.Wait()
+		stopping := b
+		stopping.State = workload.Stopping
+		r.SetEach([]*Offer{&a, &stopping})
+		synctest.Wait()
+		if e := r.Entries(); len(e) != 2 || e[0].State != registry.StateUp || e[1].State != registry.StateDraining {
+			t.Errorf("one is stopping: %+v", e)
+		}
+		r.SetEach([]*Offer{&a})
+		synctest.Wait()
+		if e := r.Entries(); len(e) != 1 || e[0].State != registry.StateUp || !r.AllTried() {
+			t.Errorf("one is gone: %+v", e)
+		}
+		r.SetEach([]*Offer{&b, &a})
+		synctest.Wait()
+		if e := r.Entries(); len(e) != 2 || e[0].State != registry.StateUp || e[0].Offer.Record.Instance != "b" {
+			t.Errorf("it is back: %+v", e)
+		}
+	})
+}
+
 func TestOneOfTwoOffersOfAnInstanceCounts(t *testing.T) {
 	in(t, func(t *testing.T, r *Registrar, _ *wishes) {
 		first, second := offer("a", "1", nil), offer("a", "1", nil)
