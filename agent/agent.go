@@ -228,7 +228,11 @@ func (a *Agent) tell(refusals []Refusal, told map[Refusal]bool) {
 		if refusal.Mistake {
 			level = slog.LevelWarn
 		}
-		a.Log.Log(context.Background(), level, "not registered as asked", "source", refusal.Source, "workload", refusal.Workload, "port", refusal.Port, "reason", refusal.Reason)
+		args := []any{"source", refusal.Source, "workload", refusal.Workload}
+		if refusal.Port != 0 {
+			args = append(args, "port", refusal.Port)
+		}
+		a.Log.Log(context.Background(), level, "not registered as asked", append(args, "reason", refusal.Reason)...)
 	}
 	clear(told)
 	for refusal := range now {

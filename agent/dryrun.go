@@ -124,15 +124,52 @@ func firstSnapshot(ctx context.Context, s Source) (workload.Snapshot, error) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() { ended <- source.Run(running, snapshots) }()
-	select {
-	case snapshot := <-snapshots:
-		stop()
-		<-ended
-		return snapshot, nil
-	case err := <-ended:
-		if told, ok := source.(workload.Reporter); ok && err == nil {
-			err = told.Status().Err
+	reason := func() error {
+		if told, ok := source.(workload.Reporter); ok {
+			if status := told.Status(); !status.Connected {
+				return status.Err
+			}
 		}
-		return workload.Snapshot{}, cmp.Or(err, context.Cause(ctx))
+		return nil
 	}
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
+	var failing lasting
+	for {
+		select {
+		case snapshot := <-snapshots:
+			stop()
+			<-ended
+			return snapshot, nil
+		case err := <-ended:
+			return workload.Snapshot{}, cmp.Or(err, reason(), context.Cause(ctx))
+		case now := <-look.C:
+			if err := reason(); failing.isLong(err != nil, now) {
+				stop()
+				<-ended
+				return workload.Snapshot{}, err
+			}
+		}
+	}
+}
+
+const (
+	// failureMax is how long a source may fail before who waits for its first snapshot gives up: longer
+	// than a hiccup, and several attempts of the source.
+	failureMax = 3 * time.Second
+
+	lookInterval = 100 * time.Millisecond
+)
+
+// lasting finds out whether something fails for so long that there is no point in waiting.
+type lasting struct{ since time.Time }
+
+func (l *lasting) isLong(fails bool, now time.Time) bool {
+	switch {
+	case !fails:
+		l.since = time.Time{}
+	case l.since.IsZero():
+		l.since = now
+	}
+	return fails && now.Sub(l.since) >= failureMax
 }

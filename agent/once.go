@@ -57,6 +57,9 @@ func runOnce(ctx context.Context, a *Agent, w io.Writer) error {
 // nothing is known for sure, and why.
 func (a *Agent) awaitAll(ctx context.Context, ready <-chan struct{}) (missing []registrar.Entry, err error) {
 	isReady := false
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
+	var failing lasting
 	for {
 		changed := a.Registrar.Changed()
 		missing = missing[:0]
@@ -65,18 +68,33 @@ func (a *Agent) awaitAll(ctx context.Context, ready <-chan struct{}) (missing []
 				missing = append(missing, e)
 			}
 		}
-		if isReady && len(missing) == 0 {
+		untold, failure := a.unheard()
+		if isReady && len(missing) == 0 && !untold {
 			return nil, a.Publisher.Settle(ctx)
 		}
 		select {
 		case <-ready:
 			isReady, ready = true, nil
 		case <-changed:
+		case now := <-look.C:
+			if failing.isLong(untold, now) {
+				return nil, failure
+			}
 		case <-ctx.Done():
-			if !isReady {
-				return nil, fmt.Errorf("not finished after %v: %w", onceMax, cmp.Or(a.Publisher.Status().Err, context.Cause(ctx)))
+			if !isReady || untold {
+				return nil, fmt.Errorf("not finished after %v: %w", onceMax, cmp.Or(failure, a.Publisher.Status().Err, context.Cause(ctx)))
 			}
 			return missing, nil
 		}
 	}
+}
+
+// unheard reports whether a source that is to be there has told nothing yet and fails, and how.
+func (a *Agent) unheard() (bool, error) {
+	for _, s := range a.SourceStatus() {
+		if s.Expected && !s.Reported && s.Err != "" {
+			return true, fmt.Errorf("%s (%s) cannot be followed: %s", s.Name, s.Detail, s.Err)
+		}
+	}
+	return false, nil
 }

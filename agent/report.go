@@ -90,7 +90,7 @@ func (a *Agent) refusals() []RefusalReport {
 	defer a.mu.Unlock()
 	list := make([]RefusalReport, len(a.refused))
 	for i, r := range a.refused {
-		list[i] = RefusalReport{Source: r.Source, Workload: r.Workload, Port: r.Port, Reason: r.Reason, Mistake: r.Mistake}
+		list[i] = RefusalReport(r)
 	}
 	return list
 }

@@ -148,6 +148,9 @@ func (a *asking) change(ctx context.Context, args []string, apply func(*override
 		wanted = override.Override{}
 	}
 	if err := client.Override(ctx, instance.Service, instance.Instance, wanted); err != nil {
+		if kv.Is(err, kv.Internal) || kv.Is(err, kv.NotFound) { // it did answer
+			return err
+		}
 		return unavailable(err)
 	}
 	fmt.Fprintf(program.EnvFrom(ctx).Stdout, "%s/%s: %s\n", instance.Service, instance.Instance, wanted)

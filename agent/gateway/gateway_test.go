@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -304,9 +303,6 @@ func next(t *testing.T, in <-chan string) string {
 	}
 	return ""
 }
-
-// escape is a value as a form has it.
-func escape(value string) string { return url.QueryEscape(value) }
 
 // rawGet sends a GET with a Host header.
 func rawGet(t *testing.T, base, path, host string) reply {

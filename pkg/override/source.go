@@ -66,7 +66,7 @@ type Source struct {
 	isRead   bool     // the store was read
 	wishes   map[name]wish
 	problems map[string]string // why what is at a key is ignored
-	changed  chan struct{}     // closed and replaced when a Get has another answer
+	changed  chan struct{}     // closed and replaced when a Get may have another answer, or a wish is written
 }
 
 // name is what an instance is known by.
@@ -132,7 +132,8 @@ func (s *Source) Get(service, instance string) Override {
 	return s.known[n]
 }
 
-// Changed returns a channel that is closed when a Get has another answer. Take it before asking.
+// Changed returns a channel that is closed when a Get may have another answer, or the store has what was
+// Set. Take it before asking.
 func (s *Source) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -167,6 +168,25 @@ func (s *Source) Set(service, instance string, o Override) error {
 	default:
 	}
 	return s.save()
+}
+
+// AwaitStore returns when what was last Set of one instance is in the store, or something that was wanted
+// later; at once if nothing waits. An error is that of ctx.
+func (s *Source) AwaitStore(ctx context.Context, service, instance string) error {
+	for {
+		s.mu.Lock()
+		w, waits := s.wishes[name{service, instance}]
+		changed := s.changed
+		s.mu.Unlock()
+		if !waits || w.index != 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // Status says how the Source fares. Its map is the caller's.
@@ -310,8 +330,8 @@ func (s *Source) written(n name, w wish, index kv.Index) {
 	s.wishes[n] = w
 	if s.isKnown(n, w) {
 		delete(s.wishes, n)
-		s.stir()
 	}
+	s.stir()
 	s.mu.Unlock()
 	s.cfg.Log.Info("override settled with the store", "service", n.service, "instance", n.instance, "mode", w.Mode, "by", w.By, "reason", w.Reason)
 	if err := s.save(); err != nil {

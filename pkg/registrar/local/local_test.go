@@ -53,14 +53,17 @@ func sources() iter.Seq2[string, workload.Status] {
 }
 
 // start runs a registrar of one instance, web/a, that is up, and shows it at a socket.
-func start(t *testing.T, path string) *Client {
+func start(t *testing.T, path string) *Client { return startIn(t, path, t.TempDir()) }
+
+// startIn is start with a directory for what the host remembers.
+func startIn(t *testing.T, path, stateDir string) *Client {
 	t.Helper()
 	client, err := kvclient.New(kvclient.Config{Endpoints: []string{daemontest.Start(t, 1).URL()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	overrides, err := override.NewSource(override.SourceConfig{Store: client, StateDir: t.TempDir()})
+	overrides, err := override.NewSource(override.SourceConfig{Store: client, StateDir: stateDir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +102,23 @@ func await(t *testing.T, client *Client, phase string) Instance {
 		}
 		time.Sleep(5 * time.Millisecond) // there is nothing to wait for but the next answer
 	}
+}
+
+func TestAWishThatOnlyTheStoreCanRememberIsTaken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stateDir := filepath.Join(t.TempDir(), "state")
+	client := startIn(t, filepath.Join(t.TempDir(), "a.sock"), stateDir)
+	await(t, client, "up")
+	if err := errors.Join(os.RemoveAll(stateDir), os.Symlink(file, stateDir)); err != nil { // no directory any more
+		t.Fatal(err)
+	}
+	if err := client.Override(t.Context(), "web", "a", override.Override{Mode: override.Drain}); err != nil {
+		t.Errorf("the store has it, and yet: %v", err)
+	}
+	await(t, client, "draining")
 }
 
 func TestAHostShowsWhatItOffersAndTakesWishes(t *testing.T) {

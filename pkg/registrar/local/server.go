@@ -33,6 +33,9 @@ const (
 	readTimeout   = 10 * time.Second
 	writeTimeout  = 30 * time.Second
 	idleTimeout   = 30 * time.Second
+
+	// storeMax is how long an override that the host cannot remember is given to get to the store.
+	storeMax = 5 * time.Second
 )
 
 // Config says what is shown. Registrar and Publisher are required.
@@ -177,12 +180,21 @@ func (cfg Config) override(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := cfg.Overrides.Set(service, instance, o)
+	if err != nil && !kv.Is(err, kv.Invalid) && !kv.Is(err, kv.TooLarge) { // the host cannot remember it; the store can
+		ctx, cancel := context.WithTimeout(r.Context(), storeMax)
+		defer cancel()
+		if cfg.Overrides.AwaitStore(ctx, service, instance) == nil {
+			err = nil
+		}
+	}
 	switch {
 	case err == nil:
 		answer(w, http.StatusOK, cfg.Overrides.Get(service, instance))
 	case kv.Is(err, kv.Invalid):
 		refuse(w, http.StatusBadRequest, "%s", causeOf(err))
+	case kv.Is(err, kv.TooLarge):
+		refuse(w, http.StatusInternalServerError, "%s", causeOf(err))
 	default:
-		refuse(w, http.StatusInternalServerError, "it counts now, and may be forgotten by a restart: %v", err)
+		refuse(w, http.StatusInternalServerError, "it counts now and goes to the store when that answers; a restart before would forget it, because the host cannot remember it: %v", err)
 	}
 }
