@@ -237,7 +237,7 @@ func (s *Server) failUpstream(w http.ResponseWriter, err error) {
 	switch kv.KindOf(err) {
 	case kv.Unavailable, kv.Denied, kv.Closed: // nothing was done
 		if answered := (*etcdv2.Error)(nil); !errors.As(err, &answered) {
-			wire = etcdv2.Overloaded(err.Error())
+			wire = etcdv2.Unreached(err.Error())
 		}
 		s.fail(w, http.StatusServiceUnavailable, wire)
 		return

@@ -110,6 +110,13 @@ func Starting(why string) *Error {
 	return NewError(CodeRaftInternal, troubles[kv.NoLeader]+": this member is starting: "+why)
 }
 
+// Unreached returns the error of a request that was surely not executed because whoever passes requests
+// on can ask no member; why names the members and what is wrong. Decode makes kv.NoLeader of it: to
+// clients of etcd it is a cluster that cannot serve them now.
+func Unreached(why string) *Error {
+	return NewError(CodeRaftInternal, troubles[kv.NoLeader]+": no member can be asked: "+why)
+}
+
 // EncodeError returns the wire form of err. Errors without a code of their own become 300 with
 // index 0, as etcd renders whatever its consensus layer reports, and with etcd's text for their
 // kind as cause, or else their own.

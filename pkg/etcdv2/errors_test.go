@@ -65,6 +65,13 @@ func TestALimitIsUnavailableAndNamed(t *testing.T) {
 	}
 }
 
+func TestMembersThatCannotBeAskedAreNoLimit(t *testing.T) {
+	wire := Unreached("cannot reach http://a:2379")
+	if back := wire.Decode("set", "/a"); back.Kind != kv.NoLeader || wire.Cause != "etcdserver: no leader: no member can be asked: cannot reach http://a:2379" {
+		t.Errorf("%+v comes back as %v", wire, back)
+	}
+}
+
 func TestADefiniteFailureIsNever5xx(t *testing.T) {
 	// Clients of etcd take 5xx for a member without a leader and try the next one.
 	for code, known := range codes {

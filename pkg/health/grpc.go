@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 
@@ -72,6 +73,9 @@ func (c GRPC) ask(ctx context.Context) (string, error) {
 	request.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}, "User-Agent": {userAgent}}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
+		if !c.Secure && c.speaksHTTP1(ctx, err) {
+			return "", fmt.Errorf("%s speaks HTTP/1.1, not gRPC", c.Address)
+		}
 		return "", err
 	}
 	defer response.Body.Close()
@@ -109,6 +113,32 @@ func (c GRPC) ask(ctx context.Context) (string, error) {
 	}
 	return name, nil
 }
+
+// speaksHTTP1 reports whether the server of a call that failed answers HTTP/1: what becomes of HTTP/2
+// there is one of several errors, by chance, and none that explains itself.
+func (c GRPC) speaksHTTP1(ctx context.Context, err error) bool {
+	if unreached := (*net.OpError)(nil); ctx.Err() != nil || errors.As(err, &unreached) && unreached.Op == "dial" {
+		return false
+	}
+	connection, err := dialer().DialContext(ctx, "tcp", c.Address)
+	if err != nil {
+		return false
+	}
+	defer connection.Close()
+	if end, ok := ctx.Deadline(); ok {
+		_ = connection.SetDeadline(end) // of a connection that is open
+	}
+	defer context.AfterFunc(ctx, func() { connection.Close() })()
+	if _, err := io.WriteString(connection, "OPTIONS * HTTP/1.1\r\nHost: "+c.Address+"\r\nConnection: close\r\n\r\n"); err != nil {
+		return false
+	}
+	answer := make([]byte, len(http1))
+	_, err = io.ReadFull(connection, answer)
+	return err == nil && string(answer) == http1
+}
+
+// http1 is what an answer of HTTP/1 begins with.
+const http1 = "HTTP/1."
 
 func (c GRPC) String() string {
 	scheme := "grpc"

@@ -106,7 +106,7 @@ func TestChecksAreSpread(t *testing.T) {
 			t.Errorf("first gap of %v", gap)
 		}
 		for i := 1; i < len(check.at)-1; i++ {
-			if gap := check.at[i+1].Sub(check.at[i]); gap < 9*time.Second || gap > 11*time.Second {
+			if gap := check.at[i+1].Sub(check.at[i]); gap < 9*time.Second-DefaultInterval/grains || gap > 11*time.Second {
 				t.Errorf("gap of %v", gap)
 			}
 		}
