@@ -183,7 +183,11 @@ func (s *settings) serve(ctx context.Context, a *Agent, beside *running, overrid
 	}
 	manager := systemdNotifier(a.Log)
 	a.Ready = func() {
-		a.Log.Info("ready", "registered", a.Publisher.Status().Registered)
+		args := []any{"registered", a.Publisher.Status().Registered}
+		if unheard := a.notHeard(); len(unheard) > 0 {
+			args = append(args, "unheard", unheard) // what these have is not registered
+		}
+		a.Log.Info("ready", args...)
 		manager.send(daemon.SdNotifyReady)
 	}
 	var servers sync.WaitGroup

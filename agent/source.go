@@ -190,3 +190,13 @@ func (f *follow) status() SourceStatus {
 	}
 	return s
 }
+
+// notHeard returns the names of the sources that have told nothing since the start.
+func (a *Agent) notHeard() (names []string) {
+	for _, s := range a.SourceStatus() {
+		if !s.Reported {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}

@@ -132,10 +132,12 @@ func sinceText(at time.Time) string {
 func ownerText(owner string) (machine, program string) {
 	machine, rest, _ := strings.Cut(owner, "/")
 	program, _, standing := strings.Cut(rest, "/")
-	if !standing {
-		program = ""
+	switch {
+	case standing:
+		program, _, _ = strings.Cut(program, "-") // one of several on the machine
+	case program != "":
+		program = "run " + program // of a program that ends with what it has registered
 	}
-	program, _, _ = strings.Cut(program, "-") // one of several on the machine
 	return dash(machine), dash(program)
 }
 

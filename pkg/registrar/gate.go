@@ -265,6 +265,9 @@ func (g *gate) entry(keys []registry.KeyStatus) Entry {
 			return e
 		case registry.KeyWaiting:
 			e.Phase, e.Since, e.Reason = WaitingForStore, key.Since, fmt.Sprintf("%s is not written yet", key.Key)
+			if key.Expired {
+				e.Reason = fmt.Sprintf("%s has expired, as far as is known: the store could not be asked in time to renew it", key.Key)
+			}
 			if key.Err != nil {
 				e.Reason = key.Err.Error()
 			}

@@ -99,6 +99,7 @@ type outcome struct {
 	renewed    bool   // the key's own TTL
 	unanswered bool   // a write that may be done later, or not at all
 	news       string // what readers can see of it; "" if they had seen it before
+	before     string // the value that a write has replaced
 	err        error
 }
 
@@ -166,6 +167,7 @@ func (v *visit) attempt(ctx context.Context, w kv.Write, o *outcome) (done bool,
 	switch {
 	case err == nil:
 		o.tell(w, v.known.held)
+		o.before = v.known.value
 		v.wrote(w, result, started)
 		return true, nil
 	case kv.Is(err, kv.NotFound):

@@ -29,6 +29,7 @@ type KeyStatus struct {
 	Since    time.Time // when State began
 	Err      error     // why the latest attempt failed; nil after a success
 	Owner    string    // of a key that is held; "" if its value names none
+	Expired  bool      // it was registered and not renewed in time, as far as is known; then it is waiting
 }
 
 // Status returns the state of the latest turn.
@@ -51,6 +52,7 @@ func (p *Publisher) Keys() []KeyStatus {
 		keys = append(keys, KeyStatus{
 			Key: e.key, Service: e.of.Service, Instance: e.of.Instance, View: e.view,
 			State: e.state, Since: e.since, Err: e.problem, Owner: e.known.owner,
+			Expired: e.state == KeyWaiting && e.known.held && e.known.index != 0 && e.known.value == e.wanted,
 		})
 	}
 	slices.SortFunc(keys, func(a, b KeyStatus) int { return cmp.Compare(a.Key, b.Key) })
@@ -206,8 +208,8 @@ func (p *Publisher) grade(e *entry, now time.Time) {
 	}
 }
 
-// announce logs what has become of one key.
-func (p *Publisher) announce(e *entry, news string) {
+// announce logs what has become of one key, which had the value before if it has changed.
+func (p *Publisher) announce(e *entry, news, before string) {
 	if news == "" {
 		return
 	}
@@ -215,7 +217,11 @@ func (p *Publisher) announce(e *entry, news string) {
 		p.status.Removed++
 	}
 	address, port := e.view.endpoint(e.known.value)
-	p.say(slog.LevelInfo, news, "key", e.key, "address", address, "port", port)
+	args := []any{"key", e.key, "address", address, "port", port}
+	if news == newsChanged {
+		args = append(args, "what", changes(before, e.known.value))
+	}
+	p.say(slog.LevelInfo, news, args...)
 	e.logged = ""
 }
 

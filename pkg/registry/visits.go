@@ -210,5 +210,5 @@ func (p *Publisher) count(e *entry, o outcome) {
 		}
 		e.suspect = false
 	}
-	p.announce(e, o.news)
+	p.announce(e, o.news, o.before)
 }

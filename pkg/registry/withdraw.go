@@ -145,7 +145,7 @@ func (p *Publisher) wentWith(e *entry, id kv.LeaseID) {
 	attached := k.index != 0 && k.lease == id
 	if attached {
 		p.status.Writes++
-		p.announce(e, newsRemoved)
+		p.announce(e, newsRemoved, "")
 	}
 	if attached || k.tried != "" {
 		k.absent(k.seen)
