@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -127,7 +128,8 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 	env.Log.Info("starting", "version", program.Version(), "host", options.Host, "ip", options.Address, "layouts", fmt.Sprint(views), "ttl", s.ttl, "sources", namesOf(sources), "store", s.store.Endpoints)
 	prefix := jsonPrefix(views, s.prefix)
 	publisher := registry.NewPublisher(registry.PublisherConfig{
-		Store: client, Leaser: client.Leaser(), Views: views, TTL: s.ttl, Owner: s.owner(options, views), Keep: !s.withdraw || s.once, Log: env.Log})
+		Store: client, Leaser: client.Leaser(), Views: views, TTL: s.ttl, Owner: s.owner(options, views),
+		Keep: !s.withdraw || s.once, AwaitSweep: !s.once, Log: env.Log})
 	overrides, err := override.NewSource(override.SourceConfig{Store: client, Prefix: prefix, StateDir: s.stateDir, Log: env.Log})
 	if err != nil {
 		return usage(fmt.Errorf("--state-dir: %w", err))
@@ -228,7 +230,8 @@ func (s *settings) open(env *program.Env) ([]Source, error) {
 			return nil, fmt.Errorf("--docker-host: %w", err)
 		}
 		list = append(list, Source{Name: SourceDocker, Detail: s.dockerHost, Expected: len(s.sources) > 0 || given(env.Origins, "docker-host"),
-			Open: func() (workload.Source, error) { return docker.New(config) }})
+			Absent: func() bool { return hasNoSocket(s.dockerHost) },
+			Open:   func() (workload.Source, error) { return docker.New(config) }})
 	}
 	if _, err := os.Stat(systemdBooted); wanted(SourceSystemd, err == nil) {
 		list = append(list, Source{Name: SourceSystemd, Detail: "units with an [X-Kvd] section", Expected: len(s.sources) > 0,
@@ -243,6 +246,17 @@ func (s *settings) open(env *program.Env) ([]Source, error) {
 			Open: func() (workload.Source, error) { return files.New(config) }})
 	}
 	return list, nil
+}
+
+// hasNoSocket reports whether an engine's address names a socket that is not there. An engine that has
+// died leaves its socket behind.
+func hasNoSocket(host string) bool {
+	path, isSocket := strings.CutPrefix(host, "unix://")
+	if !isSocket {
+		return false
+	}
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // units are a systemd.Source that says how it fares as other sources do.

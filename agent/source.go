@@ -17,6 +17,8 @@ type Source struct {
 	Detail string // which engine, bus or directory, for people
 	// Expected says that it is a fault when it is not there. One that is only looked for may be missing.
 	Expected bool
+	// Absent reports whether this machine has nothing of the kind now; nil: that cannot be seen.
+	Absent func() bool
 	// Open returns the source. It is called again when that has ended.
 	Open func() (workload.Source, error)
 }
@@ -67,7 +69,13 @@ type follow struct {
 	worked bool      // it has reported at least once
 }
 
-const followRetryMax = 5 * time.Second
+const (
+	followRetryMax = 5 * time.Second
+
+	// absentAfter is how long a source that may be missing has to come after the start, as engines are
+	// started beside the agent.
+	absentAfter = 15 * time.Second
+)
 
 // run follows the source until ctx ends, however often it has to begin anew.
 func (f *follow) run(ctx context.Context, updates chan<- update) {
@@ -160,7 +168,12 @@ func (f *follow) take(u update) {
 
 // known reports whether it has reported all that it has, or was given the time to.
 func (f *follow) known() bool {
-	return f.complete || f.lost() || f.reported && f.hold > 0 && time.Since(f.started) > f.hold
+	return f.complete || f.lost() || f.absent() || f.reported && f.hold > 0 && time.Since(f.started) > f.hold
+}
+
+// absent reports whether nobody expects it, it has not come since the start, and nothing of the kind is there.
+func (f *follow) absent() bool {
+	return !f.Expected && !f.reported && f.Absent != nil && time.Since(f.started) > absentAfter && f.Absent()
 }
 
 // failing reports whether it is known not to answer now.

@@ -149,6 +149,53 @@ func TestAnEngineThatIsAwayTakesNothingAwayUnlessItIsAsked(t *testing.T) {
 	a.end()
 }
 
+func TestWhatAnEarlierRunHasLeftLivesOnWhileTheEngineIsAway(t *testing.T) {
+	r := newRig(t)
+	r.engine.Run("c0ffee", webContainer())
+	first := r.start("--ttl", "1s")
+	r.untilOne("it is registered", anyRecord)
+	r.engine.Stop()
+	first.end()
+	second := r.start("--ttl", "1s")
+	r.ready(second)
+	// By the store's own clock: as long as three TTLs.
+	if _, err := r.store.Write(context.Background(), kv.Write{Op: kv.OpSet, Key: "/clock", Value: "x", TTL: 3 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "three TTLs have passed", func() bool {
+		_, err := r.store.Read(context.Background(), kv.Read{Key: "/clock"})
+		return kv.Is(err, kv.NotFound)
+	})
+	r.untilOne("it is registered still", anyRecord)
+	r.engine.Restart()
+	r.engine.Remove("c0ffee")
+	r.untilNone("the engine says that it has gone")
+	second.end()
+}
+
+func TestAnEngineThatThisMachineDoesNotHaveIsNotWaitedFor(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	f := &follow{started: time.Now(), Source: Source{Absent: func() bool { return hasNoSocket("unix://" + socket) }}}
+	if f.known() {
+		t.Error("it was not given the time to come")
+	}
+	f.started = time.Now().Add(-absentAfter - time.Second)
+	if !f.known() {
+		t.Error("it is waited for, and there is none")
+	}
+	f.Expected = true
+	if f.known() {
+		t.Error("it is not waited for, and somebody has named it")
+	}
+	f.Expected = false
+	if err := os.WriteFile(socket, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f.known() || hasNoSocket("tcp://127.0.0.1:2375") {
+		t.Error("an engine that does not answer is not waited for")
+	}
+}
+
 func TestAServiceOfAFileIsRegisteredWhileItAnswers(t *testing.T) {
 	r := newRig(t)
 	a := r.start()

@@ -189,6 +189,6 @@ func (p *Publisher) sweep() {
 			p.hurry(e)
 		}
 	}
-	p.swept = nil
+	p.swept, p.isSwept = nil, true
 	p.touchAll()
 }

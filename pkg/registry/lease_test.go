@@ -188,6 +188,37 @@ func TestAStandingOwnerCarriesOnWithTheLeaseOfTheRunBefore(t *testing.T) {
 	})
 }
 
+func TestWhatARunBeforeHasLeftLivesUntilItIsKnownWhatThereIs(t *testing.T) {
+	for await, left := range map[bool]int{true: 10, false: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			store := newMemStore()
+			cfg := PublisherConfig{Owner: "m1/agent/s1", Keep: true, AwaitSweep: await}
+			first := leased(t, store, cfg)
+			first.Set(many(10))
+			first.mustSettle(t)
+			first.stop()
+			second := leased(t, store, cfg)
+			second.Set(nil) // one of its sources has nothing, the other does not answer
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if len(store.nodes) != left {
+				t.Errorf("AwaitSweep %v: %d keys are there after an hour, want %d", await, len(store.nodes), left)
+			}
+			second.Set(many(3))
+			second.Sweep(many(5))
+			second.mustSettle(t)
+			if want := min(left, 5); await && len(store.nodes) != want {
+				t.Errorf("%d keys are there after the sweep, want %d", len(store.nodes), want)
+			}
+			time.Sleep(2 * DefaultTTL) // what was spared has not come
+			synctest.Wait()
+			if len(store.nodes) != 3 {
+				t.Errorf("AwaitSweep %v: %d keys are there at the end, want 3", await, len(store.nodes))
+			}
+		})
+	}
+}
+
 func TestALayoutWithoutOwnersIsCarriedOnWithByItsValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()

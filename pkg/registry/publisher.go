@@ -47,6 +47,10 @@ type PublisherConfig struct {
 	// next run of a StandingOwner carries on with it. Publisher.Keep changes it.
 	Keep bool
 
+	// AwaitSweep says that a Sweep will come once it is known what there is. What earlier runs have
+	// left on a lease lives on until then, however long it takes. Otherwise it lives for one TTL.
+	AwaitSweep bool
+
 	// WithdrawTimeout bounds how long Run takes to remove its keys when it ends; 0 means
 	// DefaultWithdrawTimeout. What is left then expires by its TTL.
 	WithdrawTimeout time.Duration
@@ -105,6 +109,7 @@ type Publisher struct {
 	mu      sync.Mutex
 	desired desired
 	swept   map[string]Record // what the Sweep asked for spares; nil: none, or it is done
+	isSwept bool              // a Sweep was done
 	settled uint64            // generation that the store was last seen to agree with
 	status  Status
 	turned  time.Time // when the loop last turned

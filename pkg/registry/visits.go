@@ -110,7 +110,13 @@ func (p *Publisher) dispatch(ctx context.Context) {
 	}
 	now := time.Now()
 	for len(p.agenda) > 0 && p.visiting < repairsMax && p.isCalm() && !p.agenda[0].due.After(now) {
-		p.call(ctx, p.agenda.next())
+		e := p.agenda.next()
+		if e.leftover && e.known.index != 0 && p.cfg.AwaitSweep && !p.isSwept {
+			e.due = now.Add(p.cfg.TTL)
+			p.agenda.put(e)
+			continue
+		}
+		p.call(ctx, e)
 	}
 }
 
