@@ -113,7 +113,7 @@ func (s *settings) run(ctx context.Context, arguments []string) error {
 		return usage(err)
 	}
 	if s.dryRun {
-		return dryRun(ctx, sources, options, env.Stdout)
+		return dryRun(ctx, sources, options, views, env.Stdout)
 	}
 	s.store.Log = env.Log
 	client, err := kvclient.New(s.store)

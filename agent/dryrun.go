@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/health"
+	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
@@ -22,7 +25,7 @@ type pinger interface{ Ping(context.Context) error }
 
 // dryRun prints, for what runs now, what Run would register and why the rest would not be. A source
 // that is only looked for may be missing, as long as there is another one.
-func dryRun(ctx context.Context, sources []Source, options Options, w io.Writer) error {
+func dryRun(ctx context.Context, sources []Source, options Options, views []registry.View, w io.Writer) error {
 	var seen []Seen
 	found := 0
 	var missing error
@@ -46,7 +49,11 @@ func dryRun(ctx context.Context, sources []Source, options Options, w io.Writer)
 	}
 	offers, refusals := Offers(seen, options)
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "SOURCE\tWORKLOAD\tPORT\tSERVICE\tINSTANCE\tADDRESS\tRESULT")
+	name, nameOf := "INSTANCE", func(r registry.Record) string { return r.Instance }
+	if len(views) > 0 && !slices.Equal(views, []registry.View{{Prefix: registry.DefaultPrefix, Layout: registry.LayoutJSON}}) {
+		name, nameOf = "KEY", func(r registry.Record) string { return keysText(r, views) }
+	}
+	fmt.Fprintf(table, "SOURCE\tWORKLOAD\tPORT\tSERVICE\t%s\tADDRESS\tRESULT\n", name)
 	type port struct {
 		source, workload string
 		port             int
@@ -55,7 +62,7 @@ func dryRun(ctx context.Context, sources []Source, options Options, w io.Writer)
 	for _, offer := range offers {
 		offered[port{offer.Source, offer.Workload, offer.Port}] = true
 		r := offer.Record
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", offer.Source, offer.Workload, portText(offer.Port, r.Protocol), r.Service, r.Instance, addressText(r.Address, r.Port), outcome(ctx, offer))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", offer.Source, offer.Workload, portText(offer.Port, r.Protocol), r.Service, nameOf(r), addressText(r.Address, r.Port), outcome(ctx, offer))
 	}
 	for _, refusal := range refusals {
 		result := "no: " + refusal.Reason
@@ -65,6 +72,18 @@ func dryRun(ctx context.Context, sources []Source, options Options, w io.Writer)
 		fmt.Fprintf(table, "%s\t%s\t%s\t\t\t\t%s\n", refusal.Source, refusal.Workload, portText(refusal.Port, ""), result)
 	}
 	return table.Flush()
+}
+
+// keysText is where a record would be written once it is up.
+func keysText(r registry.Record, views []registry.View) string {
+	r.State = registry.StateUp
+	var keys []string
+	for _, view := range views {
+		if key, err := view.Key(r); err == nil && key != "" {
+			keys = append(keys, key)
+		}
+	}
+	return cmp.Or(strings.Join(keys, ","), "-")
 }
 
 // outcome is what would become of an offer now.

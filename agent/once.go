@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -38,7 +39,11 @@ func runOnce(ctx context.Context, a *Agent, w io.Writer) error {
 	if endErr := <-ended; endErr != nil {
 		return &program.ExitError{Code: exitLeftover, Err: endErr}
 	}
-	if err != nil {
+	var exit *program.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return err
+	case err != nil:
 		return &program.ExitError{Code: exitIncomplete, Err: err}
 	}
 	if len(missing) == 0 {
@@ -78,7 +83,7 @@ func (a *Agent) awaitAll(ctx context.Context, ready <-chan struct{}) (missing []
 		case <-changed:
 		case now := <-look.C:
 			if failing.isLong(untold, now) {
-				return nil, failure
+				return nil, engineError(failure)
 			}
 		case <-ctx.Done():
 			if !isReady || untold {

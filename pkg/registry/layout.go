@@ -125,6 +125,15 @@ func (v View) hasStates() bool { return v.Layout == LayoutJSON }
 // namesOwner reports whether values say whose they are.
 func (v View) namesOwner() bool { return v.Layout != LayoutRegistrator }
 
+// Key returns the key of a record, "" if it has none in this view, such as one that is not up in a layout
+// without states. An error says why it cannot be written here.
+func (v View) Key(r Record) (string, error) {
+	if err := r.Validate(); err != nil {
+		return "", err
+	}
+	return v.key(r)
+}
+
 // key returns the key of a record, "" if it has none in this view. An error says why it cannot be
 // written here. If the record is not valid, the key is not to be used.
 func (v View) key(r Record) (string, error) {
