@@ -207,6 +207,7 @@ func TestWhatARunBeforeHasLeftLivesUntilItIsKnownWhatThereIs(t *testing.T) {
 			second.Set(many(3))
 			second.Sweep(many(5))
 			second.mustSettle(t)
+			synctest.Wait()
 			if want := min(left, 5); await && len(store.nodes) != want {
 				t.Errorf("%d keys are there after the sweep, want %d", len(store.nodes), want)
 			}
