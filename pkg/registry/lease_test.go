@@ -201,20 +201,20 @@ func TestWhatARunBeforeHasLeftLivesUntilItIsKnownWhatThereIs(t *testing.T) {
 			second.Set(nil) // one of its sources has nothing, the other does not answer
 			time.Sleep(time.Hour)
 			synctest.Wait()
-			if len(store.nodes) != left {
-				t.Errorf("AwaitSweep %v: %d keys are there after an hour, want %d", await, len(store.nodes), left)
+			if store.size() != left {
+				t.Errorf("AwaitSweep %v: %d keys are there after an hour, want %d", await, store.size(), left)
 			}
 			second.Set(many(3))
 			second.Sweep(many(5))
 			second.mustSettle(t)
 			synctest.Wait()
-			if want := min(left, 5); await && len(store.nodes) != want {
-				t.Errorf("%d keys are there after the sweep, want %d", len(store.nodes), want)
+			if want := min(left, 5); await && store.size() != want {
+				t.Errorf("%d keys are there after the sweep, want %d", store.size(), want)
 			}
 			time.Sleep(2 * DefaultTTL) // what was spared has not come
 			synctest.Wait()
-			if len(store.nodes) != 3 {
-				t.Errorf("AwaitSweep %v: %d keys are there at the end, want 3", await, len(store.nodes))
+			if store.size() != 3 {
+				t.Errorf("AwaitSweep %v: %d keys are there at the end, want 3", await, store.size())
 			}
 		})
 	}
