@@ -168,6 +168,7 @@ func TestAStandingOwnerCarriesOnWithTheLeaseOfTheRunBefore(t *testing.T) {
 		}
 		lease := first.Status().Lease
 		time.Sleep(DefaultTTL / 2)
+		synctest.Wait()
 		writes, events := len(store.writes), len(store.events)
 		second := leased(t, store, cfg)
 		time.Sleep(time.Second) // it learns what there is before it is told what to want
@@ -427,6 +428,7 @@ func TestAStoreThatGrantsLeasesItDoesNotKnowIsNotAskedWithoutPause(t *testing.T)
 		b := leased(t, store, PublisherConfig{})
 		b.Set(many(3))
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if n := store.granted; n > 60 {
 			t.Errorf("%d leases in a minute", n)
 		}
