@@ -40,6 +40,8 @@ var plan = []layer{
 	{"agent/gateway", []string{"pkg/kvclient", "pkg/etcdv2", "pkg/kv", "pkg/pace", "pkg/backoff"}, "it passes on requests; what is registered, and by whom, is not its matter"},
 	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
 
+	{"confd/report", []string{"pkg/..."}, "it says what it was told; how a target gets there is the loop's matter"},
+
 	{"pkg", []string{"pkg/..."}, "libraries are below every program"},
 	{"pkg/kv", nil, "the one shared contract: words that everybody knows know nobody"},
 	{"pkg/kv/kvfake", []string{"pkg/kv"}, "a fake that needed more than the contract would prove another contract"},
@@ -94,7 +96,7 @@ var walls = []wall{
 	{"github.com/miekg/dns", []string{"pkg/discovery/dnstest", "agent/nameserver"}, "names are asked for with the standard library; messages of the DNS are for who answers them"},
 	{"google.golang.org/grpc", []string{"pkg/health"}, "it is the server of tests: one call costs four megabytes less with net/http"},
 	{"github.com/anishathalye/porcupine", []string{"e2e/history"}, "who judges histories is one package's choice"},
-	{"github.com/prometheus", []string{"pkg/metrics", "daemon", "daemon/admin", "daemon/raftnode/...", "pkg/registrar/local"}, "metrics leave through one page of each program; a registrar's tests read it"},
+	{"github.com/prometheus", []string{"pkg/metrics", "daemon", "daemon/admin", "daemon/raftnode/...", "pkg/registrar/local", "confd/report"}, "metrics leave through one page of each program; a registrar's tests read it"},
 }
 
 // pureRooms are deterministic: two members that apply the same entries hold the same bytes.
