@@ -27,10 +27,15 @@ wrk          wrk              wrk
 node         node             nodejs
 npm          npm              npm
 dig          dig              bind9-dnsutils
+caddy        caddy            caddy
+varnish      varnishd         varnish
+dnsmasq      dnsmasq          dnsmasq-base
+prometheus   promtool         prometheus
+keepalived   keepalived       keepalived
 python3-etcd etcd.py          python3-etcd
 '
 # Daemons that their packages would start and enable at boot. The tests start their own.
-daemons='haproxy nginx etcd docker'
+daemons='haproxy nginx etcd docker caddy varnish prometheus keepalived'
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 wanted=${*:-all}
