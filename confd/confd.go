@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/confd/render"
+	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 )
@@ -60,6 +61,27 @@ type Deps struct {
 	World  render.World                          // what templates may ask of the machine
 	Hangup <-chan os.Signal                      // asks to read the configuration directory again; may be nil
 	Lookup func(record string) ([]string, error) // host:port of an SRV record; nil: DNS
+
+	Report report.Reporter // hears what becomes of each target; nil: nobody
+	// Running is called once, before the first pass, with what can be asked of the running agent; may
+	// be nil. The Control is good until Run returns.
+	Running func(Control)
+	// Step is called before each step on the way of a change, for tests that end the process there;
+	// may be nil. The steps are render, check, owe, write, apply, reload, confirm and paid.
+	Step func(target, step string)
+}
+
+// Control is what can be asked of a running agent. It is safe for concurrent use.
+type Control interface {
+	// Release lets the version that is held for the target of this name, or for all items of a
+	// for_each resource of this name, through once. The error says that there is no such target, or
+	// that it is not held.
+	Release(name string) error
+	// Status returns where every target stands, by name.
+	Status() []report.TargetStatus
+	// Poke has every target compared with the store and the disk again, and the store read again if it
+	// cannot be watched. It returns at once.
+	Poke()
 }
 
 // What a Config's durations are when a program's user does not say.

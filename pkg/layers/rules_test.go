@@ -40,6 +40,7 @@ var plan = []layer{
 	{"agent/gateway", []string{"pkg/kvclient", "pkg/etcdv2", "pkg/kv", "pkg/pace", "pkg/backoff"}, "it passes on requests; what is registered, and by whom, is not its matter"},
 	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
 
+	{"confd/guard", nil, "a decision about counts and times has to know nothing else"},
 	{"confd/report", []string{"pkg/..."}, "it says what it was told; how a target gets there is the loop's matter"},
 
 	{"pkg", []string{"pkg/..."}, "libraries are below every program"},
