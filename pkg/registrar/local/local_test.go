@@ -203,7 +203,7 @@ func TestTheSocketIsForItsGroupAndGoesWithItsServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != socketMode || info.Mode().Type() != os.ModeSocket {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o660 || info.Mode().Type() != os.ModeSocket {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	if _, err := Listen(path, Config{}); err == nil || !strings.Contains(err.Error(), "another process") {

@@ -20,6 +20,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/override"
 	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registry"
+	"github.com/kvd-io/kvd/pkg/unixsocket"
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
@@ -65,7 +66,7 @@ type Server struct {
 // Listen takes the socket at path, and answers once Run runs. See the package for who may use it. An
 // error says that the path cannot be had: nothing was changed there.
 func Listen(path string, cfg Config) (*Server, error) {
-	listener, err := listen(path)
+	listener, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, err
 	}
@@ -116,11 +117,6 @@ func Handler(cfg Config) http.Handler {
 	return mux
 }
 
-// problem is the body of an answer that refuses.
-type problem struct {
-	Error string `json:"error"`
-}
-
 func answer(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -130,7 +126,7 @@ func answer(w http.ResponseWriter, status int, value any) {
 }
 
 func refuse(w http.ResponseWriter, status int, format string, args ...any) {
-	answer(w, status, problem{fmt.Sprintf(format, args...)})
+	answer(w, status, unixsocket.Problem{Error: fmt.Sprintf(format, args...)})
 }
 
 func (cfg Config) explain(w http.ResponseWriter, r *http.Request) {

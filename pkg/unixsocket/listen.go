@@ -1,4 +1,8 @@
-package local
+// Package unixsocket is HTTP between programs of one host over a unix socket: a listener that takes the
+// place of what a dead process has left, and a client that says why nobody answers.
+//
+// Who may open the socket may ask everything: its file's mode decides. It knows no paths of any API.
+package unixsocket
 
 import (
 	"errors"
@@ -26,10 +30,11 @@ type socket struct {
 	lock *os.File
 }
 
-// listen listens on a unix socket at path, that who has its group may use. Its directory is made when it is
+// Listen listens on a unix socket at path, that who has its group may use. Its directory is made when it is
 // missing. What a process that has died left there is replaced; a socket on which somebody listens, and
-// anything that is no socket, is not.
-func listen(path string) (net.Listener, error) {
+// anything that is no socket, is not. Closing the listener removes the socket. An error says that the path
+// cannot be had: nothing was changed there.
+func Listen(path string) (net.Listener, error) {
 	if most := pathBytesMax - len(newSuffix); len(path) > most {
 		return nil, fmt.Errorf("socket %s: its path has %d bytes, at most %d are possible", path, len(path), most)
 	}
