@@ -21,6 +21,14 @@ import (
 type Service struct {
 	Name    string   // letters, digits, "_", "-" and single dots within: safe in any proxy's configuration; unique whatever the case
 	Servers []Server // in the order of their instance names; may be empty
+
+	// Meta joins the meta entries of all its instances, also of those that take no traffic now: where
+	// they differ, the first instance by name counts. Values have no control characters; nothing else
+	// is known of them.
+	Meta map[string]string
+	// Domains are the host names in the instances' meta entry "domain", separated there by commas or
+	// spaces: in lower case, sorted, and none of them a domain of another service too.
+	Domains []string
 }
 
 // Server is one instance that is up. Its Address and Port are valid, whatever the store holds.
@@ -78,7 +86,7 @@ func services(tree Tree, dir string, skip func(key, why string)) []Service {
 			skip(dir+"/"+name, "a service's name has letters, digits, dashes and underscores, and single dots between them")
 			return
 		}
-		service := Service{Name: name}
+		service := Service{Name: name, Meta: map[string]string{}}
 		taken := map[string]bool{}
 		tree.children(dir+"/"+name, func(instance string, isDir bool, pair KVPair) {
 			if isDir {
@@ -94,6 +102,9 @@ func services(tree Tree, dir string, skip func(key, why string)) []Service {
 				server.Service = name
 				taken[server.ID] = true
 				service.Servers = append(service.Servers, server)
+				fallthrough
+			default:
+				service.addMeta(pair.Key, server.Meta, skip)
 			}
 		})
 		slices.SortFunc(service.Servers, func(a, b Server) int { return cmp.Compare(a.Instance, b.Instance) })
@@ -108,6 +119,7 @@ func services(tree Tree, dir string, skip func(key, why string)) []Service {
 		found = append(found, service)
 	})
 	slices.SortFunc(found, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
+	separateDomains(dir, found, skip)
 	return found
 }
 
