@@ -40,7 +40,7 @@ test: parts lint build check ## install what the tests need, then vet, staticche
 
 check: ## run all tests with the race detector, against the binaries in bin/
 	@test -n "$(RACE)" || echo "no C compiler: running without the race detector"
-	KVD_BIN=$(CURDIR)/bin $(GOTESTSUM) --format pkgname --format-icons text -- $(RACE) -count=1 -timeout 10m ./...
+	KVD_BIN=$(CURDIR)/bin $(GOTESTSUM) --format pkgname --format-icons text -- $(RACE) -count=1 -p 3 -timeout 10m ./...
 
 diff: ## send the random operations of one SEED to etcd and to kvd and compare; OPS=1000
 	$(GO) test ./e2e/diff -count=1 -v -run TestSequences -seed $(or $(SEED),1) -seeds 1 -ops $(or $(OPS),1000)

@@ -77,6 +77,7 @@ func TestAMemberThatWasRemovedWhileItWasDownEndsWhenItIsStarted(t *testing.T) {
 	for i := range 3 {
 		th.healthy(i)
 	}
+	th.await(0, "/v2/members", func(_ int, body string) bool { return strings.Contains(body, `"name":"n3"`) })
 	th.stop(2, syscall.SIGKILL)
 	th.run("kvctl", "--endpoints", th.clients[0], "member", "remove", "n3")
 	th.start(2, all, "ours")
