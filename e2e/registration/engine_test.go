@@ -23,6 +23,7 @@ import (
 
 	"github.com/kvd-io/kvd/e2e/cluster"
 	"github.com/kvd-io/kvd/e2e/engine"
+	"github.com/kvd-io/kvd/e2e/link"
 	"github.com/kvd-io/kvd/e2e/parts"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
@@ -75,15 +76,15 @@ func sizeOf(t testing.TB) size {
 	}
 	s := size{containers: count, ttl: 5 * time.Second, cut: 2 * time.Second, rest: 5 * time.Second, faults: []fault{
 		{0.3, "dockerd is killed, and ends all containers when it returns", func(w *world) { w.killEngine() }},
-		{0.6, "the store is cut off: connections hang", func(w *world) { w.cutStore(stalled) }},
+		{0.6, "the store is cut off: connections hang", func(w *world) { w.cutStore(link.Stalled) }},
 	}}
 	if count >= 100 {
 		s.ttl, s.cut, s.rest = 15*time.Second, 8*time.Second, 5*time.Minute
 		s.faults = []fault{
 			{0.15, "dockerd is killed, its containers live on", func(w *world) { w.killEngine("--live-restore") }},
-			{0.35, "the store is cut off: connections are refused", func(w *world) { w.cutStore(refused) }},
+			{0.35, "the store is cut off: connections are refused", func(w *world) { w.cutStore(link.Refused) }},
 			{0.55, "dockerd is killed, and ends all containers when it returns", func(w *world) { w.killEngine() }},
-			{0.75, "the store is cut off: connections hang", func(w *world) { w.cutStore(stalled) }},
+			{0.75, "the store is cut off: connections hang", func(w *world) { w.cutStore(link.Stalled) }},
 		}
 	}
 	if text := os.Getenv(restVariable); text != "" {
@@ -101,7 +102,7 @@ type world struct {
 	docker *engine.Engine
 	store  *kvclient.Client // past the way
 	url    string
-	way    *proxy
+	way    *link.Link
 
 	acts atomic.Int64
 	down atomic.Bool // dockerd is dead
@@ -138,13 +139,13 @@ func newWorld(t testing.TB, s size) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.store.Close() })
-	w.way = newProxy(t, strings.TrimPrefix(w.url, "http://"))
+	w.way = link.New(t, strings.TrimPrefix(w.url, "http://"))
 	w.startAgent(filepath.Join(bin, "kvagent"))
 	return w
 }
 
 func (w *world) startAgent(program string) {
-	cmd := exec.Command(program, "--docker-host", w.docker.Host(), "--endpoints", w.way.url(), "--source", "docker", "--host", "h1",
+	cmd := exec.Command(program, "--docker-host", w.docker.Host(), "--endpoints", w.way.URL(), "--source", "docker", "--host", "h1",
 		"--ip", "127.0.0.1", "--internal", "--ttl", w.size.ttl.String())
 	log := &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = log, log
@@ -172,10 +173,10 @@ func (w *world) killEngine(args ...string) {
 	w.down.Store(false)
 }
 
-func (w *world) cutStore(how way) {
-	w.way.set(how)
+func (w *world) cutStore(how link.State) {
+	w.way.Set(how)
 	time.Sleep(w.size.cut) // the length of the fault, not a wait for anything
-	w.way.set(open)
+	w.way.Set(link.Open)
 }
 
 func TestTheRegistryEqualsWhatRunsWhateverDies(t *testing.T) {
