@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/resource"
 )
 
@@ -28,11 +29,11 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	source, closeSource, err := openSource(cfg, deps)
+	source, err := keys.Open(cfg.source(), keys.Deps{Log: deps.Log, Store: deps.Store, Lookup: deps.Lookup})
 	if err != nil {
 		return err
 	}
-	defer closeSource()
+	defer source.Close()
 	a := &agent{cfg: cfg, deps: deps, source: source, told: map[string]string{}}
 	err = a.load()
 	switch {
@@ -51,7 +52,7 @@ const looksMax = 8
 type agent struct {
 	cfg       Config
 	deps      Deps
-	source    source
+	source    keys.Source
 	resources []resource.Resource // what is at work
 	broken    int                 // resource files that cannot be used as they are now
 	told      map[string]string   // by resource file: what has been logged about its present version
@@ -89,10 +90,8 @@ func (a *agent) load() error {
 		}
 	}
 	slices.SortStableFunc(resources, func(x, y resource.Resource) int { return cmp.Compare(x.File, y.File) })
-	if a.cfg.Backend == backendEnv {
-		for i, r := range resources {
-			resources[i].Keys = environmentKeys(r.Keys)
-		}
+	for i, r := range resources {
+		resources[i].Keys = a.keysOf(r)
 	}
 	a.resources, a.told = resources, told
 	return nil
@@ -116,8 +115,8 @@ func (a *agent) tell(l resource.Loaded, told map[string]string) {
 
 // once makes one pass over everything.
 func (a *agent) once(ctx context.Context) error {
-	m := newMirror(a.cfg.polls())
-	loadErr := a.source.load(ctx, m, topRoots(a.resources))
+	m := keys.NewMirror(a.cfg.source().Polls())
+	loadErr := a.source.Load(ctx, m, a.roots())
 	done := passOnce(ctx, newGroups(a.resources, m, a.cfg, a.deps))
 	switch {
 	case loadErr != nil:
@@ -198,7 +197,7 @@ func (a *agent) reload() {
 func (a *agent) watched() []string {
 	paths := []string{nearest(a.cfg.ConfDir), filepath.Join(a.cfg.ConfDir, "templates")}
 	trees := []string{filepath.Join(a.cfg.ConfDir, "conf.d")}
-	if a.cfg.Backend == backendFile {
+	if a.cfg.Backend == keys.BackendFile {
 		trees = append(trees, a.cfg.Files...)
 	}
 	for _, tree := range trees {
@@ -247,10 +246,21 @@ func directories(path string) []string {
 	return found
 }
 
-func environmentKeys(keys []string) []string {
-	mapped := make([]string, len(keys))
-	for i, key := range keys {
-		mapped[i] = environmentKey(key)
+// keysOf returns the keys of the backend that stand for those of a resource.
+func (a *agent) keysOf(r resource.Resource) []string {
+	source := a.cfg.source()
+	mapped := make([]string, len(r.Keys))
+	for i, key := range r.Keys {
+		mapped[i] = source.Key(key)
 	}
 	return resource.Minimal(mapped)
+}
+
+// roots returns what the source is to follow.
+func (a *agent) roots() []string {
+	var all []string
+	for _, r := range a.resources {
+		all = append(all, r.Keys...)
+	}
+	return keys.Roots(all)
 }

@@ -9,17 +9,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/keys"
+
 	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 )
 
 // fileRig is a rig whose keys come from keys.yaml.
-func fileRig(t *testing.T, keys string) *rig {
+func fileRig(t *testing.T, content string) *rig {
 	t.Helper()
 	r := newRig(t, nil)
-	r.cfg.Backend, r.cfg.Files = backendFile, []string{r.path("keys.yaml")}
-	r.write("keys.yaml", keys)
+	r.cfg.Backend, r.cfg.Files = keys.BackendFile, []string{r.path("keys.yaml")}
+	r.write("keys.yaml", content)
 	return r
 }
 
@@ -210,7 +212,7 @@ func TestTheEnvironmentIsATree(t *testing.T) {
 	t.Setenv("KVTEST_APP_HOST", "h")
 	t.Setenv("KVTEST_APP_2_PORT", "80")
 	r := newRig(t, nil)
-	r.cfg.Backend = backendEnv
+	r.cfg.Backend = keys.BackendEnv
 	r.resource("a", `{{getv "/kvtest/app/host"}} {{getv "/kvtest/app/2/port"}}`, `keys = ["/kvtest_app"]`)
 	r.start() // with Watch: renders once and then looks at every interval
 	r.eventually("a.out", "h 80")
@@ -274,12 +276,12 @@ func TestAConfigurationDirectoryThatComesLaterIsFound(t *testing.T) {
 }
 
 func TestBadSettingsAreRefused(t *testing.T) {
-	good := Config{Backend: backendEtcd, Interval: time.Second}
+	good := Config{Backend: keys.BackendEtcd, Interval: time.Second}
 	for want, spoil := range map[string]func(*Config){
 		"use --backend etcd":        func(c *Config) { c.Backend = "etcdv3" },
 		"does not have":             func(c *Config) { c.Backend = "consul" },
 		`"x" is not known`:          func(c *Config) { c.Backend = "x" },
-		"needs at least one --file": func(c *Config) { c.Backend = backendFile },
+		"needs at least one --file": func(c *Config) { c.Backend = keys.BackendFile },
 		"must be positive":          func(c *Config) { c.Interval = 0 },
 		"not the shorter":           func(c *Config) { c.Quiet = time.Second },
 	} {
@@ -383,7 +385,7 @@ func TestKeysOfEnvironmentAndFilesStandForAllThatBeginLikeThem(t *testing.T) {
 	const template = `{{range gets "/*"}}{{.}}{{end}}{{range gets "/*/*"}}{{.}}{{end}}{{range gets "/*/*/*"}}{{.}}{{end}}`
 	r := fileRig(t, "loose: {db: {host: h}}\nloosely: near\nother: far")
 	r.resource("a", template, `keys = ["/loose"]`)
-	for _, backend := range []string{backendFile, backendEnv} {
+	for _, backend := range []string{keys.BackendFile, keys.BackendEnv} {
 		r.cfg.Backend = backend
 		if err := r.once(); err != nil {
 			t.Fatal(err)

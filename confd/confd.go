@@ -1,12 +1,12 @@
 // Package confd is kvconfd: it renders files from keys of a store, checks them, puts them in place
 // and reloads whoever reads them, until the running program equals the store.
 //
-// It composes four rooms: resource says what is wanted, render makes bytes of it, install brings
-// them to disk and runs commands, and the files here hold the loop:
+// It composes five rooms: resource says what is wanted, keys keeps what the stores hold, render makes
+// bytes of it, install brings them to disk and runs commands, and the files here hold the loop:
 //
-//	source -> mirror -> group -> target
+//	keys -> group -> target
 //
-// A source keeps the mirror, one shared copy of all keys that any template needs, current. A group
+// keys keeps the mirror, one shared copy of all keys that any template needs, current. A group
 // is the resources that share a reload command; it wakes when one of their keys has changed, and
 // works alone and in order, so that a command is never run twice at a time and once per pass. A
 // target is one resource. Nothing is remembered between passes but what is on disk: each pass
@@ -22,6 +22,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -95,16 +96,13 @@ const (
 // the registrars of this suite need a heartbeat, five seconds, to bring their records to the new one.
 const replacedGrace = 30 * time.Second
 
-// The backends.
-const (
-	backendEtcd = "etcd"
-	backendKvd  = "kvd"
-	backendEnv  = "env"
-	backendFile = "file"
-)
-
-// polls reports whether the backend is read as a whole from time to time, rather than followed.
-func (c Config) polls() bool { return c.Backend == backendEnv || c.Backend == backendFile }
+// source returns the settings of where keys come from.
+func (c Config) source() keys.Config {
+	return keys.Config{
+		Backend: c.Backend, Client: c.Client, Scheme: c.Scheme, SRV: c.SRV, Files: c.Files, Filter: c.Filter,
+		Watch: c.Watch, Interval: c.Interval,
+	}
+}
 
 // elsewhere are backends of confd that kvconfd does not have.
 var elsewhere = []string{"consul", "dynamodb", "rancher", "redis", "ssm", "stackengine", "vault", "zookeeper"}
@@ -113,12 +111,12 @@ var elsewhere = []string{"consul", "dynamodb", "rancher", "redis", "ssm", "stack
 func (c Config) Validate() error {
 	switch {
 	case c.Backend == "etcdv3":
-		return fmt.Errorf("backend %q: kvd keeps the same keys for every client; use --backend %s", c.Backend, backendEtcd)
+		return fmt.Errorf("backend %q: kvd keeps the same keys for every client; use --backend %s", c.Backend, keys.BackendEtcd)
 	case slices.Contains(elsewhere, c.Backend):
-		return fmt.Errorf("backend %q is one of confd's that kvconfd does not have; copy the keys into kvd and use --backend %s, or use %s or %s", c.Backend, backendEtcd, backendEnv, backendFile)
-	case !slices.Contains([]string{backendEtcd, backendKvd, backendEnv, backendFile}, c.Backend):
-		return fmt.Errorf("backend %q is not known; use %s, %s, %s or %s", c.Backend, backendEtcd, backendKvd, backendEnv, backendFile)
-	case c.Backend == backendFile && len(c.Files) == 0:
+		return fmt.Errorf("backend %q is one of confd's that kvconfd does not have; copy the keys into kvd and use --backend %s, or use %s or %s", c.Backend, keys.BackendEtcd, keys.BackendEnv, keys.BackendFile)
+	case !slices.Contains([]string{keys.BackendEtcd, keys.BackendKvd, keys.BackendEnv, keys.BackendFile}, c.Backend):
+		return fmt.Errorf("backend %q is not known; use %s, %s, %s or %s", c.Backend, keys.BackendEtcd, keys.BackendKvd, keys.BackendEnv, keys.BackendFile)
+	case c.Backend == keys.BackendFile && len(c.Files) == 0:
 		return fmt.Errorf("--backend file needs at least one --file")
 	case c.Interval <= 0:
 		return fmt.Errorf("interval %v: it must be positive", c.Interval)

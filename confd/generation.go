@@ -3,20 +3,22 @@ package confd
 import (
 	"context"
 	"sync"
+
+	"github.com/kvd-io/kvd/confd/keys"
 )
 
 // start puts the agent's resources to work. stop ends that and waits for it, a running command
 // included; wake makes every group compare again, and a source that cannot be watched look again.
 func (a *agent) start(ctx context.Context) (stop, wake func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	m := newMirror(a.cfg.polls())
+	m := keys.NewMirror(a.cfg.source().Polls())
 	poke := make(chan struct{}, 1)
 	var running sync.WaitGroup
 	for _, g := range newGroups(a.resources, m, a.cfg, a.deps) {
 		running.Go(func() { g.run(ctx) })
 	}
-	roots := topRoots(a.resources)
-	running.Go(func() { a.source.run(ctx, m, roots, poke) })
+	roots := a.roots()
+	running.Go(func() { a.source.Run(ctx, m, roots, poke) })
 
 	stop = func() {
 		cancel()
@@ -27,7 +29,7 @@ func (a *agent) start(ctx context.Context) (stop, wake func()) {
 		case poke <- struct{}{}:
 		default:
 		}
-		m.wakeAll()
+		m.WakeAll()
 	}
 	return stop, wake
 }

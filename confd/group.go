@@ -8,9 +8,12 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/backoff"
 )
@@ -27,8 +30,8 @@ type group struct {
 	targets      []*target
 	reload       string
 	timeout      time.Duration // of reload
-	mirror       *mirror
-	subscription *subscription
+	mirror       *keys.Mirror
+	subscription *keys.Subscription
 	cfg          Config
 	log          *slog.Logger
 	failure      failure // of the reload
@@ -57,7 +60,7 @@ func (f *failure) tell(log *slog.Logger, message string, err error) {
 var stagedSuffix = regexp.MustCompile(`\.[0-9]{6,}`)
 
 // newGroups sorts resources into groups that read m, in the order of their first members.
-func newGroups(resources []resource.Resource, m *mirror, cfg Config, deps Deps) []*group {
+func newGroups(resources []resource.Resource, m *keys.Mirror, cfg Config, deps Deps) []*group {
 	var groups []*group
 	byReload := map[string]*group{}
 	for _, r := range resources {
@@ -71,11 +74,11 @@ func newGroups(resources []resource.Resource, m *mirror, cfg Config, deps Deps) 
 		g.timeout = max(g.timeout, r.ReloadTimeout)
 	}
 	for _, g := range groups {
-		var keys []string
+		var wanted []string
 		for _, t := range g.targets {
-			keys = append(keys, t.Keys...)
+			wanted = append(wanted, t.Keys...)
 		}
-		g.subscription = m.subscribe(resource.Minimal(keys))
+		g.subscription = m.Subscribe(resource.Minimal(wanted))
 	}
 	return groups
 }
@@ -92,9 +95,9 @@ func (g *group) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-again.C:
-		case <-g.subscription.wake:
+		case <-g.subscription.Wake():
 			retry.Reset()
-			pace.wait(ctx, g.subscription.wake)
+			pace.wait(ctx, g.subscription.Wake())
 		}
 		if ctx.Err() != nil {
 			return
@@ -124,23 +127,19 @@ func newStoppedTimer() *time.Timer {
 // reports that the keys of some target have not been read yet. When ctx ends, what has not been
 // begun is left out. hold is for how long a target must be held as it is, 0 if none is.
 func (g *group) pass(ctx context.Context) (waiting bool, hold time.Duration, err error) {
-	scopes := make([]scope, len(g.targets))
-	for i, t := range g.targets {
-		scopes[i] = t.scope()
-	}
 	var problems []error
-	views := g.mirror.views(g.subscription, scopes)
-	graceLeft := max(0, replacedGrace-time.Since(g.mirror.replacedAt()))
-	for i, seen := range views {
+	view, _, _ := g.subscription.Take()
+	graceLeft := max(0, replacedGrace-time.Since(g.mirror.Status().Replaced))
+	for _, t := range g.targets {
 		if ctx.Err() != nil {
 			break
 		}
-		if !seen.ready {
+		if !view.Ready(t.Keys) {
 			waiting = true
 			continue
 		}
-		if t := g.targets[i]; !t.holds(seen.tree, graceLeft) {
-			problems = append(problems, t.bring(ctx, seen.tree))
+		if tree := treeOf(view, t.scope()); !t.holds(tree, graceLeft) {
+			problems = append(problems, t.bring(ctx, tree))
 		} else {
 			hold = graceLeft
 		}
@@ -168,8 +167,8 @@ func passOnce(ctx context.Context, groups []*group) (done bool) {
 			return false
 		}
 		g := owner[t]
-		seen := g.mirror.views(g.subscription, []scope{t.scope()})[0]
-		if !seen.ready || t.bring(ctx, seen.tree) != nil {
+		view := g.mirror.View()
+		if !view.Ready(t.Keys) || t.bring(ctx, treeOf(view, t.scope())) != nil {
 			done = false
 		}
 		if last[t] && g.settle(ctx) != nil {
@@ -254,4 +253,18 @@ func (g *group) sweep() {
 			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
 		}
 	}
+}
+
+// treeOf returns what a template with this scope sees of view.
+func treeOf(view keys.View, scope keys.Scope) render.Tree {
+	var pairs []render.KVPair
+	for _, key := range scope.Keys {
+		view.Each(key, func(key, value string) {
+			if rest, ok := strings.CutPrefix(key, scope.Prefix); ok {
+				key = "/" + strings.TrimPrefix(rest, "/")
+			}
+			pairs = append(pairs, render.KVPair{Key: key, Value: value})
+		})
+	}
+	return render.NewTree(pairs)
 }

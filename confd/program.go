@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/spelling"
@@ -86,7 +87,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 			for _, warning := range append(file.warnings(env.Origins), overlooked(env.Origins)...) {
 				env.Log.Warn(warning)
 			}
-			if cfg.Watch && !cfg.Onetime && cfg.Backend == backendEnv {
+			if cfg.Watch && !cfg.Onetime && cfg.Backend == keys.BackendEnv {
 				env.Log.Info("the environment cannot be watched; it is read at every interval", "backend", cfg.Backend)
 			}
 			if err := Run(cmd.Context(), cfg, Deps{Log: env.Log, Hangup: env.Hangup}); err != nil {
@@ -98,7 +99,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 	flags := cmd.Flags()
 	flags.StringVar(&o.ConfDir, "confdir", confDir, "`directory` with conf.d and templates")
 	flags.StringVar(&o.Prefix, "prefix", "", "`key` put before the keys of every resource, instead of the resource's own prefix")
-	flags.StringVar(&o.Backend, "backend", backendEtcd, "where keys come from: etcd or kvd (the same), env, or file")
+	flags.StringVar(&o.Backend, "backend", keys.BackendEtcd, "where keys come from: etcd or kvd (the same), env, or file")
 	clientflags.Add(flags, &o.Client)
 	flags.StringVar(&o.password, "password", "", "password for the store")
 	flags.StringVar(&o.Scheme, "scheme", "", "`scheme` of endpoints given without one: http or https (default: http, https with certificates)")

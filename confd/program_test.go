@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
@@ -129,5 +130,18 @@ func TestVersionIsPrinted(t *testing.T) {
 	code, stdout, _ := run(t, newRig(t, nil), "", nil, "-version")
 	if code != 0 || !strings.HasPrefix(stdout, "kvconfd version ") {
 		t.Errorf("exit code %d, %q", code, stdout)
+	}
+}
+
+func TestAnSRVDomainNamesARecordOfTheBackend(t *testing.T) {
+	for want, o := range map[string]options{
+		"_etcd._tcp.example.com.": {Config: Config{Backend: keys.BackendEtcd}, srvDomain: "example.com"},
+		"_kvd._tcp.example.com.":  {Config: Config{Backend: keys.BackendKvd}, srvDomain: "example.com."},
+		"_x._tcp.example.com":     {Config: Config{Backend: keys.BackendKvd}, srvDomain: "unused", srvRecord: "_x._tcp.example.com"},
+		"":                        {},
+	} {
+		if got := o.config().SRV; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }

@@ -2,15 +2,14 @@ package confd
 
 import (
 	"context"
-	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/daemon/daemontest"
-	"github.com/kvd-io/kvd/pkg/kv"
 )
 
 func address(c *daemontest.Cluster) string { return strings.TrimPrefix(c.URL(), "http://") }
@@ -59,8 +58,8 @@ func TestAHeldFileFollowsTheTruthWhenTheGraceIsOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := newMirror(false)
-		m.replace("/a", origin{"c1", 9}, map[string]string{"/a/x": "1"})
+		m := keys.NewMirror(false)
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c1", Index: 9}, map[string]string{"/a/x": "1"})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
@@ -76,54 +75,14 @@ func TestAHeldFileFollowsTheTruthWhenTheGraceIsOver(t *testing.T) {
 			}
 		}
 		after(time.Second, "1")
-		m.replace("/a", origin{"c2", 2}, nil)
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c2", Index: 2}, nil)
 		after(replacedGrace-time.Second, "1")
 		after(2*time.Second, "")
-		m.replace("/a", origin{"c2", 3}, map[string]string{"/a/x": "2"})
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c2", Index: 3}, map[string]string{"/a/x": "2"})
 		after(time.Second, "2")
-		m.replace("/a", origin{"c2", 4}, nil) // by somebody who meant it
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c2", Index: 4}, nil) // by somebody who meant it
 		after(time.Second, "")
 		cancel()
 		<-ended
 	})
-}
-
-// swapped answers each read from the next of clusters; the last one stays.
-type swapped struct {
-	kv.Store
-	clusters []string
-}
-
-func (s *swapped) Read(_ context.Context, read kv.Read) (kv.Result, error) {
-	cluster := s.clusters[0]
-	if len(s.clusters) > 1 {
-		s.clusters = s.clusters[1:]
-	}
-	if read.Key == "/absent" {
-		return kv.Result{}, &kv.Error{Kind: kv.NotFound, Index: 5, Cluster: cluster}
-	}
-	return kv.Result{Event: kv.Event{Node: &kv.Node{Key: read.Key, Value: cluster}}, Index: 5, Cluster: cluster}, nil
-}
-
-func TestAStoreThatIsReplacedBetweenTwoKeysIsReadAgainAsAWhole(t *testing.T) {
-	for _, roots := range [][]string{{"/a", "/b"}, {"/a", "/absent"}} {
-		f := &followed{store: &swapped{clusters: []string{"c1", "c2"}}, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
-		m := newMirror(false)
-		if err := f.load(t.Context(), m, roots); err == nil || !strings.Contains(err.Error(), "replaced by another one") {
-			t.Errorf("%q read once: %v", roots, err)
-		}
-		if got := dump(t, m, "/a"); got != "not ready" {
-			t.Errorf("%q read once: the mirror shows %q", roots, got)
-		}
-		synctest.Test(t, func(t *testing.T) { // looked at every hour, it is read again at once
-			f.store = &swapped{clusters: []string{"c1", "c2"}}
-			m := newMirror(false)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			f.run(ctx, m, roots, nil)
-			if got := dump(t, m, "/a"); got != "/a=c2 " {
-				t.Errorf("%q followed: the mirror shows %q", roots, got)
-			}
-		})
-	}
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/keys"
+
 	"github.com/kvd-io/kvd/e2e/parts"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
@@ -36,7 +38,7 @@ func newRig(t *testing.T, store kv.Store) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir()}
 	r.cfg = Config{
-		ConfDir: r.path("conf"), Backend: backendEtcd, Watch: true, Interval: time.Hour, Filter: "*",
+		ConfDir: r.path("conf"), Backend: keys.BackendEtcd, Watch: true, Interval: time.Hour, Filter: "*",
 		Quiet: DefaultQuiet, QuietMax: DefaultQuietMax,
 	}
 	r.deps = Deps{Store: store, Log: slog.New(slog.NewTextHandler(&r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}

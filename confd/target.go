@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/resource"
 )
@@ -48,7 +49,7 @@ func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
 func (t *target) reloads() bool { return t.ReloadCmd != "" && !t.cfg.SyncOnly && !t.cfg.Noop }
 
 // scope is what the template may see.
-func (t *target) scope() scope { return scope{t.Prefix, t.Keys} }
+func (t *target) scope() keys.Scope { return keys.Scope{Prefix: t.Prefix, Keys: t.Keys} }
 
 // holds reports whether the file is to stay as it is although tree has lost all keys: the store was
 // replaced, and those who write the keys still have graceLeft to bring them to the new one.

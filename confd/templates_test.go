@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/kvd-io/kvd/confd/keys"
+
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/e2e/parts"
@@ -73,7 +75,7 @@ func TestShippedTemplatesMakeTheirGoldenFiles(t *testing.T) {
 		t.Run(proxy, func(t *testing.T) {
 			r := newRig(t, nil)
 			r.install(proxy, "")
-			r.cfg.Backend, r.cfg.SyncOnly = backendFile, true
+			r.cfg.Backend, r.cfg.SyncOnly = keys.BackendFile, true
 			r.deps.World = render.World{Getenv: func(string) string { return "" }}
 			for _, keys := range r.cases(proxy) {
 				r.cfg.Files = []string{keys}
@@ -106,7 +108,7 @@ func TestProxiesAcceptWhatTheShippedTemplatesMake(t *testing.T) {
 			r := newRig(t, nil)
 			settings := shipped(r.dir, freeAddress(t))[proxy]
 			r.install(proxy, "")
-			r.cfg.Backend = backendFile
+			r.cfg.Backend = keys.BackendFile
 			r.deps.World = render.World{Getenv: func(name string) string { return settings[name] }}
 			for _, keys := range r.cases(proxy) {
 				r.cfg.Files = []string{keys}

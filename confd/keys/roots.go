@@ -1,4 +1,4 @@
-package confd
+package keys
 
 import (
 	"slices"
@@ -8,19 +8,14 @@ import (
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// rootsMax bounds the watches that one agent holds open.
+// rootsMax bounds the keys that one source follows by name.
 const rootsMax = 16
 
-// topRoots returns the fewest directories or keys to follow so that every key of the resources is
-// covered: the keys themselves, or, when they are more than rootsMax, common directories above
-// them, as low as possible. Hidden directories are not seen from above, so keys below one stand
-// for themselves.
-func topRoots(resources []resource.Resource) []string {
-	var keys []string
+// Roots returns the fewest directories or keys to follow so that each of keys is covered: they
+// themselves, or, when they are more than rootsMax, common directories above them, as low as
+// possible. Hidden directories are not seen from above, so keys below one stand for themselves.
+func Roots(keys []string) []string {
 	deepest := 0
-	for _, r := range resources {
-		keys = append(keys, r.Keys...)
-	}
 	keys = resource.Minimal(keys)
 	for _, key := range keys {
 		deepest = max(deepest, strings.Count(key, "/"))

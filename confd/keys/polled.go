@@ -1,4 +1,4 @@
-package confd
+package keys
 
 import (
 	"context"
@@ -25,21 +25,23 @@ type polled struct {
 	log      *slog.Logger
 }
 
-// load reads everything, whatever the roots: it is all in memory or in a few files.
-func (p *polled) load(_ context.Context, m *mirror, _ []string) error {
+func (p *polled) Close() {}
+
+// Load reads everything, whatever the roots: it is all in memory or in a few files.
+func (p *polled) Load(_ context.Context, m *Mirror, roots []string) error {
 	pairs, err := p.read()
 	if err != nil {
 		return err
 	}
-	m.replace("", origin{}, pairs)
+	m.Replace([]string{""}, Origin{}, pairs)
 	return nil
 }
 
-func (p *polled) run(ctx context.Context, m *mirror, roots []string, poke <-chan struct{}) {
-	retry := backoff.Backoff{Min: sourceRetryMin, Max: sourceRetryMax}
+func (p *polled) Run(ctx context.Context, m *Mirror, roots []string, poke <-chan struct{}) {
+	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
 	for ctx.Err() == nil {
 		pause := p.interval
-		if err := p.load(ctx, m, roots); err != nil {
+		if err := p.Load(ctx, m, roots); err != nil {
 			p.log.Warn("cannot read the keys; files stay as they are", "reason", err)
 			pause = retry.Next()
 		} else {

@@ -1,0 +1,44 @@
+// Package keys brings what is in stores, in the environment and in files to who renders from it, and keeps
+// it current.
+//
+// A Source fills a Mirror, the one copy of all keys that anybody reads, and keeps it equal to where the keys
+// come from. Readers subscribe to keys: they are woken by a change of these alone, learn which keys changed,
+// and take a View, which is everything at one moment and never changes.
+//
+//	source -> mirror -> subscription -> view
+//
+// It knows stores and keys. It does not know what values mean, what becomes of them, or when it is time
+// to act.
+package keys
+
+import (
+	"context"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// Scope is what one template may see: the values at and below Keys, and Prefix taken off their names.
+type Scope struct {
+	Prefix string
+	Keys   []string // absolute and clean; none below another
+}
+
+// Change is what became of one key that holds a value, or held one.
+type Change struct {
+	Key     string
+	Removed bool     // it holds no value any more
+	Expired bool     // and that because its time was over
+	Index   kv.Index // of the store when it happened, or when it was found to have happened; 0 if the source has none
+}
+
+// Source keeps mirrors equal to where keys come from. Its methods may be used at the same time, for mirrors
+// of their own.
+type Source interface {
+	// Load reads everything at or below roots once. After an error the mirror is as it was.
+	Load(ctx context.Context, m *Mirror, roots []string) error
+	// Run keeps m current until ctx ends, whatever becomes of the source meanwhile. poke, which may be nil,
+	// asks it to look again before its time.
+	Run(ctx context.Context, m *Mirror, roots []string, poke <-chan struct{})
+	// Close gives up what the source holds open. Nothing is called after it.
+	Close()
+}

@@ -1,0 +1,85 @@
+package keys
+
+import (
+	"strings"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// View is everything that a mirror held at one moment, at one index of the store. It never changes and may be
+// used by any number of goroutines; the zero value is empty and not ready.
+type View struct {
+	tree     *btree.Map[string, string] // read only
+	textual  bool
+	roots    []string
+	complete bool
+	from     Origin
+	stale    time.Time
+}
+
+// Get returns the value of key, which is absolute and clean.
+func (v View) Get(key string) (value string, ok bool) {
+	if v.tree == nil {
+		return "", false
+	}
+	return v.tree.Get(key)
+}
+
+// Ascend calls fn with each key from pivot on and its value, in the order of the keys' bytes, until fn returns
+// false.
+func (v View) Ascend(pivot string, fn func(key, value string) bool) {
+	if v.tree != nil {
+		v.tree.Ascend(pivot, fn)
+	}
+}
+
+// Each calls fn with each key that is at or below key, or, if the view is textual, that begins with it, and
+// its value, in order; those that are hidden from there are left out.
+func (v View) Each(key string, fn func(key, value string)) {
+	v.Ascend(key, func(found, value string) bool {
+		if !strings.HasPrefix(found, key) {
+			return false
+		}
+		if v.textual || found == key || kv.Below(found, key) && !kv.HiddenBelow(found, key) {
+			fn(found, value)
+		}
+		return true
+	})
+}
+
+// Len returns the number of keys.
+func (v View) Len() int {
+	if v.tree == nil {
+		return 0
+	}
+	return v.tree.Len()
+}
+
+// Index returns the store's index at that moment, 0 if the source has none.
+func (v View) Index() kv.Index { return v.from.Index }
+
+// Cluster returns which cluster the keys are from, "" if that is not known.
+func (v View) Cluster() string { return v.from.Cluster }
+
+// Textual reports whether a key stands for every key that begins with the same letters.
+func (v View) Textual() bool { return v.textual }
+
+// Ready reports whether all of keys have been read: what is absent then is absent in the store.
+func (v View) Ready(keys []string) bool {
+	if !v.complete {
+		return false
+	}
+	for _, key := range keys {
+		if !covers(v.textual, v.roots, key) {
+			return false
+		}
+	}
+	return true
+}
+
+// Stale returns when the view was true, if it is what an earlier run has left and the store has not been heard
+// since; the zero time if it is current as far as the store was heard.
+func (v View) Stale() time.Time { return v.stale }
