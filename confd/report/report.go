@@ -50,7 +50,9 @@ func Steps() []string {
 
 // TargetStatus is where one target stands. It is a value: nobody changes what Keys points to.
 type TargetStatus struct {
-	Name  string   `json:"name"`           // of the resource; with for_each followed by / and the item's name. Unique
+	Name     string `json:"name"`               // of the resource; with for_each followed by / and the item's name. Unique
+	Resource string `json:"resource,omitempty"` // of which it is one of many; "" if it is Name
+
 	Dest  string   `json:"dest"`           // the file
 	State State    `json:"state"`          //
 	Step  string   `json:"step,omitempty"` // at which it failed

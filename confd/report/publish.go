@@ -1,0 +1,357 @@
+package report
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/kvd-io/kvd/pkg/agentstatus"
+	"github.com/kvd-io/kvd/pkg/backoff"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+const (
+	// publishTTL is how long what is published outlives an agent that is gone.
+	publishTTL = 15 * time.Second
+	// writesPerSecond bounds the writes of one agent; what changes faster is written as it is then.
+	writesPerSecond = 5
+	// momentPatience is how long an agent that is asked how far it is may take to get there before it says so
+	// as it is, and momentLook how often it looks.
+	momentPatience = 200 * time.Millisecond
+	momentLook     = 5 * time.Millisecond
+	// requestMax bounds one request, farewellMax what is done at the end.
+	requestMax  = 5 * time.Second
+	farewellMax = 2 * time.Second
+
+	publishRetryMin = 200 * time.Millisecond
+	publishRetryMax = 15 * time.Second
+)
+
+// PublisherConfig says where status is published. Store is required.
+type PublisherConfig struct {
+	Store  kv.Store
+	Leaser kv.Leaser // nil, or of a store that has none: each key has a TTL of its own
+	Prefix string    // "" is agentstatus.DefaultPrefix
+	// Moments holds a token when a moment was seen: then it is said at once how far the agent is. nil: never.
+	Moments <-chan struct{}
+}
+
+// publisher keeps the status of one agent in a store. It belongs to the goroutine of Publish.
+type publisher struct {
+	PublisherConfig
+	report *Report
+	names  agentstatus.Names
+	lease  kv.LeaseID // 0: none yet, or the store has none
+	tied   bool       // it is known whether there is a lease
+	beaten time.Time  // the last heartbeat began
+
+	said    time.Time           // the host's record was written last
+	sent    map[string]sentence // what is in the store, as far as is known, by key
+	tokens  float64             // writes that may be made now
+	filled  time.Time           // tokens were counted
+	refused bool                // it was said that the store refuses
+	retry   backoff.Backoff
+}
+
+// sentence is one published record.
+type sentence struct {
+	value string
+	means string // what has to differ for it to be written again
+}
+
+// Publish keeps the status in a store until ctx ends, and removes it then. It never gives up on a store
+// that is away; that a store refuses is logged once. It is called once.
+func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
+	p := &publisher{
+		PublisherConfig: cfg, report: r, names: agentstatus.NamesOf(cfg.Prefix), sent: map[string]sentence{},
+		tokens: writesPerSecond, filled: time.Now(), retry: backoff.Backoff{Min: publishRetryMin, Max: publishRetryMax},
+	}
+	defer p.leave(ctx)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	asked := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-cfg.Moments:
+			asked = true
+			p.catchUp(ctx)
+		case <-timer.C:
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		wait, err := p.turn(ctx, asked)
+		switch {
+		case err == nil:
+			asked = asked && wait > 0 && wait < publishTTL/3
+			p.retry.Reset()
+		case ctx.Err() == nil:
+			p.fail(err)
+			wait = p.retry.Next()
+			if kv.Is(err, kv.Denied) {
+				wait = publishRetryMax
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+// catchUp waits until the agent has worked through what its stores have told by now, for a little while.
+func (p *publisher) catchUp(ctx context.Context) {
+	agent := p.report.asked()
+	if agent == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, momentPatience)
+	defer cancel()
+	look := time.NewTicker(momentLook)
+	defer look.Stop()
+	for {
+		if store, ok := published(agent.Stores()); !ok || agent.Live() >= store.Index {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+	}
+}
+
+// published returns the store in which status is kept.
+func published(stores []Store) (Store, bool) {
+	i := slices.IndexFunc(stores, func(s Store) bool { return s.Published })
+	if i < 0 {
+		return Store{}, false
+	}
+	return stores[i], true
+}
+
+// turn brings the store to what is so, as far as the rate allows, and returns when to look again.
+func (p *publisher) turn(ctx context.Context, asked bool) (wait time.Duration, err error) {
+	wanted, ok := p.wanted()
+	if !ok {
+		return time.Second, nil
+	}
+	if err := p.beat(ctx); err != nil {
+		return 0, err
+	}
+	key := p.names.Host(p.report.cfg.Host)
+	if sent, there := p.sent[key]; there && !asked && sent.means == wanted[key].means && time.Since(p.said) < publishTTL/3 {
+		wanted[key] = sent // it differs in its index alone, which nobody has asked for
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.sent)) {
+		if _, there := wanted[key]; there {
+			continue
+		}
+		if !p.take() {
+			return time.Second / writesPerSecond, nil
+		}
+		if err := p.write(ctx, kv.Write{Op: kv.OpDelete, Key: key}); err != nil && !kv.Is(err, kv.NotFound) {
+			return 0, err
+		}
+		delete(p.sent, key)
+	}
+	for _, key := range slices.Sorted(maps.Keys(wanted)) { // the host's before those of its targets
+		want := wanted[key]
+		sent, there := p.sent[key]
+		if there && (sent.value == want.value || key != p.names.Host(p.report.cfg.Host) && sent.means == want.means) {
+			continue
+		}
+		if !p.take() {
+			return time.Second / writesPerSecond, nil
+		}
+		if err := p.put(ctx, key, want.value); err != nil {
+			return 0, err
+		}
+		p.sent[key] = want
+		if key == p.names.Host(p.report.cfg.Host) {
+			p.said = time.Now()
+		}
+	}
+	return max(0, publishTTL/3-time.Since(p.beaten)), nil
+}
+
+// wanted returns the records that are to be in the store; false before there is anything to say.
+func (p *publisher) wanted() (map[string]sentence, bool) {
+	s := p.report.Status()
+	if p.report.asked() == nil {
+		return nil, false
+	}
+	store, _ := published(s.Stores)
+	host := agentstatus.Host{Host: s.Host, Version: s.Version, Index: s.Index, Cluster: store.Cluster, Since: s.Started.Round(time.Second), Targets: len(s.Targets), Keys: []string{}}
+	wanted := map[string]sentence{}
+	for _, t := range s.Targets {
+		record := agentstatus.Target{Name: t.Name, Dest: t.Dest, State: string(t.State), Step: t.Step, Index: t.Index, Hash: t.Hash, Err: t.Err, Since: t.Since, Next: t.Next, Keys: t.Keys}
+		host.Keys = append(host.Keys, t.Keys...)
+		switch {
+		case t.State == Converged:
+			host.Converged++
+		case len(host.Behind) < agentstatus.BehindMax:
+			host.Behind = append(host.Behind, agentstatus.Target{Name: t.Name, State: string(t.State), Step: t.Step, Err: t.Err, Keys: t.Keys})
+		default:
+			host.BehindMore++
+		}
+		if means := record; isSettled(t.State) || t.State == Waiting { // the others are over in a moment
+			means.Index, means.Since, means.Next = 0, time.Time{}, time.Time{}
+			wanted[p.names.Target(s.Host, t.Name)] = sentence{record.Value(), means.Value()}
+		} else if sent, there := p.sent[p.names.Target(s.Host, t.Name)]; there {
+			wanted[p.names.Target(s.Host, t.Name)] = sent
+		}
+	}
+	slices.Sort(host.Keys)
+	host.Keys = slices.Compact(host.Keys)
+	for _, problem := range s.Problems {
+		if problem.Target == "" && len(host.Problems) < agentstatus.BehindMax {
+			host.Problems = append(host.Problems, problem.String())
+		}
+	}
+	means := host
+	means.Index = 0
+	wanted[p.names.Host(s.Host)] = sentence{host.Value(), means.Value()}
+	return wanted, true
+}
+
+// take takes the right to one write.
+func (p *publisher) take() bool {
+	now := time.Now()
+	p.tokens = min(writesPerSecond, p.tokens+now.Sub(p.filled).Seconds()*writesPerSecond)
+	p.filled = now
+	if p.tokens < 1 {
+		return false
+	}
+	p.tokens--
+	return true
+}
+
+// beat keeps what is published alive.
+func (p *publisher) beat(ctx context.Context) error {
+	if p.tied && time.Since(p.beaten) < publishTTL/3 {
+		return nil
+	}
+	began := time.Now()
+	var err error
+	switch {
+	case !p.tied:
+		err = p.tie(ctx)
+	case p.lease != 0:
+		err = p.keepAlive(ctx)
+	default:
+		err = p.refresh(ctx)
+	}
+	if err == nil {
+		p.beaten = began
+	}
+	return err
+}
+
+// tie finds out whether the store has leases, and gets one.
+func (p *publisher) tie(ctx context.Context) error {
+	clear(p.sent)
+	p.lease = 0
+	if p.Leaser != nil {
+		ctx, cancel := context.WithTimeout(ctx, requestMax)
+		defer cancel()
+		lease, err := p.Leaser.Grant(ctx, publishTTL)
+		switch {
+		case err == nil:
+			p.lease = lease.ID
+		case !kv.Is(err, kv.Internal) && !kv.Is(err, kv.NotFound) && !kv.Is(err, kv.Invalid): // those come from a store without leases
+			return err
+		}
+	}
+	p.tied = true
+	return nil
+}
+
+func (p *publisher) keepAlive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestMax)
+	defer cancel()
+	lease, err := p.Leaser.KeepAlive(ctx, p.lease)
+	switch {
+	case kv.Is(err, kv.NoLease):
+		return p.tie(ctx)
+	case err == nil && lease.Attached != len(p.sent): // somebody has removed or replaced some
+		clear(p.sent)
+	}
+	return err
+}
+
+// refresh renews each key by itself, without waking anybody.
+func (p *publisher) refresh(ctx context.Context) error {
+	for _, key := range slices.Sorted(maps.Keys(p.sent)) {
+		err := p.write(ctx, kv.Write{Op: kv.OpUpdate, Key: key, Refresh: true, TTL: publishTTL})
+		if kv.Is(err, kv.NotFound) {
+			delete(p.sent, key)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put writes one record.
+func (p *publisher) put(ctx context.Context, key, value string) error {
+	w := kv.Write{Op: kv.OpSet, Key: key, Value: value, Lease: p.lease}
+	if p.lease == 0 {
+		w.TTL = publishTTL
+	}
+	err := p.write(ctx, w)
+	if kv.Is(err, kv.NoLease) {
+		p.tied = false
+	}
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	p.report.metrics.published.WithLabelValues(result).Inc()
+	return err
+}
+
+func (p *publisher) write(ctx context.Context, w kv.Write) error {
+	ctx, cancel := context.WithTimeout(ctx, requestMax)
+	defer cancel()
+	w.NoValue = true
+	_, err := p.Store.Write(ctx, w)
+	return err
+}
+
+// fail tells of an error: of one that somebody has to do something about, once.
+func (p *publisher) fail(err error) {
+	log := p.report.cfg.Log
+	if kv.Is(err, kv.NoLease) {
+		p.tied = false
+	}
+	if !kv.Is(err, kv.Denied) {
+		log.Debug("status cannot be published", "reason", err)
+		return
+	}
+	if !p.refused {
+		log.Warn("the store refuses to have status published; everything else goes on. Grant this user to write below the directory, or say --status-prefix \"\"", "directory", p.names.Dir(), "reason", err)
+	}
+	p.refused = true
+}
+
+// leave removes what is published.
+func (p *publisher) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewellMax)
+	defer cancel()
+	if p.lease != 0 {
+		_, err := p.Leaser.Revoke(ctx, p.lease)
+		if err == nil || kv.Is(err, kv.NoLease) {
+			return
+		}
+	}
+	for key := range p.sent {
+		if err := p.write(ctx, kv.Write{Op: kv.OpDelete, Key: key}); err != nil && errors.Is(err, context.DeadlineExceeded) {
+			return // what is left expires
+		}
+	}
+}
