@@ -40,6 +40,7 @@ var plan = []layer{
 	{"agent/gateway", []string{"pkg/kvclient", "pkg/etcdv2", "pkg/kv", "pkg/pace", "pkg/backoff"}, "it passes on requests; what is registered, and by whom, is not its matter"},
 	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
 	{"confd/keys", []string{"confd/resource", "pkg/kvclient", "pkg/kv", "pkg/backoff"}, "it brings keys; what is made of them is not its matter"},
+	{"confd/proxy", nil, "how a program takes up a file does not depend on where the file comes from"},
 
 	{"confd/guard", nil, "a decision about counts and times has to know nothing else"},
 	{"confd/report", []string{"pkg/..."}, "it says what it was told; how a target gets there is the loop's matter"},
