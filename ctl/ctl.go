@@ -87,7 +87,7 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 	flags.Lookup("no-sync").Hidden = true
 
 	root.AddGroup(&cobra.Group{ID: groupKeys, Title: "Keys:"}, &cobra.Group{ID: groupDirs, Title: "Directories:"}, &cobra.Group{ID: groupWatch, Title: "Changes:"},
-		&cobra.Group{ID: groupLeases, Title: "Leases:"}, &cobra.Group{ID: groupServices, Title: "Services:"},
+		&cobra.Group{ID: groupLeases, Title: "Leases:"}, &cobra.Group{ID: groupServices, Title: "Services:"}, &cobra.Group{ID: groupTemplates, Title: "Files rendered from keys:"},
 		&cobra.Group{ID: groupCluster, Title: "Cluster:"}, &cobra.Group{ID: groupAccess, Title: "Access control:"}, &cobra.Group{ID: groupCerts, Title: "Certificates:"},
 		&cobra.Group{ID: groupBackup, Title: "Backups:"})
 	root.AddCommand(
@@ -96,6 +96,7 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 		watchCommand(s), execWatch,
 		leaseCommand(s),
 		serviceCommand(s),
+		convergedCommand(s),
 		memberCommand(s), endpointCommand(s), doctorCommand(s),
 		userCommand(s), roleCommand(s), authCommand(s),
 		certCommand(s),
@@ -108,19 +109,23 @@ It takes the words of etcdctl v2, prints what it prints and ends with the codes 
 
 // The groups of commands in the help.
 const (
-	groupKeys     = "keys"
-	groupDirs     = "dirs"
-	groupWatch    = "watch"
-	groupAccess   = "access"
-	groupLeases   = "leases"
-	groupServices = "services"
-	groupCluster  = "cluster"
-	groupCerts    = "certs"
-	groupBackup   = "backup"
+	groupKeys      = "keys"
+	groupDirs      = "dirs"
+	groupWatch     = "watch"
+	groupAccess    = "access"
+	groupLeases    = "leases"
+	groupServices  = "services"
+	groupTemplates = "templates"
+	groupCluster   = "cluster"
+	groupCerts     = "certs"
+	groupBackup    = "backup"
 )
 
 // acceptOldNames lets flags of etcdctl, of v2 and v3, stand for ours.
-func acceptOldNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+func acceptOldNames(flags *pflag.FlagSet, name string) pflag.NormalizedName {
+	if name == "timeout" && waits(flags) {
+		return waitTimeoutFlag
+	}
 	switch name {
 	case "endpoint", "peers":
 		name = "endpoints"

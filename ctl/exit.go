@@ -22,6 +22,8 @@ const (
 	exitRefused     = 4
 	exitServer      = 5
 	exitDiffer      = 1 // of snapshot diff, as of diff; of doctor
+	exitNobody      = 6
+	exitBehind      = 7
 	exitFile        = 9
 	exitInterrupted = program.ExitSignal + 2
 )
@@ -43,7 +45,9 @@ func exitCodesTopic() *cobra.Command {
   5    trouble in the store: no leader, timeout, outcome unknown; endpoint:
        one is not well; doctor: something does not work; service --wait: it
        was not done in time
-  7    kvctl demo: something did not happen as it should
+  6    converged, --wait-live: there is no kvconfd to wait for
+  7    converged: a host does not run what the store says; --wait-live: not
+       within the time; kvctl demo: something did not happen as it should
   9    a snapshot, or its file, cannot be read or written, or is damaged
   130  interrupted`,
 	}
@@ -86,6 +90,9 @@ func diagnose(err error) trouble {
 	var quorum *quorumError
 	var refused *refusedError
 	var overdue *overdueError
+	var nobody *nobodyError
+	var behind *behindError
+	var denied *deniedError
 	var told *toldError
 	var directory *isDirectory
 	var file *fileError
@@ -106,6 +113,12 @@ func diagnose(err error) trouble {
 		return trouble{Exit: exitRefused, Message: refused.text, Hint: refused.hint, text: prefix + refused.text}
 	case errors.As(err, &overdue):
 		return trouble{Exit: exitServer, Message: overdue.text, Hint: overdue.hint, text: prefix + overdue.text}
+	case errors.As(err, &nobody):
+		return trouble{Exit: exitNobody, Message: nobody.text, Hint: nobody.hint, text: prefix + nobody.text}
+	case errors.As(err, &behind):
+		return trouble{Exit: exitBehind, Message: behind.text, Hint: behind.hint, text: prefix + behind.text}
+	case errors.As(err, &denied):
+		return trouble{Exit: exitDenied, Message: err.Error(), Hint: denied.hint, text: prefix + err.Error()}
 	case errors.As(err, &usage):
 		return trouble{Exit: exitUsage, Message: usage.text, Hint: usage.hint, text: prefix + usage.text}
 	case errors.Is(err, context.Canceled):

@@ -24,10 +24,11 @@ func rmdirCommand(s *settings) *cobra.Command {
 
 // remover is a command that does what write says when it runs.
 func remover(s *settings, write *kv.Write, use, short, group string) *cobra.Command {
-	return &cobra.Command{
+	var live liveFlags
+	cmd := &cobra.Command{
 		Use: use, Short: short, GroupID: group,
 		ValidArgsFunction: s.completeKey,
-		RunE: s.run(func(ctx context.Context, c *session, args []string) (err error) {
+		RunE: s.runUnbounded(func(ctx context.Context, c *session, args []string) (err error) {
 			w := *write
 			if w.Key, err = onlyKey(args); err != nil {
 				return err
@@ -35,12 +36,18 @@ func remover(s *settings, write *kv.Write, use, short, group string) *cobra.Comm
 			if w.PrevValue != "" || w.PrevIndex != 0 {
 				w.Op = kv.OpCompareAndDelete
 			}
-			result, err := c.client.Write(ctx, w)
+			bounded, cancel := s.bound(ctx)
+			defer cancel()
+			result, err := c.client.Write(bounded, w)
 			if err != nil {
 				return err
 			}
 			c.event(result.Event, result.Index)
-			return nil
+			return live.await(ctx, c, w.Key, result.Index)
 		}),
 	}
+	if group == groupKeys {
+		live.addTo(cmd.Flags())
+	}
+	return cmd
 }

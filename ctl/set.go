@@ -53,6 +53,7 @@ type writer struct {
 	write   kv.Write
 	inOrder bool
 	lease   string
+	live    liveFlags
 }
 
 func (w *writer) command(s *settings, use, short string) *cobra.Command {
@@ -64,14 +65,14 @@ func (w *writer) command(s *settings, use, short string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := s.bound(ctx) // from now: who feeds a pipe may take longer
+			bounded, cancel := s.bound(ctx) // from now: who feeds a pipe may take longer
 			defer cancel()
-			result, err := c.client.Write(ctx, write)
+			result, err := c.client.Write(bounded, write)
 			if err != nil {
 				return err
 			}
 			c.event(result.Event, result.Index)
-			return nil
+			return w.live.await(ctx, c, result.Node.Key, result.Index)
 		}),
 	}
 	if !w.write.Dir {
@@ -90,6 +91,9 @@ Without VALUE it is read from stdin, whole. A key or value that begins with "-" 
 		})
 	}
 	cmd.Flags().DurationVar(&w.write.TTL, "ttl", 0, "`time` until it is removed, such as 90 (seconds) or 15m; 0 is never")
+	if !w.write.Dir {
+		w.live.addTo(cmd.Flags())
+	}
 	cmd.Flags().StringVar(&w.lease, "lease", "", "`id` of a lease that it ends with, see kvctl lease")
 	return cmd
 }
