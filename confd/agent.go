@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/keys"
@@ -99,7 +98,7 @@ func (a *agent) load() error {
 
 // tell logs what is wrong with a resource file, once for each version of it.
 func (a *agent) tell(l resource.Loaded, told map[string]string) {
-	text := strings.Join(l.Warnings, "; ")
+	text := resource.Problems(l.Warnings).Error()
 	if l.Err != nil {
 		text = l.Err.Error()
 	}

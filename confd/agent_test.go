@@ -41,7 +41,7 @@ func TestOnetimeDoesTheGoodOnesAndFailsForTheBadOnes(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	for _, want := range []string{"key does not exist: /none", "check_cmd refused", "reload output", "e.toml: not valid TOML: line 2"} {
+	for _, want := range []string{"key does not exist: /none", "check_cmd refused", "reload output", "e.toml: line 2: not valid TOML"} {
 		if !strings.Contains(r.log.String(), want) {
 			t.Errorf("the log does not say %q", want)
 		}

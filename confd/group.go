@@ -28,8 +28,7 @@ const (
 // done by one goroutine: that of run, or of passOnce.
 type group struct {
 	targets      []*target
-	reload       string
-	timeout      time.Duration // of reload
+	reload       install.Command
 	mirror       *keys.Mirror
 	subscription *keys.Subscription
 	cfg          Config
@@ -64,14 +63,15 @@ func newGroups(resources []resource.Resource, m *keys.Mirror, cfg Config, deps D
 	var groups []*group
 	byReload := map[string]*group{}
 	for _, r := range resources {
-		g := byReload[r.ReloadCmd]
-		if g == nil || r.ReloadCmd == "" {
-			g = &group{reload: r.ReloadCmd, mirror: m, cfg: cfg, log: deps.Log.With("reload_cmd", r.ReloadCmd)}
-			byReload[r.ReloadCmd] = g
+		command := r.Reload.String()
+		g := byReload[command]
+		if g == nil || command == "" {
+			g = &group{reload: r.Reload, mirror: m, cfg: cfg, log: deps.Log.With("reload_cmd", command)}
+			byReload[command] = g
 			groups = append(groups, g)
 		}
 		g.targets = append(g.targets, newTarget(r, cfg, deps))
-		g.timeout = max(g.timeout, r.ReloadTimeout)
+		g.reload.Timeout = max(g.reload.Timeout, r.Reload.Timeout)
 	}
 	for _, g := range groups {
 		var wanted []string
@@ -200,7 +200,7 @@ func (g *group) owing() ([]*target, error) {
 		case !owes:
 		case t.reloads():
 			owing = append(owing, t)
-		case t.ReloadCmd == "" && !t.cfg.Noop: // its command was taken out of the resource file
+		case t.Reload.IsZero() && !t.cfg.Noop: // its command was taken out of the resource file
 			if err := t.file.Paid(); err != nil {
 				return nil, err
 			}
@@ -210,12 +210,12 @@ func (g *group) owing() ([]*target, error) {
 }
 
 func (g *group) reloadReader(ctx context.Context, owing []*target) error {
-	output, err := install.Run(ctx, g.reload, g.timeout)
+	output, err := install.Run(ctx, g.reload, install.Vars{})
 	if err != nil {
 		return errors.Join(err, g.rollBack(ctx, owing))
 	}
 	for _, t := range owing {
-		if err := t.file.Paid(); err != nil {
+		if err := errors.Join(t.file.Paid(), t.file.ForgetGood()); err != nil {
 			return fmt.Errorf("reloaded, but that cannot be noted: %w", err)
 		}
 		t.log.Info("reloaded", "output", output)
@@ -237,7 +237,7 @@ func (g *group) rollBack(ctx context.Context, owing []*target) error {
 		problems = append(problems, err)
 	}
 	if rolledBack {
-		_, err := install.Run(ctx, g.reload, g.timeout)
+		_, err := install.Run(ctx, g.reload, install.Vars{})
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)

@@ -155,7 +155,7 @@ func TestBadFilesThatAppearWhileRunningDisturbNobody(t *testing.T) {
 	r.write("conf/templates/a.tmpl", "{{if}}")
 	r.until("all three are reported", func() bool {
 		log := r.log.String()
-		return strings.Contains(log, "b.toml: not valid TOML") && strings.Contains(log, "new.toml: not valid TOML") && strings.Contains(log, "missing value for if")
+		return strings.Contains(log, "b.toml: line 2: not valid TOML") && strings.Contains(log, "new.toml: line 2: template.src") && strings.Contains(log, "missing value for if")
 	})
 	r.set("/x", "2")
 	r.eventually("a.out", "a 2") // the template before

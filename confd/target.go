@@ -40,13 +40,13 @@ type target struct {
 func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
 	return &target{
 		Resource: r, cfg: cfg, world: deps.World,
-		file: install.File{Path: r.Dest, Mode: r.Mode, UID: r.UID, GID: r.GID},
+		file: r.Destination(r.Dest),
 		log:  deps.Log.With("resource", filepath.Base(r.File), "dest", r.Dest),
 	}
 }
 
 // reloads reports whether this target has a reader to be told of changes.
-func (t *target) reloads() bool { return t.ReloadCmd != "" && !t.cfg.SyncOnly && !t.cfg.Noop }
+func (t *target) reloads() bool { return !t.Reload.IsZero() && !t.cfg.SyncOnly && !t.cfg.Noop }
 
 // scope is what the template may see.
 func (t *target) scope() keys.Scope { return keys.Scope{Prefix: t.Prefix, Keys: t.Keys} }
@@ -111,8 +111,8 @@ func (t *target) install(ctx context.Context, content []byte, differs bool) erro
 	if t.cfg.Noop || !differs {
 		return nil
 	}
-	if t.CheckCmd != "" && !t.cfg.SyncOnly {
-		output, err := install.Run(ctx, t.CheckCommand(staged.Path), t.CheckTimeout)
+	if !t.Check.IsZero() && !t.cfg.SyncOnly {
+		output, err := install.Run(ctx, t.Check, install.Vars{Src: staged.Path, Dest: t.Dest})
 		if err != nil {
 			return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
 		}
@@ -120,7 +120,7 @@ func (t *target) install(ctx context.Context, content []byte, differs bool) erro
 	}
 	if t.reloads() {
 		if t.Rollback {
-			if err := t.file.KeepGood(); err != nil {
+			if err := t.keepGood(); err != nil {
 				return fmt.Errorf("cannot keep the version to go back to: %w", err)
 			}
 		}
@@ -135,19 +135,32 @@ func (t *target) install(ctx context.Context, content []byte, differs bool) erro
 	return nil
 }
 
+// keepGood keeps the destination as it is as the version to go back to. It does nothing while a reload is
+// owed, because then the destination has not proved good, nor without a destination.
+func (t *target) keepGood() error {
+	if owes, err := t.file.Owes(); owes || err != nil {
+		return err
+	}
+	content, ok, err := t.file.Current()
+	if err != nil || !ok {
+		return err
+	}
+	return t.file.KeepGood(install.Good{Content: content, Keys: -1})
+}
+
 // rollBack puts the version before back, if it is wanted and there is one.
 func (t *target) rollBack() (done bool, err error) {
 	if !t.Rollback {
 		return false, nil
 	}
-	content, ok, err := t.file.Good()
+	good, ok, err := t.file.Good()
 	if err != nil || !ok {
 		return false, err
 	}
-	if differs, err := t.file.Differs(content); err != nil || !differs {
+	if differs, err := t.file.Differs(good.Content); err != nil || !differs {
 		return false, err
 	}
-	staged, err := t.file.Stage(content)
+	staged, err := t.file.Stage(good.Content)
 	if err != nil {
 		return false, err
 	}

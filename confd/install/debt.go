@@ -1,7 +1,11 @@
 package install
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +16,7 @@ import (
 // is written before the destination changes and removed after the reload, so that no crash in
 // between can leave the new file on disk and the old one in the running program.
 //
-// The last version that was reloaded with success can be kept in the same way, to go back to.
+// The last version that was confirmed to run can be kept in the same way, to go back to and to compare with.
 
 const (
 	debtSuffix = ".reload-pending"
@@ -48,34 +52,87 @@ func (f File) Owes() (bool, error) {
 	return err == nil, err
 }
 
-// Paid forgets the debt, and the version to go back to.
-func (f File) Paid() error {
-	return errors.Join(removeIfThere(f.debtPath()), removeIfThere(f.goodPath()))
+// Paid forgets the debt.
+func (f File) Paid() error { return removeIfThere(f.debtPath()) }
+
+// Good is a version of a destination that was confirmed to run.
+type Good struct {
+	Content []byte
+	Index   uint64 // of the store it was made from, 0 if that is not known
+	Keys    int    // that it was made from, -1 if that is not known
 }
 
-// KeepGood copies the destination aside as the version to go back to. It does nothing while a
-// reload is owed, because then the destination has not proved good, nor without a destination.
-func (f File) KeepGood() error {
-	if owes, err := f.Owes(); owes || err != nil {
-		return err
-	}
-	content, err := os.ReadFile(f.Path)
+// goodBytesMax bounds a kept version, and a destination that is read to be kept.
+const goodBytesMax = 64 << 20
+
+// goodHeader is the first line of a kept version; the content follows.
+const goodHeader = "kvconfd last-good 1 index=%d keys=%d sha256=%x\n"
+
+// KeepGood keeps g as the version to go back to, readable by kvconfd alone. It replaces the one kept before,
+// whole or not at all.
+func (f File) KeepGood(g Good) error {
+	header := fmt.Sprintf(goodHeader, g.Index, g.Keys, sha256.Sum256(g.Content))
+	return writeDurably(f.goodPath(), append([]byte(header), g.Content...), 0o600)
+}
+
+// Good returns the version kept by KeepGood; ok is false if there is none. What is not as KeepGood wrote it
+// is an error and never returned.
+func (f File) Good() (g Good, ok bool, err error) {
+	data, err := readBounded(f.goodPath(), goodBytesMax+256)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return Good{}, false, nil
 	}
 	if err != nil {
-		return err
+		return Good{}, false, err
 	}
-	return writeDurably(f.goodPath(), content, 0o600)
+	g, err = parseGood(data)
+	if err != nil {
+		return Good{}, false, fmt.Errorf("%s is not a version that kvconfd kept: %w; it is not used, remove it", f.goodPath(), err)
+	}
+	return g, true, nil
 }
 
-// Good returns the version kept by KeepGood; ok is false if there is none.
-func (f File) Good() (content []byte, ok bool, err error) {
-	content, err = os.ReadFile(f.goodPath())
+// parseGood reads what KeepGood wrote.
+func parseGood(data []byte) (Good, error) {
+	header, content, found := bytes.Cut(data, []byte("\n"))
+	if !found {
+		return Good{}, errors.New("its first line is missing")
+	}
+	g := Good{Content: content}
+	var sum []byte
+	if _, err := fmt.Sscanf(string(header)+"\n", goodHeader, &g.Index, &g.Keys, &sum); err != nil {
+		return Good{}, fmt.Errorf("its first line is %.100q", header)
+	}
+	if want := sha256.Sum256(content); !bytes.Equal(sum, want[:]) {
+		return Good{}, errors.New("its content was changed or cut off")
+	}
+	return g, nil
+}
+
+// ForgetGood removes the version to go back to.
+func (f File) ForgetGood() error { return removeIfThere(f.goodPath()) }
+
+// Current returns what the destination holds; ok is false if there is none.
+func (f File) Current() (content []byte, ok bool, err error) {
+	content, err = readBounded(f.Path, goodBytesMax)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
 	}
 	return content, err == nil, err
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return data, err
 }
 
 func writeDurably(path string, content []byte, mode fs.FileMode) error {

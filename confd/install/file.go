@@ -28,6 +28,9 @@ type File struct {
 	Mode *fs.FileMode
 	// UID and GID own the file; -1 stands for the process's own.
 	UID, GID int
+	// Follow writes the file that a symbolic link at Path leads to; otherwise the link is replaced. What is
+	// kept beside the destination stays beside the link.
+	Follow bool
 }
 
 // Differs reports whether the destination is not exactly what it should be: content, mode, owner.

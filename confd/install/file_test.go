@@ -1,6 +1,7 @@
 package install_test
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -264,23 +265,23 @@ func TestADebtIsRememberedUntilItIsPaid(t *testing.T) {
 		t.Error("owes before anything happened")
 	}
 	put(t, f, "good")
-	for range 2 { // a second failure must not take the bad version for good
-		if err := f.KeepGood(); err != nil {
-			t.Fatal(err)
-		}
+	if err := f.KeepGood(install.Good{Content: []byte("good"), Index: 7, Keys: 3}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
 		if err := f.Owe(); err != nil {
 			t.Fatal(err)
 		}
 		put(t, f, "bad")
 	}
-	if good, ok, err := f.Good(); err != nil || !ok || string(good) != "good" || !owes() {
-		t.Errorf("kept %q %v %v, owes %v", good, ok, err, owes())
+	if good, ok, err := f.Good(); err != nil || !ok || string(good.Content) != "good" || good.Index != 7 || good.Keys != 3 || !owes() {
+		t.Errorf("kept %+v %v %v, owes %v", good, ok, err, owes())
 	}
-	if err := f.Paid(); err != nil {
+	if err := errors.Join(f.Paid(), f.ForgetGood()); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok, _ := f.Good(); ok || owes() {
-		t.Error("still owing, or something to go back to, after Paid")
+		t.Error("still owing, or something to go back to, after Paid and ForgetGood")
 	}
 	if got := names(t, f); !slices.Equal(got, []string{"proxy.cfg"}) {
 		t.Errorf("left behind: %q", got)

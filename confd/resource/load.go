@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/kvd-io/kvd/confd/install"
 )
 
 // fileBytesMax bounds a resource file.
@@ -18,8 +20,8 @@ const fileBytesMax = 1 << 20
 type Loaded struct {
 	File     string
 	Resource Resource // valid if Err is nil
-	Warnings []string
-	Err      error
+	Warnings []Problem
+	Err      error // names the file; what is wrong in it is a Problems
 }
 
 // Load reads every resource file of a configuration directory, in the order of their paths. A
@@ -33,7 +35,6 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 	if err != nil {
 		return nil, err
 	}
-	owners := map[string]string{} // dest -> the file that writes it
 	seen := map[string]bool{}
 	for _, file := range files {
 		if real, err := filepath.EvalSymlinks(file); err == nil {
@@ -45,19 +46,77 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 		entry := Loaded{File: file}
 		data, err := readFile(file)
 		if err == nil {
-			entry.Resource, entry.Warnings, err = Parse(file, data, filepath.Join(confDir, "templates"), globalPrefix)
+			entry.Resource, entry.Warnings, err = Parse(file, data, confDir, globalPrefix)
 		}
-		if other, taken := owners[entry.Resource.Dest]; err == nil && taken {
-			err = fmt.Errorf("dest %s is already written by %s", entry.Resource.Dest, other)
+		if err == nil {
+			err = conflict(entry.Resource, loaded)
 		}
 		if err != nil {
 			entry.Err = fmt.Errorf("resource file %s: %w", file, err)
-		} else {
-			owners[entry.Resource.Dest] = file
 		}
 		loaded = append(loaded, entry)
 	}
+	joinGroups(loaded)
 	return loaded, nil
+}
+
+// conflict reports what keeps r from being used beside the resources before it.
+func conflict(r Resource, before []Loaded) error {
+	for _, other := range before {
+		switch o := other.Resource; {
+		case other.Err != nil:
+		case r.Dest == o.Dest:
+			return fmt.Errorf("dest %s is already written by %s; give one of them another dest", r.Dest, o.File)
+		case r.mayWrite(o), o.mayWrite(r):
+			return fmt.Errorf("dest %s and dest %s of %s could be one file; give one of them another dest", r.Dest, o.Dest, o.File)
+		case r.ReloadGroup != "" && r.ReloadGroup == o.ReloadGroup && !r.Reload.IsZero() && !o.Reload.IsZero() && !r.Reload.Equal(o.Reload):
+			return fmt.Errorf("reload_group %q has reload_cmd %s here and %s in %s; a group is reloaded once, by one command: make them equal, or leave the group", r.ReloadGroup, r.Reload, o.Reload, o.File)
+		}
+	}
+	return nil
+}
+
+// mayWrite reports whether a file that r makes for a key could be one that other writes.
+func (r Resource) mayWrite(other Resource) bool {
+	if r.ForEach == "" {
+		return false
+	}
+	dir, prefix, suffix := r.Files()
+	if other.ForEach == "" {
+		name := filepath.Base(other.Dest)
+		return filepath.Dir(other.Dest) == dir && len(name) > len(prefix)+len(suffix) && strings.HasPrefix(name, prefix) && strings.HasSuffix(name, suffix)
+	}
+	otherDir, otherPrefix, otherSuffix := other.Files()
+	return dir == otherDir && overlaps(prefix, otherPrefix, strings.HasPrefix) && overlaps(suffix, otherSuffix, strings.HasSuffix)
+}
+
+// overlaps reports whether a text can have both ends, each being a prefix or a suffix as has says.
+func overlaps(a, b string, has func(text, end string) bool) bool { return has(a, b) || has(b, a) }
+
+// joinGroups gives the members of each reload group the one reload command of the group, the longest of its
+// time-outs, and the secrecy of its most secret member: what is checked together is quoted together.
+func joinGroups(loaded []Loaded) {
+	groups := map[string][]*Resource{}
+	for i := range loaded {
+		if r := &loaded[i].Resource; loaded[i].Err == nil && r.ReloadGroup != "" {
+			groups[r.ReloadGroup] = append(groups[r.ReloadGroup], r)
+		}
+	}
+	for _, members := range groups {
+		reload, sensitive := install.Command{}, false
+		for _, r := range members {
+			timeout := max(reload.Timeout, r.Reload.Timeout)
+			if reload.IsZero() {
+				reload = r.Reload
+			}
+			reload.Timeout = timeout
+			sensitive = sensitive || r.Sensitive
+		}
+		for _, r := range members {
+			r.Reload = reload
+			r.Check.Sensitive, r.Reload.Sensitive, r.Confirm.Sensitive = sensitive, sensitive, sensitive
+		}
+	}
 }
 
 // missingDirectory says that a configuration directory does not exist.

@@ -6,235 +6,119 @@
 package resource
 
 import (
-	"errors"
-	"fmt"
 	"io/fs"
-	"os/user"
 	"path"
-	"path/filepath"
-	"reflect"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
-	"text/template"
 	"time"
 
-	"github.com/BurntSushi/toml"
-
+	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/pkg/kv"
-	"github.com/kvd-io/kvd/pkg/spelling"
 )
 
-// Resource is one template and what belongs to it. It is not changed after Parse.
+// Resource is one template and what belongs to it. It is not changed after Load or Parse.
 type Resource struct {
+	// Name is the path of File below conf.d without .toml: "haproxy", "sites/a". It is unique, and the name
+	// of this resource in status, log, metrics and commands.
+	Name string
 	File string // the resource file it was read from
 	Src  string // path of the template
-	Dest string // path of the file to write
+	// Dest is the absolute path of the file to write. With ForEach it is a pattern for DestOf.
+	Dest string
 
 	// Prefix is stripped from keys before the template sees them; clean, "" is the root.
 	Prefix string
 	// Keys are absolute and clean, as Minimal returns them. Empty: the template reads no keys.
 	Keys []string
+	// ForEach, unless empty, is a pattern as path.Match has it: every key or directory below Prefix that
+	// matches becomes a file of its own. It is clean and begins with "/", as the template sees keys.
+	ForEach string
 
-	Mode     *fs.FileMode // nil keeps the mode of an existing file
-	UID, GID int          // -1 is the process's own
+	Mode          *fs.FileMode // nil keeps the mode of an existing file
+	UID, GID      int          // -1 is the process's own
+	FollowSymlink bool         // write the file that a link at Dest leads to, instead of replacing the link
 
-	CheckCmd      string // for CheckCommand
-	CheckTimeout  time.Duration
-	ReloadCmd     string // final: {{.dest}} is already replaced
-	ReloadTimeout time.Duration
+	// Check is run on the staged file, Reload after the file has changed, Confirm after the reload: it fails
+	// unless what runs is what the file says. In Reload and Confirm {{.dest}} is replaced already.
+	Check, Reload, Confirm install.Command
+	// ReloadGroup joins resources to one check, of all their staged files together, and one reload; "" joins
+	// those with an equal Reload, each with a check of its own. Members have an equal Reload.
+	ReloadGroup string
+	// CheckDirs are the directories that the private check directory mirrors; absolute and clean.
+	CheckDirs []string
+	// OutputFormat is what the render must parse as: "json", "yaml", "toml" or "xml"; "" is anything.
+	OutputFormat string
 
-	// MinKeys holds the existing file while fewer keys than this are found; 0 never holds.
-	MinKeys int
-	// Rollback puts the version before back after a reload failed.
-	Rollback bool
+	MinKeys          int           // hold the existing file while fewer keys are found; 0 never holds
+	MaxShrinkPercent int           // hold it if more than this part of the keys is gone at once; 0 never holds
+	ShrinkGrace      time.Duration // for how long MaxShrinkPercent holds; positive if that is set
+	// MaxExpiredPercent holds the file if more than this part of the keys has expired, rather than been
+	// removed, at once; 0 never holds. ExpiryGrace is for how long; positive if that is set.
+	MaxExpiredPercent int
+	ExpiryGrace       time.Duration
+
+	Debounce          time.Duration // quiet time that a burst of changes is waited for; 0 is the program's
+	DebounceMax       time.Duration // but no longer than this; 0 is the program's; not less than Debounce
+	MinReloadInterval time.Duration // between two reloads; a change in between waits, and is not lost
+	RetryMax          time.Duration // longest pause between two tries of what failed; 0 is the program's
+
+	Rollback  bool // put the last confirmed version back after a reload failed
+	Sensitive bool // the content is secret: it is in no message, and masked in differences
+
+	// HAProxy, Nginx and Caddy say what program reads the file; at most one is not nil.
+	HAProxy *HAProxy
+	Nginx   *Nginx
+	Caddy   *Caddy
+
+	Backend *Backend // where the keys come from; nil is the program's own backend
 }
 
-// What a command may take when its resource file does not say.
+// HAProxy says where a running HAProxy listens for commands.
+type HAProxy struct {
+	Socket       string // path of its "stats socket ... level admin"
+	MasterSocket string // path of the master's socket (-S); "" if there is none
+}
+
+// Nginx says how to find a running nginx.
+type Nginx struct {
+	PidFile string // of its master
+}
+
+// Caddy says where a running Caddy is administered.
+type Caddy struct {
+	Admin string // host:port, http://host:port or unix//path
+}
+
+// Backend is a place that keys come from. Resources with deeply equal ones share one reading of it.
+type Backend struct {
+	Backend                             string   // "etcd" or "kvd", "etcdv3", "env" or "file"
+	Nodes                               []string // endpoints; empty: the backend's default
+	Scheme                              string   // of Nodes without one: "", "http" or "https"
+	SRVDomain, SRVRecord                string   // find Nodes by DNS
+	ClientCert, ClientKey, ClientCAKeys string   // paths of PEM files
+	ClientInsecure                      bool     // believe any certificate
+	Username, Password, PasswordFile    string
+	Files                               []string // of the file backend: files and directories
+	Filter                              string   // of the file backend: pattern for names in directories; "*" if not given
+}
+
+// What holds when a resource file does not say.
 const (
-	DefaultCheckTimeout  = 30 * time.Second
-	DefaultReloadTimeout = time.Minute
+	DefaultCheckTimeout   = 30 * time.Second
+	DefaultReloadTimeout  = time.Minute
+	DefaultConfirmTimeout = 10 * time.Second
+	DefaultShrinkGrace    = 5 * time.Minute
+	DefaultExpiryGrace    = time.Minute
+	DefaultNginxPidFile   = "/run/nginx.pid"
+	DefaultCaddyAdmin     = "localhost:2019"
 )
 
-// document is the file as it is written. Field names are matched without regard to case.
-type document struct {
-	Template *table `toml:"template"`
-}
+// debounceMaxFactor is how many times Debounce a burst of changes is waited for when the resource file does
+// not say.
+const debounceMaxFactor = 4
 
-type table struct {
-	Src              string   `toml:"src"`
-	Dest             string   `toml:"dest"`
-	Keys             keyList  `toml:"keys"`
-	Prefix           string   `toml:"prefix"`
-	Mode             string   `toml:"mode"`
-	UID              *int     `toml:"uid"`
-	GID              *int     `toml:"gid"`
-	Owner            string   `toml:"owner"`
-	Group            string   `toml:"group"`
-	CheckCmd         string   `toml:"check_cmd"`
-	CheckCmdTimeout  duration `toml:"check_cmd_timeout"`
-	ReloadCmd        string   `toml:"reload_cmd"`
-	ReloadCmdTimeout duration `toml:"reload_cmd_timeout"`
-	MinKeys          int      `toml:"min_keys"`
-	OnReloadFailure  string   `toml:"on_reload_failure"`
-}
-
-// keyList reads a list of keys.
-type keyList []string
-
-func (l *keyList) UnmarshalTOML(value any) error {
-	list, ok := value.([]any)
-	if text, isText := value.(string); isText {
-		return fmt.Errorf("keys must be a list: keys = [%q]", text)
-	}
-	for _, item := range list {
-		key, isText := item.(string)
-		ok = ok && isText
-		*l = append(*l, key)
-	}
-	if !ok {
-		return errors.New("keys must be a list of texts: keys = [\"/\"]")
-	}
-	return nil
-}
-
-// duration reads "30s", and a bare number as seconds.
-type duration time.Duration
-
-func (d *duration) UnmarshalTOML(value any) error {
-	switch value := value.(type) {
-	case int64:
-		*d = duration(time.Duration(value) * time.Second)
-	case string:
-		parsed, err := time.ParseDuration(value)
-		if err != nil {
-			return fmt.Errorf("%q is not a duration such as \"30s\"", value)
-		}
-		*d = duration(parsed)
-	default:
-		return fmt.Errorf("%v is not a duration such as \"30s\"", value)
-	}
-	if *d <= 0 || *d > duration(24*time.Hour) {
-		return fmt.Errorf("%v is not between 0 and 24h", value)
-	}
-	return nil
-}
-
-// Parse reads one resource file. templateDir is where src is looked for; globalPrefix, unless
-// empty, replaces the resource's own. The warnings name settings that are not known and are
-// ignored, as confd ignores them.
-func Parse(file string, data []byte, templateDir, globalPrefix string) (r Resource, warnings []string, err error) {
-	var doc document
-	meta, err := toml.Decode(string(data), &doc)
-	if err != nil {
-		return Resource{}, nil, explain(err)
-	}
-	var misspelt error
-	for _, key := range meta.Undecoded() {
-		if meant := misspelling(meta, key); meant != "" {
-			misspelt = errors.Join(misspelt, fmt.Errorf("unknown setting %q: did you mean %s?", key, meant))
-			continue
-		}
-		warnings = append(warnings, fmt.Sprintf("unknown setting %q is ignored", key))
-	}
-	if misspelt != nil {
-		return Resource{}, warnings, misspelt
-	}
-	if doc.Template == nil {
-		return Resource{}, warnings, errors.New("there is no [template] table")
-	}
-	if mode := doc.Template.Mode; decimalMode(mode) {
-		warnings = append(warnings, fmt.Sprintf("mode %q is a decimal number, as in confd; octal is \"0%s\"", mode, mode))
-	}
-	r, err = doc.Template.resource(file, templateDir, globalPrefix)
-	return r, warnings, err
-}
-
-// settings are the names that table knows.
-var settings = func() (names []string) {
-	for field := range reflect.TypeFor[table]().Fields() {
-		names = append(names, field.Tag.Get("toml"))
-	}
-	return names
-}()
-
-// misspelling returns the setting that an unknown key must have been meant to be, "" if it may mean
-// something elsewhere. What the file sets under its right name was not meant.
-func misspelling(meta toml.MetaData, key toml.Key) string {
-	known := []string{"template"}
-	if len(key) == 2 && strings.EqualFold(key[0], "template") {
-		known = slices.Clone(settings)
-	} else if len(key) != 1 {
-		return ""
-	}
-	for _, set := range meta.Keys() {
-		if len(set) == len(key) {
-			known = slices.DeleteFunc(known, func(name string) bool { return strings.EqualFold(name, set[len(set)-1]) })
-		}
-	}
-	return spelling.Meant(strings.ToLower(key[len(key)-1]), known)
-}
-
-// explain adds the line to an error of the TOML reader.
-func explain(err error) error {
-	var parse toml.ParseError
-	if errors.As(err, &parse) {
-		return fmt.Errorf("not valid TOML: line %d: %s", parse.Position.Line, parse.Message)
-	}
-	return fmt.Errorf("not valid TOML: %w", err)
-}
-
-func (t *table) resource(file, templateDir, globalPrefix string) (Resource, error) {
-	dest, err := filepath.Abs(t.Dest) // confd takes a relative path from where it was started
-	if err != nil {
-		return Resource{}, err
-	}
-	r := Resource{
-		File: file, Src: filepath.Join(templateDir, t.Src), Dest: dest,
-		Prefix: kv.Clean(t.Prefix),
-		UID:    -1, GID: -1,
-		CheckCmd:      t.CheckCmd,
-		CheckTimeout:  DefaultCheckTimeout,
-		ReloadCmd:     expandCommand(t.ReloadCmd, "", dest),
-		ReloadTimeout: DefaultReloadTimeout,
-		MinKeys:       t.MinKeys,
-	}
-	switch {
-	case t.Src == "":
-		return Resource{}, errors.New("src is missing: it names a file below the templates directory")
-	case t.Dest == "":
-		return Resource{}, errors.New("dest is missing: it names the file to write")
-	case t.MinKeys < 0:
-		return Resource{}, fmt.Errorf("min_keys is %d; use 0 or more", t.MinKeys)
-	}
-	if globalPrefix != "" {
-		r.Prefix = kv.Clean(globalPrefix)
-	}
-	r.Keys = absoluteKeys(r.Prefix, t.Keys)
-	if t.CheckCmdTimeout > 0 {
-		r.CheckTimeout = time.Duration(t.CheckCmdTimeout)
-	}
-	if t.ReloadCmdTimeout > 0 {
-		r.ReloadTimeout = time.Duration(t.ReloadCmdTimeout)
-	}
-	switch t.OnReloadFailure {
-	case "", "keep":
-	case "rollback":
-		r.Rollback = true
-	default:
-		return Resource{}, fmt.Errorf("on_reload_failure is %q; use \"keep\" or \"rollback\"", t.OnReloadFailure)
-	}
-	if r.Mode, err = parseMode(t.Mode); err != nil {
-		return Resource{}, err
-	}
-	if r.UID, err = t.userID(); err != nil {
-		return Resource{}, err
-	}
-	if r.GID, err = t.groupID(); err != nil {
-		return Resource{}, err
-	}
-	return r, nil
+// Destination returns what the file at dest must look like: Dest, or one that DestOf has returned.
+func (r Resource) Destination(dest string) install.File {
+	return install.File{Path: dest, Mode: r.Mode, UID: r.UID, GID: r.GID, Follow: r.FollowSymlink}
 }
 
 // absoluteKeys puts prefix before each key and leaves out what another key already covers.
@@ -264,93 +148,4 @@ func Minimal(keys []string) []string {
 		}
 		return false
 	})
-}
-
-// parseMode reads mode as confd does: "0644" is octal, "644" is decimal, and what is above the
-// nine permission bits is dropped.
-func parseMode(text string) (*fs.FileMode, error) {
-	if text == "" {
-		return nil, nil
-	}
-	number, err := strconv.ParseUint(text, 0, 32)
-	if err != nil || number > 0o7777 {
-		return nil, fmt.Errorf("mode %q is not a file mode; write it as \"0644\"", text)
-	}
-	mode := fs.FileMode(number & 0o777)
-	return &mode, nil
-}
-
-// userID returns the owner's number. A name given in owner wins over uid.
-func (t *table) userID() (int, error) {
-	if t.Owner == "" {
-		return number(t.UID, "uid")
-	}
-	if id, err := strconv.Atoi(t.Owner); err == nil {
-		return number(&id, "owner")
-	}
-	found, err := user.Lookup(t.Owner)
-	if err != nil {
-		return 0, fmt.Errorf("owner %q is not a user of this machine", t.Owner)
-	}
-	return strconv.Atoi(found.Uid)
-}
-
-func (t *table) groupID() (int, error) {
-	if t.Group == "" {
-		return number(t.GID, "gid")
-	}
-	if id, err := strconv.Atoi(t.Group); err == nil {
-		return number(&id, "group")
-	}
-	found, err := user.LookupGroup(t.Group)
-	if err != nil {
-		return 0, fmt.Errorf("group %q is not a group of this machine", t.Group)
-	}
-	return strconv.Atoi(found.Gid)
-}
-
-func number(id *int, name string) (int, error) {
-	switch {
-	case id == nil:
-		return -1, nil
-	case *id < -1:
-		return 0, fmt.Errorf("%s %d is not a number of a user or group", name, *id)
-	}
-	return *id, nil
-}
-
-// CheckCommand returns check_cmd for the staged file src. It is a template that knows .src and
-// .dest, as in confd. Where that does not work out, its braces are meant for somebody else, such
-// as docker's --format, and only {{.src}} and {{.dest}} are replaced.
-func (r Resource) CheckCommand(src string) string {
-	var command strings.Builder
-	parsed, err := template.New("check_cmd").Option("missingkey=error").Parse(r.CheckCmd)
-	if err == nil {
-		err = parsed.Execute(&command, map[string]string{"src": src, "dest": r.Dest})
-	}
-	if err != nil {
-		return expandCommand(r.CheckCmd, src, r.Dest)
-	}
-	return command.String()
-}
-
-var placeholder = regexp.MustCompile(`\{\{-?\s*\.(src|dest)\s*-?\}\}`)
-
-// expandCommand replaces {{.src}} by src and {{.dest}} by dest, and leaves every other pair of
-// braces to the shell. An empty src leaves {{.src}} as it is.
-func expandCommand(command, src, dest string) string {
-	return placeholder.ReplaceAllStringFunc(command, func(match string) string {
-		switch {
-		case strings.Contains(match, ".dest"):
-			return dest
-		case src != "":
-			return src
-		}
-		return match
-	})
-}
-
-// decimalMode reports whether text is a mode that was probably meant to be octal: "644".
-func decimalMode(text string) bool {
-	return len(text) == 3 && text[0] != '0' && strings.Trim(text, "01234567") == ""
 }

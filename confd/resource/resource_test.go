@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/resource"
 )
 
-func parse(t *testing.T, text, globalPrefix string) (resource.Resource, []string) {
+func parse(t *testing.T, text, globalPrefix string) (resource.Resource, []resource.Problem) {
 	t.Helper()
-	r, warnings, err := resource.Parse("/c/conf.d/a.toml", []byte(text), "/c/templates", globalPrefix)
+	r, warnings, err := resource.Parse("/c/conf.d/a.toml", []byte(text), "/c", globalPrefix)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -42,11 +43,11 @@ on_reload_failure = "rollback"
 `, "")
 	mode := fs.FileMode(0o640)
 	want := resource.Resource{
-		File: "/c/conf.d/a.toml", Src: "/c/templates/sub/nginx.tmpl", Dest: "/etc/nginx/nginx.conf",
+		Name: "a", File: "/c/conf.d/a.toml", Src: "/c/templates/sub/nginx.tmpl", Dest: "/etc/nginx/nginx.conf",
 		Prefix: "/production", Keys: []string{"/production/app/x", "/production/nginx"},
 		Mode: &mode, UID: 12, GID: 13,
-		CheckCmd: "nginx -t -c {{.src}}", CheckTimeout: 5 * time.Second,
-		ReloadCmd: "touch /etc/nginx/nginx.conf; docker ps --format '{{.ID}}'", ReloadTimeout: 90 * time.Second,
+		Check:   install.Command{Shell: "nginx -t -c {{.src}}", Template: true, Timeout: 5 * time.Second},
+		Reload:  install.Command{Shell: "touch /etc/nginx/nginx.conf; docker ps --format '{{.ID}}'", Timeout: 90 * time.Second},
 		MinKeys: 2, Rollback: true,
 	}
 	if !reflect.DeepEqual(r, want) || len(warnings) > 0 {
@@ -57,8 +58,7 @@ on_reload_failure = "rollback"
 func TestDefaultsAreThoseOfConfd(t *testing.T) {
 	r, _ := parse(t, "[template]\nsrc = \"a\"\ndest = \"/b\"\n", "")
 	want := resource.Resource{
-		File: "/c/conf.d/a.toml", Src: "/c/templates/a", Dest: "/b", Keys: []string{}, UID: -1, GID: -1,
-		CheckTimeout: resource.DefaultCheckTimeout, ReloadTimeout: resource.DefaultReloadTimeout,
+		Name: "a", File: "/c/conf.d/a.toml", Src: "/c/templates/a", Dest: "/b", Keys: []string{}, UID: -1, GID: -1,
 	}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("got  %+v\nwant %+v", r, want)
@@ -96,14 +96,14 @@ func TestAModeWithoutLeadingZeroIsDecimalAndWarnedOf(t *testing.T) {
 
 func TestOwnersAreFoundByNameAndByNumber(t *testing.T) {
 	r, _ := parse(t, "[template]\nsrc = \"a\"\ndest = \"/b\"\nowner = \"root\"\ngroup = \"0\"\nuid = 7\n", "")
-	if r.UID != 0 || r.GID != 0 {
-		t.Errorf("uid %d, gid %d, want 0 and 0: the names win", r.UID, r.GID)
+	if r.UID != 7 || r.GID != 0 {
+		t.Errorf("uid %d, gid %d, want 7 and 0: a number in uid wins", r.UID, r.GID)
 	}
 }
 
 func TestUnknownSettingsAreIgnoredWithAWarning(t *testing.T) {
-	_, warnings := parse(t, "[template]\nsrc = \"a\"\ndest = \"/b\"\ndebounce = \"x\"\ndesc = \"not dest\"\n[backend]\nname = \"y\"\n", "")
-	if text := strings.Join(warnings, " "); !strings.Contains(text, "template.debounce") || !strings.Contains(text, "template.desc") || !strings.Contains(text, "backend.name") {
+	_, warnings := parse(t, "[template]\nsrc = \"a\"\ndest = \"/b\"\nspeed = \"x\"\ndesc = \"not dest\"\n[elsewhere]\nname = \"y\"\n", "")
+	if text := resource.Problems(warnings).Error(); !strings.Contains(text, "template.speed") || !strings.Contains(text, "template.desc") || !strings.Contains(text, "elsewhere.name") {
 		t.Errorf("warnings %q name neither", warnings)
 	}
 }
@@ -112,11 +112,11 @@ func TestBadResourceFilesSayWhatIsWrong(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                          "no [template] table",
 		"[template":                 "line 1",
-		"[template]\nmode = 0644":   "not valid TOML",
+		"[template]\nmode = 0644":   "line 2: not valid TOML",
 		"[template]\ndest = \"/b\"": "src is missing",
 		"[template]\nsrc = \"a\"":   "dest is missing",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = \"/x\"":                   "keys must be a list: keys = [\"/x\"]",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = [1]":                      "keys must be a list of texts",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = \"/x\"":                   "line 4: template.keys: it must be a list: [\"/x\"]",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = [1]":                      "template.keys: it must be a list of texts",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nrelod_cmd = \"x\"":               "unknown setting \"template.relod_cmd\": did you mean reload_cmd?",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nreload_comand = \"x\"":           "did you mean reload_cmd?",
 		"[Template]\nsrc = \"a\"\ndest = \"/b\"\ncheck_command_timeout = \"1s\"":  "did you mean check_cmd_timeout?",
@@ -126,7 +126,7 @@ func TestBadResourceFilesSayWhatIsWrong(t *testing.T) {
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nowner = \"nobody-of-that-name\"": "not a user",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\ngroup = \"nobody-of-that-name\"": "not a group",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nuid = -2":                        "not a number",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmin_keys = -1":                   "min_keys",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmin_keys = -1":                   "line 4: min_keys is -1",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\ncheck_cmd_timeout = \"soon\"":    "not a duration",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\nreload_cmd_timeout = -1":         "not between",
 		"[template]\nsrc = \"a\"\ndest = \"/b\"\non_reload_failure = \"pray\"":    "rollback",
@@ -134,29 +134,6 @@ func TestBadResourceFilesSayWhatIsWrong(t *testing.T) {
 		if _, _, err := resource.Parse("f", []byte(text), "", ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want an error with %q", text, err, want)
 		}
-	}
-}
-
-func TestACheckIsATemplateUnlessItsBracesAreMeantForOthers(t *testing.T) {
-	for command, want := range map[string]string{
-		`nginx -t -c {{.src}}`:                         `nginx -t -c /s`,
-		`cp {{printf "%q" .src}} {{ .dest }}`:          `cp "/s" /d`,
-		`{{if .src}}test -f {{.src}}{{end}}`:           `test -f /s`,
-		`{{$x := .src}}{{$x}} {{"{{"}}.ID}}`:           `/s {{.ID}}`,
-		`{{.src}} {{ .dest }} {{.Names}} {{.source}}`:  `/s /d {{.Names}} {{.source}}`,
-		`docker ps --format '{{json .}}' < {{ .src }}`: `docker ps --format '{{json .}}' < /s`,
-		`echo {{`: `echo {{`,
-	} {
-		if got := (resource.Resource{CheckCmd: command, Dest: "/d"}).CheckCommand("/s"); got != want {
-			t.Errorf("%s\n got %s\nwant %s", command, got, want)
-		}
-	}
-}
-
-func TestAReloadKeepsAllBracesButTheDestination(t *testing.T) {
-	r, _ := parse(t, table("/d")+`reload_cmd = 'docker kill {{.dest}} {{.src}} {{.ID}} {{"{{"}}' `, "")
-	if want := `docker kill /d {{.src}} {{.ID}} {{"{{"}}`; r.ReloadCmd != want {
-		t.Errorf("got %q, want %q", r.ReloadCmd, want)
 	}
 }
 
@@ -212,7 +189,7 @@ func TestABrokenFileDoesNotTouchTheOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"", "b.toml: not valid TOML", "", "dest /a is already written by " + filepath.Join(dir, "conf.d", "a.toml")} {
+	for i, want := range []string{"", "b.toml: line 1: not valid TOML", "", "dest /a is already written by " + filepath.Join(dir, "conf.d", "a.toml")} {
 		if err := loaded[i].Err; (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", loaded[i].File, err, want)
 		}

@@ -42,6 +42,8 @@ var plan = []layer{
 	{"confd/keys", []string{"confd/resource", "pkg/kvclient", "pkg/kv", "pkg/backoff"}, "it brings keys; what is made of them is not its matter"},
 	{"confd/proxy", nil, "how a program takes up a file does not depend on where the file comes from"},
 
+	{"confd/install", nil, "bytes, files and commands are the same whoever made them"},
+	{"confd/resource", []string{"confd/install", "pkg/kv", "pkg/spelling"}, "what is wanted is read; doing it is for others"},
 	{"confd/guard", nil, "a decision about counts and times has to know nothing else"},
 	{"confd/report", []string{"pkg/..."}, "it says what it was told; how a target gets there is the loop's matter"},
 
