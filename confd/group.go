@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
@@ -257,14 +256,5 @@ func (g *group) sweep() {
 
 // treeOf returns what a template with this scope sees of view.
 func treeOf(view keys.View, scope keys.Scope) render.Tree {
-	var pairs []render.KVPair
-	for _, key := range scope.Keys {
-		view.Each(key, func(key, value string) {
-			if rest, ok := strings.CutPrefix(key, scope.Prefix); ok {
-				key = "/" + strings.TrimPrefix(rest, "/")
-			}
-			pairs = append(pairs, render.KVPair{Key: key, Value: value})
-		})
-	}
-	return render.NewTree(pairs)
+	return render.NewTree(view, render.Scope{Prefix: scope.Prefix, Keys: scope.Keys, Textual: view.Textual()})
 }

@@ -76,7 +76,7 @@ func (t *target) apply(ctx context.Context, tree render.Tree) error {
 	if tree.Len() < t.MinKeys {
 		return fmt.Errorf("only %d keys found, min_keys is %d: the file is held as it is", tree.Len(), t.MinKeys)
 	}
-	content, err := t.render(tree)
+	content, err := t.render(ctx, tree)
 	if err != nil {
 		return err
 	}
@@ -168,11 +168,11 @@ func (t *target) rollBack() (done bool, err error) {
 	return true, staged.Commit()
 }
 
-func (t *target) render(tree render.Tree) ([]byte, error) {
+func (t *target) render(ctx context.Context, tree render.Tree) ([]byte, error) {
 	if err := t.parse(); err != nil {
 		return nil, err
 	}
-	out, err := t.template.Render(tree)
+	out, err := t.template.Render(ctx, tree, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (t *target) parse() error {
 	}
 	var parsed *render.Template
 	if err == nil {
-		parsed, err = render.Parse(filepath.Base(t.Src), text, t.world)
+		parsed, err = render.Parse(filepath.Base(t.Src), text, render.Env{World: t.world, Include: render.IncludeDir(filepath.Join(t.cfg.ConfDir, "templates"))})
 	}
 	switch {
 	case err == nil:

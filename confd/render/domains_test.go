@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -11,17 +12,17 @@ func TestDomainsOfAServiceAreThoseOfAllItsInstances(t *testing.T) {
 	at := func(name, state, meta string) render.KVPair {
 		return render.KVPair{Key: "/services/" + name, Value: `{"address":"10.0.0.1","port":80,"state":"` + state + `","meta":` + meta + `}`}
 	}
-	parsed, err := render.Parse("test", `{{range services "/services"}}{{.Name}} {{.Domains}} {{.Meta.team}};{{end}}`, world)
+	parsed, err := render.Parse("test", `{{range services "/services"}}{{.Name}} {{.Domains}} {{.Meta.team}};{{end}}`, render.Env{World: world})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := parsed.Render(render.NewTree([]render.KVPair{
+	out, err := parsed.Render(context.Background(), treeOf(
 		at("api/a", "up", `{"domain":"api.example.org., API.example.com","team":"blue"}`),
 		at("api/b", "draining", `{"domain":"old.example.com api.example.com","team":"red"}`),
 		at("web/a", "up", `{"domain":"api.example.com,www.example.com"}`),
 		at("web/b", "up", `{"domain":"evil{}.example.com, \"; x"}`),
 		at("web/c", "maintenance", `{"team":"green"}`),
-	}))
+	), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

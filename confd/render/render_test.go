@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
@@ -101,12 +102,17 @@ func TestFunctionsThatConfdDoesNotHave(t *testing.T) {
 	}
 }
 
+// treeOf returns the tree that shows all of pairs.
+func treeOf(pairs ...render.KVPair) render.Tree {
+	return render.NewTree(render.PairsOf(append([]render.KVPair(nil), pairs...)), render.Scope{Keys: []string{""}})
+}
+
 func renderText(text string) (string, error) {
-	parsed, err := render.Parse("test", text, world)
+	parsed, err := render.Parse("test", text, render.Env{World: world})
 	if err != nil {
 		return "", err
 	}
-	out, err := parsed.Render(render.NewTree(append([]render.KVPair(nil), sample...)))
+	out, err := parsed.Render(context.Background(), treeOf(sample...), nil)
 	return string(out.Content), err
 }
 
@@ -120,19 +126,19 @@ func TestAnErrorSaysWhatAndLeavesNoOutput(t *testing.T) {
 		`{{div 1 0}}`:                 "division by zero",
 		`{{mod 1 0}}`:                 "division by zero",
 		`{{map "a"}}`:                 "in pairs",
-		`{{map 1 2}}`:                 "not a string",
+		`{{map 1 2}}`:                 "not a text",
 		`{{base64Decode "%"}}`:        "illegal base64",
 		`{{seq 0 9999999999}}`:        "at most",
-		`{{repeat 9999999 "abc"}}`:    "bytes",
+		`{{repeat 99999999 "abc"}}`:   "larger than 64 MiB",
 		`{{regexMatch "(" "a"}}`:      "missing closing",
 		`{{range seq 1 1000000}}{{repeat 1000 "x"}}{{end}}`:              "larger than 64 MiB",
-		`{{template "self"}}{{define "self"}}{{template "self"}}{{end}}`: "exceeded maximum template depth",
+		`{{template "self"}}{{define "self"}}{{template "self"}}{{end}}`: "10000 deep",
 		`{{if}}`:            "missing value for if",
 		`{{readFile "/x"}}`: "not defined",
 	} {
 		got, err := renderText(text)
 		if err == nil || !strings.Contains(err.Error(), want) || got != "" {
-			t.Errorf("%s: got %q, %v; want an error with %q", text, got, err, want)
+			t.Errorf("%s: got %d bytes, %v; want an error with %q", text, len(got), err, want)
 		}
 	}
 }
@@ -141,7 +147,7 @@ func TestServicesAreSortedAndOnlyThoseThatAreUpAndSafe(t *testing.T) {
 	record := func(address, port, state string) string {
 		return `{"service":"web","instance":"i","address":"` + address + `","port":` + port + `,"state":"` + state + `","weight":7}`
 	}
-	tree := render.NewTree([]render.KVPair{
+	tree := treeOf([]render.KVPair{
 		{"/services/web/c d", record("10.0.0.3", "80", "up")},
 		{"/services/web/b", record("::1", "8080", "up")},
 		{"/services/web/a", record("h-1.example", "65535", "up")},
@@ -166,12 +172,12 @@ func TestServicesAreSortedAndOnlyThoseThatAreUpAndSafe(t *testing.T) {
 		{"/services/no spaces/x", record("10.0.0.1", "80", "up")},
 		{"/services/toplevel", "not a service"},
 		{"/other/web/a", record("10.0.0.9", "80", "up")},
-	})
-	parsed, err := render.Parse("test", `{{range services "/services"}}{{.Name}}:{{range .Servers}} {{.Service}}.{{.ID}}={{.HostPort}}{{range .Tags}}{{.}}{{end}}{{range .Meta}}{{.}}{{end}}/{{.Weight}}/{{.IsIP}}{{end}};{{end}}`, world)
+	}...)
+	parsed, err := render.Parse("test", `{{range services "/services"}}{{.Name}}:{{range .Servers}} {{.Service}}.{{.ID}}={{.HostPort}}{{range .Tags}}{{.}}{{end}}{{range .Meta}}{{.}}{{end}}/{{.Weight}}/{{.IsIP}}{{end}};{{end}}`, render.Env{World: world})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := parsed.Render(tree)
+	out, err := parsed.Render(context.Background(), tree, nil)
 	want := "api:;bad:;mail: mail.a=10.0.0.1:80/7/true;web: web.a=h-1.example:65535/7/false web.b=[::1]:8080/7/true web.c_d-b561f19f=10.0.0.3:80/7/true;"
 	if got := string(out.Content); err != nil || got != want {
 		t.Errorf("got  %s (%v)\nwant %s", got, err, want)

@@ -72,55 +72,130 @@ var (
 
 // services returns the services registered below dir, sorted by name. Whoever may write a record
 // writes into the proxy's configuration, so a record that is not exactly one is left out and
-// reported to skip; the others are not held up by it. An instance that is not up is left out in
+// reported in r.skipped; the others are not held up by it. An instance that is not up is left out in
 // silence. Keys that are not DIR/SERVICE/INSTANCE are none of its business.
-func services(tree Tree, dir string, skip func(key, why string)) []Service {
+//
+// It looks at each key below dir, and decodes the records that have changed since the last run.
+func (r *run) services(dir string) ([]Service, error) {
+	dir = cleanDir(dir)
+	r.reads.dir(dir)
 	found := []Service{}
 	spelled := map[string]int{} // the name in lower case -> its position in found
-	dir = cleanDir(dir)
-	tree.children(dir, func(name string, isDir bool, _ KVPair) {
+	add := func(name string, instances []KVPair) {
+		known := r.records.of(dir+"/"+name, name, instances)
+		for _, skipped := range known.skipped {
+			r.skip(skipped)
+		}
+		if known.refused {
+			return
+		}
+		// Host names have no case, nor have nginx's upstreams: of two spellings the later one counts,
+		// which is the one in lower case.
+		lower := strings.ToLower(name)
+		if i, twice := spelled[lower]; twice {
+			r.skip(skipped{dir + "/" + found[i].Name, "another service is called " + name})
+			found[i] = known.copy()
+			return
+		}
+		spelled[lower] = len(found)
+		found = append(found, known.copy())
+	}
+	name, instances := "", []KVPair(nil)
+	r.tree.below(dir+"/", func(key, value string) {
+		service, instance, isDir := strings.Cut(key[len(dir)+1:], "/")
 		if !isDir {
 			return
 		}
-		if len(name) > nameBytesMax || !serviceName.MatchString(name) {
-			skip(dir+"/"+name, "a service's name has letters, digits, dashes and underscores, and single dots between them")
-			return
-		}
-		service := Service{Name: name, Meta: map[string]string{}}
-		taken := map[string]bool{}
-		tree.children(dir+"/"+name, func(instance string, isDir bool, pair KVPair) {
-			if isDir {
-				return
+		if service != name {
+			if name != "" {
+				add(name, instances)
 			}
-			server, err := readServer(instance, pair.Value)
-			switch {
-			case err != nil:
-				skip(pair.Key, err.Error())
-			case taken[server.ID]:
-				skip(pair.Key, "another instance is already called "+server.ID)
-			case server.State == registry.StateUp:
-				server.Service = name
-				taken[server.ID] = true
-				service.Servers = append(service.Servers, server)
-				fallthrough
-			default:
-				service.addMeta(pair.Key, server.Meta, skip)
-			}
-		})
-		slices.SortFunc(service.Servers, func(a, b Server) int { return cmp.Compare(a.Instance, b.Instance) })
-		// Host names have no case, nor have nginx's upstreams: of two spellings the later one counts,
-		// which is the one in lower case.
-		if i, twice := spelled[strings.ToLower(name)]; twice {
-			skip(dir+"/"+found[i].Name, "another service is called "+name)
-			found[i] = service
-			return
+			name, instances = service, instances[:0]
 		}
-		spelled[strings.ToLower(name)] = len(found)
-		found = append(found, service)
+		if !strings.Contains(instance, "/") {
+			instances = append(instances, KVPair{instance, value})
+		}
 	})
+	if name != "" {
+		add(name, instances)
+	}
 	slices.SortFunc(found, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
-	separateDomains(dir, found, skip)
-	return found
+	separateDomains(dir, found, func(key, why string) { r.skip(skipped{key, why}) })
+	return found, r.spend(64 * len(found))
+}
+
+// skip notes a record that was left out.
+func (r *run) skip(s skipped) {
+	if r.t.env.Sensitive {
+		s.why = "not a record that can be used"
+	}
+	r.skipped = append(r.skipped, s.key+": "+s.why)
+}
+
+// records remembers decoded services, so that a change of one record does not decode all the others
+// again. It keeps those of the last run only.
+type records struct {
+	before, now map[string]*decoded
+}
+
+// next returns the records for the run after.
+func (r records) next() records { return records{before: r.now, now: map[string]*decoded{}} }
+
+// decoded is a service as it was decoded from instances. It does not change.
+type decoded struct {
+	instances []KVPair // by their last segments
+	service   Service
+	refused   bool // the service cannot have this name
+	skipped   []skipped
+}
+
+type skipped struct{ key, why string }
+
+// copy returns the service with domains of its own, which are compared with those of other services.
+func (d *decoded) copy() Service {
+	service := d.service
+	service.Domains = slices.Clone(service.Domains)
+	return service
+}
+
+// of returns the service name at key with these instances.
+func (r records) of(key, name string, instances []KVPair) *decoded {
+	for _, known := range []*decoded{r.now[key], r.before[key]} {
+		if known != nil && slices.Equal(known.instances, instances) {
+			r.now[key] = known
+			return known
+		}
+	}
+	r.now[key] = decode(key, name, slices.Clone(instances))
+	return r.now[key]
+}
+
+func decode(key, name string, instances []KVPair) *decoded {
+	d := &decoded{instances: instances, service: Service{Name: name, Meta: map[string]string{}}}
+	if len(name) > nameBytesMax || !serviceName.MatchString(name) {
+		d.refused = true
+		d.skipped = []skipped{{key, "a service's name has letters, digits, dashes and underscores, and single dots between them"}}
+		return d
+	}
+	taken := map[string]bool{}
+	skip := func(key, why string) { d.skipped = append(d.skipped, skipped{key, why}) }
+	for _, instance := range instances {
+		server, err := readServer(instance.Key, instance.Value)
+		switch {
+		case err != nil:
+			skip(key+"/"+instance.Key, err.Error())
+		case taken[server.ID]:
+			skip(key+"/"+instance.Key, "another instance is already called "+server.ID)
+		case server.State == registry.StateUp:
+			server.Service = name
+			taken[server.ID] = true
+			d.service.Servers = append(d.service.Servers, server)
+			fallthrough
+		default:
+			d.service.addMeta(key+"/"+instance.Key, server.Meta, skip)
+		}
+	}
+	return d
 }
 
 // readServer decodes and validates one record. The key's segment, not the record, names it.
@@ -160,7 +235,8 @@ func hasControls(r registry.Record) bool {
 func serverID(instance string) string {
 	id := notInID.ReplaceAllString(instance, "_")
 	if id != instance {
-		id += fmt.Sprintf("-%.4x", sha256.Sum256([]byte(instance)))
+		sum := sha256.Sum256([]byte(instance))
+		id += fmt.Sprintf("-%x", sum[:4])
 	}
 	return id
 }

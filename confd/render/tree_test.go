@@ -24,7 +24,7 @@ func drawTree(t *rapid.T) ([]string, render.Tree) {
 		pairs = append(pairs, render.KVPair{Key: key, Value: "value of " + key})
 	}
 	slices.Sort(keys)
-	return slices.Compact(keys), render.NewTree(pairs)
+	return slices.Compact(keys), treeOf(pairs...)
 }
 
 func TestGlobFindsWhatPathMatchFindsKeyByKey(t *testing.T) {
@@ -89,7 +89,7 @@ func TestListAndListDirAgreeWithAScanOfAllKeys(t *testing.T) {
 }
 
 func TestTheLastValueOfARepeatedKeyIsKept(t *testing.T) {
-	tree := render.NewTree([]render.KVPair{{Key: "/b", Value: "1"}, {Key: "/a", Value: "2"}, {Key: "/b", Value: "3"}})
+	tree := treeOf([]render.KVPair{{Key: "/b", Value: "1"}, {Key: "/a", Value: "2"}, {Key: "/b", Value: "3"}}...)
 	if pair, ok := tree.Get("/b"); !ok || pair.Value != "3" || tree.Len() != 2 {
 		t.Errorf("/b is %v (%v) of %d keys, want 3 of 2", pair, ok, tree.Len())
 	}

@@ -15,6 +15,7 @@ type World struct {
 	FileExists func(path string) bool
 	LookupIP   func(host string) ([]net.IP, error)
 	LookupSRV  func(service, proto, name string) ([]*net.SRV, error)
+	Interface  func(name string) ([]net.Addr, error) // the addresses of a network interface
 }
 
 // real returns w with every nil field filled in.
@@ -41,6 +42,15 @@ func (w World) real() World {
 		w.LookupSRV = func(service, proto, name string) ([]*net.SRV, error) {
 			_, records, err := net.LookupSRV(service, proto, name)
 			return records, err
+		}
+	}
+	if w.Interface == nil {
+		w.Interface = func(name string) ([]net.Addr, error) {
+			found, err := net.InterfaceByName(name)
+			if err != nil {
+				return nil, err
+			}
+			return found.Addrs()
 		}
 	}
 	return w
