@@ -45,6 +45,10 @@ type Config struct {
 	Watch    bool          // follow changes; otherwise look at every Interval
 	Interval time.Duration // between two looks at everything, with or without Watch
 
+	// Moments is a directory of the store that is followed beside what resources read; Deps.Moment is called
+	// when something was written there, after everything that was written before is known. "": none.
+	Moments string
+
 	Noop          bool // change nothing, log what would change
 	SyncOnly      bool // write files, run neither check nor reload
 	KeepStageFile bool // leave the staged file of a pass that did not install it
@@ -67,6 +71,8 @@ type Deps struct {
 	// Running is called once, before the first pass, with what can be asked of the running agent; may
 	// be nil. The Control is good until Run returns.
 	Running func(Control)
+	// Moment is called when something was written below Config.Moments; it returns at once. May be nil.
+	Moment func()
 	// Step is called before each step on the way of a change, for tests that end the process there;
 	// may be nil. The steps are render, check, owe, write, apply, reload, confirm and paid.
 	Step func(target, step string)

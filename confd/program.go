@@ -3,6 +3,7 @@ package confd
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/pkg/agentstatus"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/spelling"
@@ -36,14 +38,19 @@ var ignored = []string{
 }
 
 // Program is kvconfd.
-func Program() program.Program {
-	dir := defaultConfDir()
+func Program() program.Program { return ProgramAs("kvconfd") }
+
+// ProgramAs is the program as it is called by a name, which may be a path. By the name confd it is what
+// confd is: without commands, in confd's directory, and without telling anybody of its status.
+func ProgramAs(called string) program.Program {
+	asConfd := filepath.Base(called) == nameConfd
+	dir := defaultConfDir(asConfd)
 	file := &configFile{}
-	command := func() *cobra.Command { return newCommand(dir, file) }
+	command := func() *cobra.Command { return newCommand(dir, file, asConfd) }
 	return program.Program{
 		Name:         "kvconfd",
 		Command:      command,
-		EnvAliases:   environmentAliases(command().Flags()),
+		EnvAliases:   environmentAliases(ownFlags(command())),
 		ConfigFile:   dir + "/confd.toml",
 		ConfigFlag:   flagConfigFile,
 		DecodeConfig: file.decode,
@@ -51,12 +58,37 @@ func Program() program.Program {
 	}
 }
 
-// defaultConfDir is /etc/kvconfd if it is there, else confd's own directory.
-func defaultConfDir() string {
-	if info, err := os.Stat("/etc/kvconfd"); err == nil && info.IsDir() {
-		return "/etc/kvconfd"
+const nameConfd = "confd"
+
+// defaultConfDir is /etc/kvconfd if it is there, else confd's own directory; for confd the other way round.
+func defaultConfDir(asConfd bool) string {
+	dirs := []string{"/etc/kvconfd", "/etc/confd"}
+	if asConfd {
+		slices.Reverse(dirs)
+	}
+	for _, dir := range dirs {
+		if info, err := os.Stat(dir); err == nil && info.IsDir() {
+			return dir
+		}
 	}
 	return "/etc/confd"
+}
+
+// ownFlags returns the flags of the program itself: those that confd.toml may set.
+func ownFlags(cmd *cobra.Command) *pflag.FlagSet {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.AddFlagSet(cmd.Flags())
+	flags.AddFlagSet(cmd.PersistentFlags())
+	return flags
+}
+
+// allFlags returns the flags of cmd and of its commands.
+func allFlags(cmd *cobra.Command) *pflag.FlagSet {
+	flags := ownFlags(cmd)
+	for _, child := range cmd.Commands() {
+		flags.AddFlagSet(child.Flags())
+	}
+	return flags
 }
 
 // options are the flags as they are typed, where Config wants something else.
@@ -65,10 +97,15 @@ type options struct {
 	password  string
 	srvDomain string
 	srvRecord string
+
+	statusPrefix string
+	host         string
+	socket       string
+	httpListen   string
 }
 
-func newCommand(confDir string, file *configFile) *cobra.Command {
-	var o options
+func newCommand(confDir string, file *configFile, asConfd bool) *cobra.Command {
+	o := &options{}
 	cmd := &cobra.Command{
 		Use:   "kvconfd",
 		Short: "Keep configuration files equal to keys in a store",
@@ -79,24 +116,45 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 --key-file and --ca-file.`,
 		Example: `  kvconfd -onetime -backend etcd -node http://127.0.0.1:2379
   kvconfd -watch
-  kvconfd -onetime -noop -confdir ./confd`,
+  kvconfd -onetime -noop -confdir ./confd
+  kvconfd check                         # typos in resource files and templates
+  kvconfd status                        # ask the one that runs`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			env := program.EnvFrom(cmd.Context())
-			cfg := o.config()
 			for _, warning := range append(file.warnings(env.Origins), overlooked(env.Origins)...) {
 				env.Log.Warn(warning)
 			}
-			if cfg.Watch && !cfg.Onetime && cfg.Backend == keys.BackendEnv {
-				env.Log.Info("the environment cannot be watched; it is read at every interval", "backend", cfg.Backend)
+			if len(args) > 0 { // which confd passes over
+				env.Log.Warn("arguments that are no flags have no effect", "arguments", args)
 			}
-			if err := Run(cmd.Context(), cfg, Deps{Log: env.Log, Hangup: env.Hangup}); err != nil {
+			if err := o.run(cmd.Context(), env); err != nil {
 				return &program.ExitError{Code: program.ExitUsage, Err: err}
 			}
 			return nil
 		},
 	}
-	flags := cmd.Flags()
+	o.addFlags(cmd, confDir, asConfd)
+	if asConfd {
+		cmd.Use, cmd.Args = nameConfd, cobra.ArbitraryArgs
+		cmd.Example = strings.ReplaceAll(cmd.Example, "kvconfd", nameConfd)
+	} else {
+		cmd.AddCommand(commands(o)...)
+	}
+	cmd.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(canonical(name))
+	})
+	return cmd
+}
+
+// addFlags defines the flags: those that say what is rendered from what for every command, and those of
+// the agent.
+func (o *options) addFlags(cmd *cobra.Command, confDir string, asConfd bool) {
+	statusPrefix, socket := agentstatus.DefaultPrefix, DefaultSocket
+	if asConfd {
+		statusPrefix, socket = "", ""
+	}
+	flags := cmd.PersistentFlags()
 	flags.StringVar(&o.ConfDir, "confdir", confDir, "`directory` with conf.d and templates")
 	flags.StringVar(&o.Prefix, "prefix", "", "`key` put before the keys of every resource, instead of the resource's own prefix")
 	flags.StringVar(&o.Backend, "backend", keys.BackendEtcd, "where keys come from: etcd or kvd (the same), env, or file")
@@ -107,15 +165,6 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 	flags.StringVar(&o.srvRecord, "srv-record", "", "SRV `record` that names the endpoints")
 	flags.StringArrayVar(&o.Files, "file", nil, "file backend: YAML or JSON `file`, or directory of such; may be repeated")
 	flags.StringVar(&o.Filter, "filter", "*", "file backend: `pattern` for the names of files in directories")
-	flags.BoolVar(&o.Onetime, "onetime", false, "bring everything up to date once and exit, with 1 if anything failed; wins over --watch")
-	flags.BoolVar(&o.Watch, "watch", false, "follow changes as they happen; otherwise look at every interval")
-	flags.DurationVar(&o.Interval, "interval", DefaultInterval, "`time` between two looks at everything; with --watch too, as a safety net")
-	flags.BoolVar(&o.Noop, "noop", false, "change nothing, log what would change")
-	flags.BoolVar(&o.SyncOnly, "sync-only", false, "write files, but run no check_cmd and no reload_cmd")
-	flags.BoolVar(&o.KeepStageFile, "keep-stage-file", false, "leave the staged file where it was not installed")
-	flags.DurationVar(&o.Quiet, "quiet", DefaultQuiet, "in a burst of changes, act when this long has passed without one; a change after a pause is acted on at once")
-	flags.DurationVar(&o.QuietMax, "quiet-max", DefaultQuietMax, "in a burst of changes, act after this long at the latest")
-	flags.Var(&logLevel{"info"}, "log-level", "least severe messages to log: debug, info, warn or error")
 	for _, name := range ignored {
 		flags.String(name, "", "a setting of confd that has no effect here")
 		flags.Lookup(name).Hidden = true
@@ -126,10 +175,21 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 	if err := flags.SetAnnotation("password", program.AnnotationSecret, nil); err != nil {
 		panic(err) // the flag was defined above
 	}
-	cmd.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		return pflag.NormalizedName(canonical(name))
-	})
-	return cmd
+	flags.StringVar(&o.socket, "socket", socket, "`path` of the socket on which kvconfd status, explain and release are answered; empty: none")
+	flags.Var(&logLevel{"info"}, "log-level", "least severe messages to log: debug, info, warn or error")
+
+	flags = cmd.Flags()
+	flags.BoolVar(&o.Onetime, "onetime", false, "bring everything up to date once and exit, with 1 if anything failed; wins over --watch")
+	flags.BoolVar(&o.Watch, "watch", false, "follow changes as they happen; otherwise look at every interval")
+	flags.DurationVar(&o.Interval, "interval", DefaultInterval, "`time` between two looks at everything; with --watch too, as a safety net")
+	flags.BoolVar(&o.Noop, "noop", false, "change nothing, log what would change")
+	flags.BoolVar(&o.SyncOnly, "sync-only", false, "write files, but run no check_cmd and no reload_cmd")
+	flags.BoolVar(&o.KeepStageFile, "keep-stage-file", false, "leave the staged file where it was not installed")
+	flags.DurationVar(&o.Quiet, "quiet", DefaultQuiet, "in a burst of changes, act when this long has passed without one; a change after a pause is acted on at once")
+	flags.DurationVar(&o.QuietMax, "quiet-max", DefaultQuietMax, "in a burst of changes, act after this long at the latest")
+	flags.StringVar(&o.statusPrefix, "status-prefix", statusPrefix, "`directory` of the store in which to publish how every file stands, for kvctl converged and set --wait-live; empty: none")
+	flags.StringVar(&o.host, "host", "", "`name` of this host there (default: its host name)")
+	flags.StringVar(&o.httpListen, "http-listen", "", "`address` on which to answer /health, /metrics and /status, such as 127.0.0.1:8602 (default: none)")
 }
 
 // config returns the settings that Run takes.
@@ -172,7 +232,7 @@ func environmentAliases(flags *pflag.FlagSet) map[string][]string {
 
 // doubleDashes spells confd's long flags with one dash as everybody else spells them.
 func doubleDashes(args []string) []string {
-	return program.DoubleDashes(args, newCommand("", &configFile{}).Flags(), canonical)
+	return program.DoubleDashes(args, allFlags(newCommand("", &configFile{}, false)), canonical)
 }
 
 // logLevel is the flag --log-level; it also understands the names that confd has for levels.
@@ -207,7 +267,7 @@ func (c *configFile) decode(path string, data []byte) (map[string]any, error) {
 	if _, err := toml.Decode(string(data), &raw); err != nil {
 		return nil, fmt.Errorf("not valid TOML: %w", err)
 	}
-	known := newCommand("", &configFile{}).Flags()
+	known := ownFlags(newCommand("", &configFile{}, false))
 	c.path, c.values, c.unknown = path, map[string]any{}, nil
 	for written, value := range raw {
 		name := canonical(written)

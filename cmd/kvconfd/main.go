@@ -8,4 +8,4 @@ import (
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
-func main() { os.Exit(program.Main(confd.Program())) }
+func main() { os.Exit(program.Main(confd.ProgramAs(os.Args[0]))) }

@@ -94,18 +94,23 @@ func Open(cfg Config, deps Deps) (Source, error) {
 	}
 	f := &followed{store: deps.Store, watch: cfg.Watch, interval: cfg.Interval, log: deps.Log}
 	if f.store == nil {
-		endpoints, err := endpoints(cfg, deps)
-		if err != nil {
-			return nil, err
-		}
-		cfg.Client.Endpoints, cfg.Client.Log = endpoints, deps.Log
-		client, err := kvclient.New(cfg.Client)
+		client, err := NewClient(cfg, deps)
 		if err != nil {
 			return nil, err
 		}
 		f.store, f.close = client, func() { client.Close() }
 	}
 	return f, nil
+}
+
+// NewClient returns a client of the store that cfg names. It connects to nobody yet, but may ask the DNS.
+func NewClient(cfg Config, deps Deps) (*kvclient.Client, error) {
+	endpoints, err := endpoints(cfg, deps)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Client.Endpoints, cfg.Client.Log = endpoints, deps.Log
+	return kvclient.New(cfg.Client)
 }
 
 // endpoints returns the members of the store, each with its scheme.

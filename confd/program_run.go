@@ -1,0 +1,154 @@
+package confd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/confd/report"
+	"github.com/kvd-io/kvd/pkg/agentstatus"
+	"github.com/kvd-io/kvd/pkg/program"
+)
+
+// DefaultSocket is where a running kvconfd answers kvconfd status and the like.
+const DefaultSocket = "/run/kvconfd/kvconfd.sock"
+
+// run is the program without a command: the agent, and what tells others how it does.
+func (o *options) run(ctx context.Context, env *program.Env) error {
+	cfg := o.config()
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if cfg.Watch && !cfg.Onetime && cfg.source().Polls() {
+		env.Log.Info("this backend cannot be watched; it is read at every interval", "backend", cfg.Backend)
+	}
+	deps := Deps{Log: env.Log, Hangup: env.Hangup}
+	if cfg.Onetime {
+		return Run(ctx, cfg, deps)
+	}
+	v, err := o.view(cfg, env)
+	if err != nil {
+		return err
+	}
+	return v.run(ctx, cfg, deps)
+}
+
+// view is what tells others how the agent does.
+type view struct {
+	report  *report.Report
+	servers []*report.Server
+	publish *report.PublisherConfig // nil: nothing is published
+	close   func()
+}
+
+// view opens what the settings ask for.
+func (o *options) view(cfg Config, env *program.Env) (v *view, err error) {
+	host := o.host
+	if host == "" {
+		host, _ = os.Hostname() // an empty one is refused below, where it matters
+	}
+	v = &view{report: report.New(report.Config{Host: host, Version: program.Version(), Log: env.Log}), close: func() {}}
+	if o.socket != "" {
+		server, err := v.report.Listen(o.socket)
+		switch {
+		case err == nil:
+			v.servers = append(v.servers, server)
+		case env.Origins["socket"] != program.OriginDefault:
+			return nil, fmt.Errorf("--socket: %w", err)
+		default:
+			env.Log.Warn("kvconfd status, explain and release will not be answered", "reason", err)
+		}
+	}
+	if o.httpListen != "" {
+		server, err := v.report.ListenPage(o.httpListen)
+		if err != nil {
+			return nil, fmt.Errorf("--http-listen: %w", err)
+		}
+		env.Log.Info("health, metrics and status", "url", fmt.Sprintf("http://%s/", server.Addr()))
+		v.servers = append(v.servers, server)
+	}
+	if prefix := o.statusPrefix; prefix != "" && isStore(cfg.Backend) && !cfg.Noop {
+		if err := agentstatus.CheckHost(host); err != nil {
+			return nil, err
+		}
+		client, err := keys.NewClient(cfg.source(), keys.Deps{Log: env.Log})
+		if err != nil {
+			return nil, err
+		}
+		v.close = func() { client.Close() }
+		v.publish = &report.PublisherConfig{Store: client, Leaser: client.Leaser(), Prefix: prefix}
+	}
+	return v, nil
+}
+
+// isStore reports whether a backend is a store of the v2 API, in which status can be published.
+func isStore(backend string) bool { return backend == keys.BackendEtcd || backend == keys.BackendKvd }
+
+// run runs the agent and what tells of it, until ctx ends.
+func (v *view) run(ctx context.Context, cfg Config, deps Deps) error {
+	defer v.close()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx)) // while it ends, it can be asked
+	defer stop()
+	for _, server := range v.servers {
+		beside.Go(func() {
+			if err := server.Run(serving); err != nil {
+				deps.Log.Error("not served any more", "address", server.Addr(), "reason", err)
+			}
+		})
+	}
+	hangups, reloading := make(chan os.Signal, 1), make(chan struct{}, 1)
+	beside.Go(func() { tee(serving, deps.Hangup, hangups, reloading) })
+	deps.Hangup = hangups
+	beside.Go(func() { v.report.Notify(serving, reloading) })
+	if v.publish != nil {
+		moments := make(chan struct{}, 1)
+		cfg.Moments = agentstatus.NamesOf(v.publish.Prefix).Sync()
+		v.publish.Moments = moments
+		deps.Moment = func() {
+			select {
+			case moments <- struct{}{}:
+			default:
+			}
+		}
+		beside.Go(func() { v.report.Publish(serving, *v.publish) })
+	}
+	deps.Report = v.report
+	deps.Running = func(c Control) { v.report.Attach(asked{c, cfg}) }
+	return Run(ctx, cfg, deps)
+}
+
+// tee passes on signals, and tells of each first, until ctx ends.
+func tee(ctx context.Context, from <-chan os.Signal, to chan<- os.Signal, told chan<- struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case signal := <-from:
+			select {
+			case told <- struct{}{}:
+			default:
+			}
+			select {
+			case to <- signal:
+			default: // one is pending
+			}
+		}
+	}
+}
+
+// storeName is what a source is called in status and metrics.
+func storeName(cfg keys.Config) string {
+	switch cfg.Backend {
+	case keys.BackendFile:
+		return cfg.Backend + " " + strings.Join(cfg.Files, ",")
+	case keys.BackendEnv:
+		return cfg.Backend
+	}
+	return cfg.Backend + " " + cmp.Or(cfg.SRV, strings.Join(cfg.Client.Endpoints, ","))
+}
