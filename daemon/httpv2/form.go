@@ -23,6 +23,8 @@ type params struct {
 	lease     kv.LeaseID
 
 	recursive, sorted, wait, dir, quorum, stream, refresh, noValue bool
+
+	only []string // keys, as they were given
 }
 
 // compares reports whether the request is a compare operation.
@@ -81,6 +83,7 @@ func parse(w http.ResponseWriter, r *http.Request, maxBytes int64) (params, erro
 		}
 	}
 	p.lease = f.leaseID("lease") // after all that etcd checks
+	p.only = f.only(r.Method, p.recursive, keyOf(r.URL.Path))
 	if f.err != nil {
 		return params{}, f.err
 	}
@@ -141,6 +144,25 @@ func (f *form) optionalFlag(name string) *bool {
 		f.fail(etcdv2.CodeInvalidField, "invalid value for "+name)
 	}
 	return &on
+}
+
+// only returns the keys to which a read or watch of dir is narrowed, nil for none.
+func (f *form) only(method string, recursive bool, dir string) []string {
+	keys := f.values[etcdv2.ParamOnly]
+	if len(keys) == 0 {
+		return nil
+	}
+	if method != http.MethodGet && method != http.MethodHead || !recursive {
+		f.fail(etcdv2.CodeInvalidField, `"only" can only be used with GET requests that are recursive`)
+		return nil
+	}
+	if _, err := kv.Only(dir, keys); err != nil {
+		var wrong *kv.Error
+		errors.As(err, &wrong)
+		f.fail(etcdv2.CodeInvalidField, `"only": `+wrong.Cause)
+		return nil
+	}
+	return keys
 }
 
 // leaseID returns 0 for a name that is absent; an empty value is an error.

@@ -131,7 +131,7 @@ func checkRedirect(t *testing.T, from *http.Request, location string) {
 // again in the client's spelling with the same outcome. A refusal is an error of the API.
 func FuzzParameters(f *testing.F) {
 	for _, c := range [][3]string{
-		{"GET", "recursive=true&sorted=1&quorum=f", ""}, {"GET", "wait=true&waitIndex=7&stream=true", ""}, {"HEAD", "quorum=true", ""},
+		{"GET", "recursive=true&sorted=1&quorum=f", ""}, {"GET", "wait=true&waitIndex=7&stream=true", ""}, {"GET", "recursive=true&only=/a/_b&only=a//c/", ""}, {"GET", "wait=true&recursive=1&only=/a&only=/b", ""}, {"HEAD", "quorum=true", ""},
 		{"PUT", "prevExist=false", "value=1&ttl=5"}, {"PUT", "", "value=a%20b+c&prevIndex=3&prevValue=x"}, {"PUT", "dir=true&noValueOnSuccess=true", "ttl="},
 		{"PUT", "refresh=true", "ttl=18446744073709551615"}, {"PUT", "value=a", "value=b;c&prevExist="}, {"POST", "", "value=&dir=1"}, {"DELETE", "prevValue=", ""},
 		{"DELETE", "recursive=TRUE&dir=T&prevIndex=0", ""}, {"PUT", "%zz", "=&=&a"}, {"PUT", "ttl=-1", ""}, {"PUT", "prevExist=true&refresh=1&ttl=0", ""},
@@ -155,12 +155,12 @@ func FuzzParameters(f *testing.F) {
 		p := plainParameters(t, method, query, body)
 		switch q := question.(type) {
 		case kv.Read:
-			if want := (kv.Read{Key: "/a", Recursive: p.on("recursive"), Sorted: p.on("sorted"), Quorum: p.on("quorum") && method == http.MethodGet}); q != want {
+			if want := (kv.Read{Key: "/a", Recursive: p.on("recursive"), Sorted: p.on("sorted"), Quorum: p.on("quorum") && method == http.MethodGet, Only: p.Values["only"]}); !reflect.DeepEqual(q, want) {
 				t.Fatalf("%s %q %q asks for %+v, by net/url for %+v", method, query, body, q, want)
 			}
 			askAgain(t, etcdv2.ReadRequest(q), q)
 		case kv.WatchFrom:
-			if want := (kv.WatchFrom{Key: "/a", Recursive: p.on("recursive"), Index: p.number("waitIndex")}); q != want || !p.on("wait") || p.on("quorum") {
+			if want := (kv.WatchFrom{Key: "/a", Recursive: p.on("recursive"), Index: p.number("waitIndex"), Only: p.Values["only"]}); !reflect.DeepEqual(q, want) || !p.on("wait") || p.on("quorum") {
 				t.Fatalf("%s %q asks for %+v, by net/url for %+v", method, query, q, want)
 			}
 			askAgain(t, etcdv2.WatchRequest(q), q)

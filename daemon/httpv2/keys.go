@@ -23,7 +23,7 @@ func (h *handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 	}
 	key := keyOf(r.URL.Path)
 	if p.wait && !p.quorum {
-		h.watch(w, r, store, kv.WatchFrom{Key: key, Recursive: p.recursive, Index: p.waitIndex}, p.stream)
+		h.watch(w, r, store, kv.WatchFrom{Key: key, Recursive: p.recursive, Index: p.waitIndex, Only: p.only}, p.stream)
 		return
 	}
 	h.operate(w, r, store, &p, key)
@@ -36,7 +36,7 @@ func (h *handler) operate(w http.ResponseWriter, r *http.Request, store kv.Store
 	var err error
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		quorum := p.quorum && r.Method == http.MethodGet
-		result, err = store.Read(r.Context(), kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum})
+		result, err = store.Read(r.Context(), kv.Read{Key: key, Recursive: p.recursive, Sorted: p.sorted, Quorum: quorum, Only: p.only})
 	} else {
 		write := p.write(r.Method, key)
 		result, err = store.Write(r.Context(), write)
@@ -48,6 +48,7 @@ func (h *handler) operate(w http.ResponseWriter, r *http.Request, store kv.Store
 		h.fail(w, r, err)
 		return
 	}
+	setOnly(w, p.only)
 	h.setIndex(w, result.Index, result.RaftIndex, result.RaftTerm)
 	status := http.StatusOK
 	if result.Created {

@@ -37,6 +37,13 @@ func (h *handler) setIndex(w http.ResponseWriter, index kv.Index, raftIndex, raf
 	header[etcdv2.HeaderIndex], header[etcdv2.HeaderRaftIndex], header[etcdv2.HeaderRaftTerm] = p.text[0], p.text[1], p.text[2]
 }
 
+// setOnly says to how many keys an answer is narrowed, so that the client need not do it.
+func setOnly(w http.ResponseWriter, keys []string) {
+	if len(keys) > 0 {
+		w.Header().Set(etcdv2.HeaderOnly, strconv.Itoa(len(keys)))
+	}
+}
+
 const (
 	// usualReply is room for the JSON of most events.
 	usualReply = 1 << 10

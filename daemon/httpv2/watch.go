@@ -36,6 +36,7 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, store kv.Store, 
 		stream = true
 		w.Header().Set(etcdv2.HeaderWatch, etcdv2.WatchStream)
 	}
+	setOnly(w, from.Only)
 	raftIndex, raftTerm := h.Cluster.Position()
 	h.setIndex(w, watch.Index(), raftIndex, raftTerm)
 	w.WriteHeader(http.StatusOK)

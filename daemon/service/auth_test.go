@@ -125,6 +125,53 @@ func TestWhatMayNotBeReadIsNotShownInPassing(t *testing.T) {
 	}
 }
 
+func TestSeveralKeysNeedARightEach(t *testing.T) {
+	s, _ := open()
+	for _, key := range []string{"/a/x", "/b/x", "/c", "/d/_h/x"} {
+		write(t, s, set(key, "secret", 0))
+	}
+	u := guard(t, s, "/a /a/* /c/ /d/_h /d/_h/*", "")
+	for _, c := range []struct {
+		only    []string
+		allowed bool
+	}{
+		{[]string{"/a"}, true}, {[]string{"/a", "/d/_h"}, true}, {[]string{"/d/_h/x", "/a/x"}, true},
+		{[]string{"/a", "/b"}, false}, {[]string{"/a/x", "/b/x"}, false}, {[]string{"/d"}, false}, {[]string{""}, false},
+		{[]string{"/a", "/c/"}, false}, // which is a value
+		{[]string{"/a", "/none"}, false},
+	} {
+		result, err := u.Read(t.Context(), kv.Read{Recursive: true, Only: c.only})
+		if allowed := err == nil; allowed != c.allowed || !allowed && !kv.Is(err, kv.Denied) {
+			t.Errorf("%q: %+v, %v", c.only, result, err)
+		}
+		w, err := u.Watch(t.Context(), kv.WatchFrom{Recursive: true, Only: c.only})
+		if allowed := err == nil; allowed != c.allowed && c.only[1] != "/c/" {
+			t.Errorf("%q watched: %v", c.only, err)
+		}
+		if err == nil {
+			w.Close()
+		}
+	}
+}
+
+func TestAWatchOfSeveralKeysEndsWithTheRightToOneOfThem(t *testing.T) {
+	s, _ := open()
+	u := guard(t, s, "/a /a/* /b /b/*", "")
+	w, err := u.Watch(t.Context(), kv.WatchFrom{Recursive: true, Only: []string{"/a", "/b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	write(t, s, set("/b/x", "1", 0))
+	if event, err := w.Next(t.Context()); err != nil || event.Node.Key != "/b/x" {
+		t.Fatalf("%+v, %v", event, err)
+	}
+	propose(t, s, command.AuthRole{Op: Update, Name: "r", Revoke: Rights{Read: ranges("/b")}})
+	if _, err := w.Next(t.Context()); !kv.Is(err, kv.Denied) || !strings.Contains(err.Error(), "/b") {
+		t.Errorf("after that it brings %v", err)
+	}
+}
+
 func TestASlashReadsADirectoryAndNoValue(t *testing.T) {
 	s, _ := open()
 	write(t, s, set("/file", "secret", 0))

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,7 @@ func (g *guards) check(auth *store.Auth) {
 	}
 	g.seen = auth
 	for w := range g.watches {
-		if !w.permitted(auth) {
+		if _, permitted := w.permitted(auth); !permitted {
 			w.lost.Store(true)
 			w.Watch.Close()
 		}
@@ -52,19 +53,21 @@ func (g *guards) check(auth *store.Auth) {
 type guardedWatch struct {
 	kv.Watch
 	session *Session
-	need    store.Need
+	needs   []store.Need
 	lost    atomic.Bool // it was ended because it lost its right
 }
 
-func (w *guardedWatch) permitted(auth *store.Auth) bool {
+// permitted returns whether the watch may go on, and the key for which it may not.
+func (w *guardedWatch) permitted(auth *store.Auth) (key string, permitted bool) {
 	if !auth.Enabled {
-		return true
+		return "", true
 	}
 	user, _ := auth.User(w.session.user)
 	if w.session.hash != "" && w.session.hash != user.Hash { // whoever watches may not know the new password
-		return false
+		return w.needs[0].Key, false
 	}
-	return auth.Rights(w.session.user).Decide(w.need) != store.Denied
+	key, lacks := w.session.lacks(auth, w.needs)
+	return key, !lacks
 }
 
 // Next implements kv.Watch. In addition it returns Denied when the watch has lost its right.
@@ -72,9 +75,10 @@ func (w *guardedWatch) Next(ctx context.Context) (kv.Event, error) {
 	for {
 		event, err := w.Watch.Next(ctx)
 		auth := w.session.auth()
-		if w.lost.Load() || err == nil && !w.permitted(auth) {
+		lost := w.lost.Load()
+		if key, permitted := w.permitted(auth); lost || err == nil && !permitted {
 			w.Close()
-			return kv.Event{}, w.session.deny("watch", w.need.Key)
+			return kv.Event{}, w.session.deny("watch", cmp.Or(key, w.needs[0].Key))
 		}
 		if err != nil {
 			return kv.Event{}, err
@@ -91,10 +95,14 @@ func (w *guardedWatch) see(auth *store.Auth, event kv.Event) (kv.Event, bool) {
 		return event, true
 	}
 	key := event.Node.Key
-	if kv.Below(w.need.Key, key) { // a directory above has gone; no value is in that
-		return event, true
+	asDir := false
+	for _, need := range w.needs {
+		if event.Node.Dir && kv.Below(need.Key, key) { // a directory above has gone; no value is in that
+			return event, true
+		}
+		asDir = asDir || need.AsDir && need.Key == key
 	}
-	switch auth.Rights(w.session.user).Decide(store.Need{Key: key, AsDir: w.need.AsDir && key == w.need.Key}) {
+	switch auth.Rights(w.session.user).Decide(store.Need{Key: key, AsDir: asDir}) {
 	case store.Allowed:
 		return event, true
 	case store.AllowedAsDir:

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 
 	"github.com/kvd-io/kvd/daemon/command"
 	"github.com/kvd-io/kvd/daemon/store"
@@ -94,6 +95,9 @@ func (c *Session) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 	if c.service.quorum {
 		r.Quorum = true
 	}
+	if len(r.Only) > 0 {
+		return c.readOnly(ctx, r)
+	}
 	key, asDir := kv.SplitDir(r.Key)
 	need := store.Need{Key: key, AsDir: asDir, Below: r.Recursive}
 	if auth := c.auth(); auth.Enabled && auth.Rights(c.user).Decide(need) == store.Denied {
@@ -113,6 +117,62 @@ func (c *Session) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 		result.Node = readable(rights, result.Node)
 	}
 	return result, err
+}
+
+// readOnly is Read of several keys, each of which needs a right of its own.
+func (c *Session) readOnly(ctx context.Context, r kv.Read) (kv.Result, error) {
+	needs := needsOf(kv.WatchFrom{Key: r.Key, Only: r.Only})
+	if key, denied := c.lacks(c.auth(), needs); denied {
+		return kv.Result{}, c.deny("get", key)
+	}
+	result, err := c.service.Read(ctx, r)
+	auth := c.auth()
+	if !auth.Enabled || err != nil {
+		return result, err
+	}
+	if key, denied := c.lacks(auth, needs); denied {
+		return kv.Result{}, c.deny("get", key)
+	}
+	rights := auth.Rights(c.user)
+	top := *result.Node
+	top.Nodes = make([]*kv.Node, len(result.Node.Nodes))
+	for i, node := range result.Node.Nodes {
+		asDir := slices.ContainsFunc(needs, func(n store.Need) bool { return n.Key == node.Key && n.AsDir })
+		if rights.Decide(store.Need{Key: node.Key, AsDir: asDir, Below: true}) == store.AllowedAsDir && !node.Dir {
+			return kv.Result{}, c.deny("get", node.Key)
+		}
+		top.Nodes[i] = readable(rights, node)
+	}
+	result.Node = &top
+	return result, nil
+}
+
+// needsOf returns the rights that a watch needs.
+func needsOf(from kv.WatchFrom) []store.Need {
+	keys := from.Only
+	if len(keys) == 0 {
+		keys = []string{from.Key}
+	}
+	needs := make([]store.Need, len(keys))
+	for i, key := range keys {
+		key, asDir := kv.SplitDir(key)
+		needs[i] = store.Need{Key: key, AsDir: asDir, Below: from.Recursive || len(from.Only) > 0}
+	}
+	return needs
+}
+
+// lacks returns the key of the first of needs that is not granted.
+func (c *Session) lacks(auth *store.Auth, needs []store.Need) (key string, lacks bool) {
+	if !auth.Enabled {
+		return "", false
+	}
+	rights := auth.Rights(c.user)
+	for _, need := range needs {
+		if rights.Decide(need) == store.Denied {
+			return need.Key, true
+		}
+	}
+	return "", false
 }
 
 // readable returns a directory without those of its children that may not be read.
@@ -170,9 +230,8 @@ func discreet(w kv.Write, verdict store.Verdict, result kv.Result, err error) (k
 // Watch implements kv.Watcher. A watch that loses its right, or whose user gets another password, ends with
 // Denied at once.
 func (c *Session) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
-	key, asDir := kv.SplitDir(from.Key)
-	w := &guardedWatch{session: c, need: store.Need{Key: key, AsDir: asDir, Below: from.Recursive}}
-	if !w.permitted(c.auth()) {
+	w := &guardedWatch{session: c, needs: needsOf(from)}
+	if key, permitted := w.permitted(c.auth()); !permitted {
 		return nil, c.deny("watch", key)
 	}
 	inner, err := c.service.Watch(ctx, from)
@@ -182,7 +241,7 @@ func (c *Session) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error
 	w.Watch = inner
 	guards := &c.service.state.guards
 	guards.add(w)
-	if !w.permitted(c.auth()) { // lost in between, unseen by the guards
+	if key, permitted := w.permitted(c.auth()); !permitted { // lost in between, unseen by the guards
 		w.Close()
 		return nil, c.deny("watch", key)
 	}

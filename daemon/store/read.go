@@ -11,7 +11,7 @@ import (
 // Read answers r. now is the lease clock as the caller knows it, for the seconds that TTLs have
 // left; the replicated clock is used when it is later. Listings are always in key order. The node of
 // a long listing is the same one, not only an equal one, while nothing in it has changed.
-// Errors by Kind: NotFound, NotDir, with the path at fault as Cause.
+// Errors by Kind: NotFound, NotDir, with the path at fault as Cause; Invalid for Only.
 func (m *Machine) Read(r kv.Read, now int64) (kv.Result, error) {
 	result, err := m.read(r, now)
 	if err == nil && m.leased.Load() {
@@ -21,6 +21,9 @@ func (m *Machine) Read(r kv.Read, now int64) (kv.Result, error) {
 }
 
 func (m *Machine) read(r kv.Read, now int64) (kv.Result, error) {
+	if len(r.Only) > 0 {
+		return m.readOnly(r, now)
+	}
 	key := kv.Clean(r.Key)
 	m.mu.RLock()
 	rec, d, missing := m.state.find(key)
@@ -33,6 +36,24 @@ func (m *Machine) read(r kv.Read, now int64) (kv.Result, error) {
 		return m.readCopy(r, key, now)
 	}
 	return m.readLong(r, key, now)
+}
+
+// readOnly answers a read that is narrowed to several keys, from one copy of the state.
+func (m *Machine) readOnly(r kv.Read, now int64) (kv.Result, error) {
+	only, err := kv.Only(r.Key, r.Only)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	s := m.current()
+	top := &kv.Node{Key: kv.Clean(r.Key), Dir: true}
+	for _, key := range only {
+		rec, d, missing := s.find(key)
+		one, err := s.answer(kv.Read{Key: key, Recursive: true}, rec, d, missing, now)
+		if err == nil { // what cannot be found is not there
+			top.Nodes = append(top.Nodes, one.Node)
+		}
+	}
+	return kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: top}, Index: s.revision}, nil
 }
 
 // readCopy answers from a copy of the state.

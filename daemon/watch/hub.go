@@ -65,33 +65,40 @@ func (g *group) empty() bool { return g.exact.first == nil && g.recursive.first 
 // each calls do with every watcher of the group.
 func (g *group) each(do func(*Watcher)) {
 	for _, l := range []list{g.exact, g.recursive} {
-		for w := l.first; w != nil; w = w.later {
-			do(w)
+		for p := l.first; p != nil; p = p.later {
+			do(p.watcher)
 		}
 	}
 }
 
-// list links watchers through themselves: a watcher that waits costs itself and nothing more.
-type list struct{ first *Watcher }
+// list links places through themselves, and the first place of a watcher is in it: a watcher of one key
+// that waits costs itself and nothing more.
+type list struct{ first *place }
 
-func (l *list) add(w *Watcher) {
-	w.later = l.first
-	if l.first != nil {
-		l.first.earlier = w
-	}
-	l.first = w
+// place is where a watcher stands in the list of one of its keys.
+type place struct {
+	watcher        *Watcher
+	earlier, later *place // guarded by hub.mu
 }
 
-func (l *list) remove(w *Watcher) {
-	if w.earlier == nil {
-		l.first = w.later
+func (l *list) add(p *place) {
+	p.later = l.first
+	if l.first != nil {
+		l.first.earlier = p
+	}
+	l.first = p
+}
+
+func (l *list) remove(p *place) {
+	if p.earlier == nil {
+		l.first = p.later
 	} else {
-		w.earlier.later = w.later
+		p.earlier.later = p.later
 	}
-	if w.later != nil {
-		w.later.earlier = w.earlier
+	if p.later != nil {
+		p.later.earlier = p.earlier
 	}
-	w.earlier, w.later = nil, nil
+	p.earlier, p.later = nil, nil
 }
 
 // NewHub returns a hub whose watches can begin with any of the last length events.
@@ -127,7 +134,7 @@ func (h *Hub) Reset(events []kv.Event, dropped, index kv.Index) {
 	})
 }
 
-// everybody calls do with every watcher.
+// everybody calls do with every watcher, and again for each further key of it.
 func (h *Hub) everybody(do func(*Watcher)) {
 	h.paths.Scan(func(_ string, g *group) bool {
 		g.each(do)
@@ -196,8 +203,8 @@ func (h *Hub) notify(event kv.Event) {
 }
 
 func (h *Hub) wake(l list, index kv.Index) {
-	for w := l.first; w != nil; w = w.later {
-		if w.next == 0 && index >= w.from {
+	for p := l.first; p != nil; p = p.later {
+		if w := p.watcher; w.next == 0 && index >= w.from {
 			w.next = index
 			h.woken = append(h.woken, w)
 		}
@@ -205,10 +212,15 @@ func (h *Hub) wake(l list, index kv.Index) {
 }
 
 // Watch registers a watcher: every event from from.Index on, or after now if that is 0, will be
-// seen. Errors by Kind: HistoryGone with the oldest index kept in its Cause, Unavailable at the
-// limit of watchers, NoLeader between Interrupt and Resume, Closed.
+// seen. A watcher of several keys counts once for each of them. Errors by Kind: HistoryGone with the
+// oldest index kept in its Cause, Unavailable at the limit of watchers, NoLeader between Interrupt and
+// Resume, Invalid for Only, Closed.
 func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
-	w := &Watcher{hub: h, key: kv.Clean(from.Key), recursive: from.Recursive, from: from.Index, ready: make(chan struct{}, 1)}
+	only, err := kv.Only(from.Key, from.Only)
+	if err != nil {
+		return nil, err
+	}
+	w := &Watcher{hub: h, key: kv.Clean(from.Key), only: only, recursive: from.Recursive || only != nil, from: from.Index, ready: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -217,7 +229,7 @@ func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
 	if h.cut {
 		return nil, noLeader(from.Key, h.reason)
 	}
-	if h.limit > 0 && h.count >= h.limit {
+	if h.limit > 0 && h.count+max(1, len(only)) > h.limit {
 		return nil, &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Unavailable,
 			Cause: fmt.Sprintf("this member serves no more than %d watches at a time (--max-watchers)", h.limit)}
 	}
@@ -230,13 +242,16 @@ func (h *Hub) Watch(from kv.WatchFrom) (*Watcher, error) {
 	if w.next = h.firstMatch(w, w.from); w.next != 0 {
 		w.signal()
 	}
-	g, ok := h.paths.Get(w.key)
-	if !ok {
-		g = &group{}
-		h.paths.Set(w.key, g)
-	}
-	g.of(w).add(w)
-	h.count++
+	w.places(func(key string, p *place) {
+		g, ok := h.paths.Get(key)
+		if !ok {
+			g = &group{}
+			h.paths.Set(key, g)
+		}
+		p.watcher = w
+		g.of(w).add(p)
+		h.count++
+	})
 	h.registered.Add(1)
 	return w, nil
 }
@@ -338,6 +353,7 @@ func bytesOf(e kv.Event) int {
 type Watcher struct {
 	hub        *Hub
 	key        string
+	only       []string // sorted; nil: key is all there is
 	recursive  bool
 	from       kv.Index // events before it are not wanted
 	registered kv.Index
@@ -346,18 +362,39 @@ type Watcher struct {
 	// far. Guarded by hub.mu: the hub sets it under the lock, the one reader under the read lock.
 	next kv.Index
 
-	earlier, later *Watcher // in its list; guarded by hub.mu
+	first place   // in the list of key, or of the first of only
+	more  []place // of the others
 
 	ready chan struct{} // has a token when Next has something to look at
 }
 
 var _ kv.Watch = (*Watcher)(nil)
 
+// places calls do with each key that w is to be found by, and its place there.
+func (w *Watcher) places(do func(key string, p *place)) {
+	if w.only == nil {
+		do(w.key, &w.first)
+		return
+	}
+	if w.more == nil {
+		w.more = make([]place, len(w.only)-1)
+	}
+	for i, key := range w.only {
+		if i == 0 {
+			do(key, &w.first)
+		} else {
+			do(key, &w.more[i-1])
+		}
+	}
+}
+
 // matches reports whether the watcher wants an event: one at its path; recursively, one below that
 // is not hidden; and the removal of a directory that its path is in.
 func (w *Watcher) matches(e kv.Event) bool {
 	key := e.Node.Key
 	switch {
+	case w.only != nil:
+		return kv.Among(w.only, key) || e.Removes() && e.Node.Dir && kv.Above(key, w.only)
 	case key == w.key:
 		return true
 	case w.recursive && kv.Below(key, w.key):
@@ -430,13 +467,15 @@ func (w *Watcher) Close() {
 	if w.next == gone {
 		return
 	}
-	if g, ok := h.paths.Get(w.key); ok {
-		g.of(w).remove(w)
-		if g.empty() {
-			h.paths.Delete(w.key)
+	w.places(func(key string, p *place) {
+		if g, ok := h.paths.Get(key); ok {
+			g.of(w).remove(p)
+			if g.empty() {
+				h.paths.Delete(key)
+			}
 		}
-	}
-	h.count--
+		h.count--
+	})
 	w.next = gone
 	w.signal()
 }

@@ -33,6 +33,7 @@ type lawTrial struct {
 type mirror struct {
 	*Watcher
 	key     string
+	only    []string // of key, if not nil
 	believe map[string]string // path to value, "/" for a directory
 	last    kv.Index
 	lost    bool
@@ -89,9 +90,9 @@ func (tr *lawTrial) restart(t *rapid.T) {
 }
 
 // read is what a client sees that reads key with all below it, "" for a key that is not there.
-func (tr *lawTrial) read(t *rapid.T, key string) (map[string]string, kv.Index) {
+func (tr *lawTrial) read(t *rapid.T, key string, only []string) (map[string]string, kv.Index) {
 	seen := map[string]string{}
-	result, err := tr.machine.Read(kv.Read{Key: key, Recursive: true}, 0)
+	result, err := tr.machine.Read(kv.Read{Key: key, Recursive: true, Only: only}, 0)
 	var e *kv.Error
 	if errors.As(err, &e) {
 		return seen, e.Index
@@ -114,7 +115,10 @@ func (tr *lawTrial) read(t *rapid.T, key string) (map[string]string, kv.Index) {
 
 func (tr *lawTrial) addMirror(t *rapid.T) {
 	m := &mirror{key: rapid.SampledFrom(append([]string{"", ""}, lawKeys...)).Draw(t, "mirrored")}
-	m.believe, m.last = tr.read(t, m.key)
+	if m.key == "" && rapid.Bool().Draw(t, "narrowed") {
+		m.only = rapid.SliceOfN(rapid.SampledFrom(append([]string{"/none", "/a0"}, lawKeys...)), 1, 4).Draw(t, "only")
+	}
+	m.believe, m.last = tr.read(t, m.key, m.only)
 	tr.mirrors = append(tr.mirrors, m)
 }
 
@@ -123,7 +127,7 @@ func (m *mirror) resume(t *rapid.T, hub *Hub) {
 	if m.Watcher != nil || m.lost {
 		return
 	}
-	w, err := hub.Watch(kv.WatchFrom{Key: m.key, Recursive: true, Index: m.last + 1})
+	w, err := hub.Watch(kv.WatchFrom{Key: m.key, Recursive: true, Index: m.last + 1, Only: m.only})
 	switch {
 	case kv.Is(err, kv.HistoryGone):
 		m.lost = true
@@ -153,6 +157,15 @@ func (m *mirror) follow(t *rapid.T) {
 	}
 }
 
+// shows reports whether a read as that of m would show path, were it there.
+func (m *mirror) shows(path string) bool {
+	only, err := kv.Only(m.key, m.only)
+	if err != nil || only == nil {
+		return !kv.HiddenBelow(path, m.key)
+	}
+	return kv.Among(only, path)
+}
+
 func (m *mirror) learn(event kv.Event) {
 	key := event.Node.Key
 	if event.Removes() {
@@ -176,10 +189,10 @@ func (tr *lawTrial) checkMirrors(t *rapid.T) {
 		if m.lost {
 			continue
 		}
-		now, _ := tr.read(t, m.key)
+		now, _ := tr.read(t, m.key, m.only)
 		told := maps.Clone(m.believe)
 		for _, paths := range []map[string]string{now, told} {
-			maps.DeleteFunc(paths, func(path, _ string) bool { return path == "" || kv.HiddenBelow(path, m.key) })
+			maps.DeleteFunc(paths, func(path, _ string) bool { return path == "" || !m.shows(path) })
 		}
 		if !maps.Equal(now, told) {
 			t.Fatalf("who follows the events of %q since its first look believes in %q\nthe store has %q", m.key, told, now)

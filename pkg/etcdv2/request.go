@@ -30,6 +30,13 @@ const (
 	WatchStream = "stream"
 )
 
+// HeaderOnly, in the answer to a read or watch that is narrowed by parameters ParamOnly, says to how many keys
+// it is. A server that does not know them, as etcd, answers as if they were absent and without it.
+const (
+	HeaderOnly = "Kvd-Only"
+	ParamOnly  = "only"
+)
+
 // Request is an HTTP request without its host: Query goes into the URL, Form, when it is not nil,
 // into a body of type application/x-www-form-urlencoded, or else JSON into one of application/json.
 type Request struct {
@@ -56,6 +63,7 @@ func ReadRequest(r kv.Read) Request {
 	for name, on := range map[string]bool{"quorum": r.Quorum, "recursive": r.Recursive, "sorted": r.Sorted} {
 		query.Set(name, strconv.FormatBool(on))
 	}
+	setOnly(query, r.Only)
 	return Request{Method: http.MethodGet, Path: EscapeKey(r.Key), Query: query}
 }
 
@@ -65,6 +73,7 @@ func WatchRequest(from kv.WatchFrom) Request {
 	query := url.Values{"wait": {"true"}}
 	query.Set("recursive", strconv.FormatBool(from.Recursive))
 	query.Set("waitIndex", strconv.FormatUint(from.Index, 10))
+	setOnly(query, from.Only)
 	return Request{Method: http.MethodGet, Path: EscapeKey(from.Key), Header: http.Header{HeaderWatch: {WatchStream}}, Query: query}
 }
 
@@ -118,6 +127,12 @@ func setCompare(query url.Values, w kv.Write) {
 	}
 	if w.PrevIndex != 0 {
 		query.Set("prevIndex", strconv.FormatUint(w.PrevIndex, 10))
+	}
+}
+
+func setOnly(query url.Values, keys []string) {
+	for _, key := range keys {
+		query.Add(ParamOnly, key)
 	}
 }
 

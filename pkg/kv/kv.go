@@ -71,6 +71,11 @@ type Result struct {
 	RaftIndex uint64 // last committed log index known to the member that answered; 0 if unknown
 	RaftTerm  uint64 // 0 if unknown
 	Cluster   string // whose answer it is, as far as the store says: an index means nothing in another one's history
+
+	// Seen is nil for an answer that is of one index. A store that cannot read several keys at the same time, as
+	// an etcd, says here for each of the keys of Only(Read.Key, Read.Only) at which index it was read; Index
+	// is the least of them. A watch from Index+1 with the same Seen tells what happened since.
+	Seen []Index
 }
 
 // Read asks for one key, or for one directory with its children.
@@ -79,6 +84,12 @@ type Read struct {
 	Recursive bool // all levels, not only the first
 	Sorted    bool // children in key order at every level; otherwise in any order
 	Quorum    bool // linearizable; otherwise the local state of the member asked, possibly stale
+
+	// Only narrows a recursive read of a directory to these keys in it, OnlyMax at most: the answer is the
+	// directory, of which nothing is known but its Key, and its Nodes are those of the keys that are there, in key
+	// order, each as a read of it alone would show it, also if it is hidden. Whether any is there, and even
+	// the directory itself, makes no difference. Who may not read one of them gets Denied.
+	Only []string
 }
 
 // Op says what a Write does.
@@ -150,6 +161,12 @@ type WatchFrom struct {
 	Key       string
 	Recursive bool
 	Index     Index // first index of interest; 0 means only what happens after now
+
+	// Only narrows a recursive watch of a directory to these keys in it, OnlyMax at most: it brings, in one
+	// order and none twice, what watches of each of them would bring, also of those that are hidden. Who may
+	// not watch one of them gets Denied.
+	Only []string
+	Seen []Index // of Result; nil if the keys were read at one index
 }
 
 // Watch delivers events in index order, none twice and none left out.

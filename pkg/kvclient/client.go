@@ -115,6 +115,8 @@ type Config struct {
 type Client struct {
 	endpoints        []*url.URL   // in the order in which they are tried
 	pinned           atomic.Int64 // index of the endpoint that worked last
+	plain            atomic.Bool  // the store did not narrow the last answer that was to be
+	bytesRead        atomic.Uint64
 	http             *http.Client
 	user             *user
 	requestTimeout   time.Duration
@@ -187,8 +189,14 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// BytesRead returns how many bytes of answers the client has read so far, without their headers.
+func (c *Client) BytesRead() uint64 { return c.bytesRead.Load() }
+
 // Read asks the endpoints in turn until one answers.
 func (c *Client) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	if len(r.Only) > 0 {
+		return c.readOnly(ctx, r)
+	}
 	return c.keys(ctx, "get", r.Key, etcdv2.ReadRequest(r), true, false)
 }
 

@@ -146,6 +146,10 @@ func (c *Client) attempt(ctx context.Context, endpoint *url.URL, r etcdv2.Reques
 		}
 		return nil, sent, err
 	}
+	if plain(r, response.StatusCode, response.Header) { // what is in it, and however much, is not wanted
+		response.Body.Close()
+		return &answer{status: response.StatusCode, header: response.Header, from: endpoint, to: c.user}, true, nil
+	}
 	a, err = c.readAnswer(endpoint, response)
 	return a, true, err
 }
@@ -242,7 +246,22 @@ func (c *Client) sendOnce(ctx context.Context, target *url.URL, password string,
 		c.onRequest(r.Method, target.String(), form)
 	}
 	response, err := c.http.Do(request)
+	if err == nil {
+		response.Body = &counted{response.Body, &c.bytesRead}
+	}
 	return response, sent.Load(), err
+}
+
+// counted is a body that counts what is read of it.
+type counted struct {
+	io.ReadCloser
+	bytes *atomic.Uint64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.bytes.Add(uint64(n))
+	return n, err
 }
 
 // trusts reports whether target is one of the endpoints: a redirect to elsewhere gets no password.

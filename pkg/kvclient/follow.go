@@ -72,8 +72,8 @@ func (f *Follower) Contact() (time.Time, error) {
 	if f.watch == nil {
 		return f.heard, f.why
 	}
-	if w, ok := f.watch.(interface{ contact() (time.Time, error) }); ok {
-		return w.contact()
+	if w, ok := f.watch.(interface{ Contact() (time.Time, error) }); ok {
+		return w.Contact()
 	}
 	return time.Now(), nil
 }

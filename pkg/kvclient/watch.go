@@ -43,6 +43,8 @@ type watch struct {
 	known  position     // the furthest the store has been seen by this watch; run's alone after Watch
 	start  kv.Index
 
+	narrowed bool // the first poll was to from.Only; set before run begins
+
 	lifetime context.Context // ends with Close or with the client
 	end      context.CancelFunc
 	events   chan kv.Event
@@ -79,6 +81,9 @@ type poll struct {
 // Watch asks each endpoint once to register the watch; from then on it lasts until Close,
 // whatever becomes of the endpoints.
 func (c *Client) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
+	if len(from.Only) > 0 {
+		return c.watchOnly(ctx, from)
+	}
 	w, err := c.newWatch(from)
 	if err == nil {
 		_, err = w.begin(ctx)
@@ -97,7 +102,7 @@ func (w *watch) begin(ctx context.Context) (http.Header, error) {
 		w.client.watches.Done()
 		return nil, err
 	}
-	w.start = p.registered.index
+	w.start, w.narrowed = p.registered.index, isNarrowed(p)
 	header := p.header
 	go w.run(p)
 	return header, nil
@@ -148,8 +153,9 @@ func (w *watch) Next(ctx context.Context) (kv.Event, error) {
 	}
 }
 
-// contact returns now and nil while an endpoint holds the watch, otherwise since when and why none does.
-func (w *watch) contact() (time.Time, error) {
+// Contact returns now and nil while an endpoint holds the watch, otherwise since when and why none does. It may be
+// called from any goroutine.
+func (w *watch) Contact() (time.Time, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.why != nil {
@@ -272,7 +278,10 @@ func (w *watch) open(ctx context.Context) (*poll, error) {
 	for _, i := range w.client.turn() {
 		p, err := w.openAt(ctx, i)
 		if err == nil {
-			if err = w.accept(ctx, p); err != nil {
+			if err = w.accept(ctx, p); err == nil && w.start != 0 && w.from.Only != nil && isNarrowed(p) != w.narrowed {
+				err = &kv.Error{Kind: kv.HistoryGone, Index: p.registered.index, Cluster: p.registered.cluster, Cause: "another kind of store goes on with the watch"}
+			}
+			if err != nil {
 				p.close()
 				return nil, err
 			}
@@ -350,6 +359,9 @@ func noStore(from *url.URL) error {
 	return &kv.Error{Kind: kv.Unknown, Cause: from.Host + " answered without " + etcdv2.HeaderIndex + ", as no store does"}
 }
 
+// isNarrowed reports whether the server sends only what is about the keys that were named.
+func isNarrowed(p *poll) bool { return p.header.Get(etcdv2.HeaderOnly) != "" }
+
 // accept checks that p watches the store that this watch has seen so far, and notes where it is.
 func (w *watch) accept(ctx context.Context, p *poll) error {
 	if err := w.verify(ctx, p.registered); err != nil {
@@ -360,6 +372,9 @@ func (w *watch) accept(ctx context.Context, p *poll) error {
 		w.from.Index = p.registered.index + 1
 	}
 	w.client.observe(p.registered)
+	if w.from.Only != nil {
+		w.client.plain.Store(!isNarrowed(p))
+	}
 	return nil
 }
 
@@ -375,7 +390,11 @@ func (w *watch) verify(ctx context.Context, at position) error {
 	// A member that lags behind shows an old index too. A quorum read makes it catch up, whether
 	// the key is there or not.
 	var now position
-	request := etcdv2.ReadRequest(kv.Read{Key: w.from.Key, Quorum: true})
+	key := w.from.Key
+	if w.from.Only != nil { // there may be no right to the directory
+		key = w.from.Only[0]
+	}
+	request := etcdv2.ReadRequest(kv.Read{Key: key, Quorum: true})
 	request.Header = w.header
 	err := w.client.exchange(ctx, request, true, func(a *answer) error {
 		if now = a.position(); now.index == 0 {
@@ -404,7 +423,7 @@ func (w *watch) receive(p *poll) (received int, err error) {
 		if event.Node.ModifiedIndex >= w.from.Index {
 			w.from.Index = event.Node.ModifiedIndex + 1
 			w.known.index = max(w.known.index, event.Node.ModifiedIndex)
-			if concerns(event, w.from) {
+			for _, event := range w.wanted(event) {
 				select {
 				case w.events <- event:
 					w.delivered++
@@ -420,6 +439,17 @@ func (w *watch) receive(p *poll) (received int, err error) {
 			return received, err
 		}
 	}
+}
+
+// wanted returns what the watch is to bring of an event of the store.
+func (w *watch) wanted(event kv.Event) []kv.Event {
+	switch {
+	case !concerns(event, w.from):
+		return nil
+	case w.from.Seen != nil:
+		return unseen(event, w.from)
+	}
+	return []kv.Event{event}
 }
 
 // decode returns the next event of p.
@@ -451,6 +481,8 @@ func (w *watch) decode(p *poll) (kv.Event, error) {
 func concerns(event kv.Event, from kv.WatchFrom) bool {
 	key := event.Node.Key
 	switch {
+	case from.Only != nil:
+		return kv.Among(from.Only, key) || event.Removes() && kv.Above(key, from.Only)
 	case key == from.Key:
 		return true
 	case kv.Below(key, from.Key):

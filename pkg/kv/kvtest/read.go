@@ -1,6 +1,7 @@
 package kvtest
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -42,6 +43,50 @@ func (s *store) list(name string, r kv.Read) []string {
 }
 
 var reads = map[string]func(*testing.T, *store){
+	"a read of several keys shows each as a read of it alone would": func(t *testing.T, s *store) {
+		s.tree()
+		s.set("/d2", "6")
+		s.set("/e/f", "7")
+		written := s.set("/last", "8")
+		result, err := s.Read(s.context(), kv.Read{Key: s.root, Recursive: true, Quorum: true, Only: []string{
+			s.key("/d/sub"), s.key("/e"), s.key("/d/_hidden"), s.key("/d/a"), s.key("/e/f"), s.key("/absent/x"), s.key("/d/a/below"), s.key("/e/"),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"/d/_hidden", "/d/_hidden/y", "/d/a", "/d/sub", "/d/sub/x", "/e", "/e/f"}
+		if got := s.names(result.Node); !slices.Equal(got, want) {
+			t.Errorf("it shows %q, want %q", got, want)
+		}
+		if result.Node.Key != s.root || !result.Node.Dir || result.Index < written.Index {
+			t.Errorf("the answer is about %+v at %d, want %s at %d or later", result.Node, result.Index, s.root, written.Index)
+		}
+		for _, node := range result.Node.Nodes {
+			alone, err := s.Read(s.context(), kv.Read{Key: node.Key, Recursive: true, Quorum: true, Sorted: true})
+			if err != nil || alone.Node.ModifiedIndex != node.ModifiedIndex || alone.Node.Value != node.Value || alone.Node.Dir != node.Dir {
+				t.Errorf("%+v, but alone %+v, %v", node, alone.Node, err)
+			}
+		}
+		empty, err := s.Read(s.context(), kv.Read{Key: s.key("/none"), Recursive: true, Quorum: true, Only: []string{s.key("/none/a"), s.key("/none/b")}})
+		if err != nil || len(empty.Node.Nodes) > 0 || empty.Index < written.Index || empty.Node.Key != s.key("/none") {
+			t.Errorf("of what is not there: %+v, %v", empty, err)
+		}
+	},
+	"a read of keys elsewhere, or of too many, is refused": func(t *testing.T, s *store) {
+		for what, only := range map[string][]string{"a key elsewhere": {s.key("/d/a"), s.key("/e")}, "too many": make([]string, kv.OnlyMax+1)} {
+			for i := range only {
+				if only[i] == "" {
+					only[i] = s.key(fmt.Sprintf("/d/%d", i))
+				}
+			}
+			if _, err := s.Read(s.context(), kv.Read{Key: s.key("/d"), Recursive: true, Only: only}); !kv.Is(err, kv.Invalid) {
+				t.Errorf("%s: read: %v", what, err)
+			}
+			if _, err := s.Watch(s.context(), kv.WatchFrom{Key: s.key("/d"), Recursive: true, Only: only}); !kv.Is(err, kv.Invalid) {
+				t.Errorf("%s: watched: %v", what, err)
+			}
+		}
+	},
 	"what was written is read with its indices": func(t *testing.T, s *store) {
 		written := s.set("/a", "1")
 		read := s.get("/a")

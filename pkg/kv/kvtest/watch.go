@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,6 +51,65 @@ func (w *watcher) want(texts ...string) {
 }
 
 var watches = map[string]func(*testing.T, *store){
+	"a watch of several keys brings what watches of each would": func(t *testing.T, s *store) {
+		s.set("/d/a", "1")
+		first := s.set("/d/_h/x", "1")
+		only := []string{s.key("/d/_h"), s.key("/d/sub"), s.key("/d/a"), s.key("/e/f")}
+		read, err := s.Read(s.context(), kv.Read{Key: s.root, Recursive: true, Quorum: true, Only: only})
+		if err != nil || read.Index < first.Index {
+			t.Fatalf("read at %d: %v", read.Index, err)
+		}
+		change := func() {
+			s.set("/d/other", "1")
+			s.set("/d/a", "2")
+			s.set("/d/_h/x", "2")
+			s.set("/d/sub/_hidden", "2")
+			s.set("/d/sub/x/y", "2")
+			s.set("/e/f", "2")
+			s.set("/e/g", "2")
+			s.do(kv.Write{Op: kv.OpDelete, Key: "/e/f"})
+			s.do(kv.Write{Op: kv.OpDelete, Key: "/d/sub/x", Recursive: true})
+			s.do(kv.Write{Op: kv.OpDelete, Key: "/d", Recursive: true})
+			s.set("/d/a", "3")
+		}
+		live, err := s.Watch(s.context(), kv.WatchFrom{Key: s.root, Recursive: true, Index: read.Index + 1, Only: only, Seen: read.Seen})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(live.Close)
+		change()
+		past, err := s.Watch(s.context(), kv.WatchFrom{Key: s.root, Recursive: true, Index: read.Index + 1, Only: only, Seen: read.Seen})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(past.Close)
+		for what, w := range map[string]kv.Watch{"live": live, "past": past} {
+			// An etcd brings what happens to hidden keys, and what removes them, in an order and a number of its own.
+			got, hidden := map[string][]string{}, false
+			for len(got["/d/a"]) < 3 || len(got["/e/f"]) < 2 || len(got["/d/sub"]) < 2 || !hidden {
+				event := (&watcher{Watch: w, s: s}).next()
+				text := fmt.Sprintf("%s %s", event.Action, event.Node.Key[len(s.root):])
+				for _, key := range []string{"/d/a", "/d/sub", "/e/f"} {
+					if at := s.key(key); (event.Node.Key == at || kv.Below(event.Node.Key, at) || kv.Below(at, event.Node.Key)) && !slices.Contains(got[key], text) {
+						got[key] = append(got[key], text)
+					} else if event.Node.Key == at && text == "set /d/a" {
+						got[key] = append(got[key], text)
+					}
+				}
+				hidden = hidden || text == "set /d/_h/x"
+				if strings.HasPrefix(text, "set /d/other") || strings.HasPrefix(text, "set /e/g") || strings.Contains(text, "_hidden") {
+					t.Errorf("%s: event %q is about none of the keys", what, text)
+				}
+			}
+			for key, want := range map[string][]string{
+				"/d/a": {"set /d/a", "delete /d", "set /d/a"}, "/d/sub": {"set /d/sub/x/y", "delete /d/sub/x"}, "/e/f": {"set /e/f", "delete /e/f"},
+			} {
+				if !slices.Equal(got[key][:len(want)], want) {
+					t.Errorf("%s: of %s it brings %q, want %q", what, key, got[key], want)
+				}
+			}
+		}
+	},
 	"a watch from now sees each kind of change with its answer": func(t *testing.T, s *store) {
 		w := s.watch("/a", false, 0)
 		var answers []kv.Result
