@@ -79,6 +79,7 @@ var plan = []layer{
 	{"units", nil, "files and the tests that verify them"},
 	{"e2e", []string{"e2e/...", "pkg/..."}, "black boxes are tried from outside"},
 	{"e2e/converge", []string{"confd", "e2e/...", "pkg/...", "templates/..."}, "what is to be killed between two steps has to say where it is"},
+	{"e2e/asconfd", []string{"e2e/...", "pkg/..."}, "black boxes are tried from outside"},
 }
 
 // testsMayAlso is open to every test file: real daemons, fakes and parts are for tests.
