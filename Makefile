@@ -100,7 +100,7 @@ install: build ## install programs, units and docs below $(DESTDIR)$(PREFIX)
 	sed -i 's|/usr/bin/kv|$(PREFIX)/bin/kv|; s|/usr/share/|$(PREFIX)/share/|' $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
 	install -m 0644 units/kvd.sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/kvd.conf
 	cp -R docs/. units/49-kvconfd.rules templates $(DESTDIR)$(PREFIX)/share/doc/kvd
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/kvd/templates/*.go $(DESTDIR)$(PREFIX)/share/doc/kvd/templates/*/golden
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/kvd/templates/*.go $(DESTDIR)$(PREFIX)/share/doc/kvd/templates/testdata $(DESTDIR)$(PREFIX)/share/doc/kvd/templates/*/golden
 
 uninstall: ## remove them from there; settings and data stay
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))

@@ -7,7 +7,7 @@ package templates
 
 import "embed"
 
-// FS holds haproxy/conf.d, haproxy/templates and the same for each other proxy.
+// FS holds haproxy/conf.d, haproxy/templates, haproxy/sample.yaml and the same for each other program.
 //
-//go:embed haproxy nginx
+//go:embed */conf.d */templates */sample.yaml
 var FS embed.FS

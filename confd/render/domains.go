@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -19,8 +20,9 @@ func (s *Service) addMeta(key string, meta map[string]string, skip func(key, why
 	}
 	for _, domain := range strings.FieldsFunc(meta[domainKey], func(r rune) bool { return r == ',' || r == ' ' }) {
 		domain = strings.ToLower(strings.TrimSuffix(domain, "."))
+		_, notIP := netip.ParseAddr(domain)
 		switch {
-		case len(domain) > nameBytesMax || !hostName.MatchString(domain):
+		case len(domain) > nameBytesMax || notIP == nil || !hostName.MatchString(domain):
 			skip(key, fmt.Sprintf("the domain %.100q is not a host name", domain))
 		case !slices.Contains(s.Domains, domain):
 			s.Domains = append(s.Domains, domain)

@@ -19,7 +19,7 @@ func TestDomainsOfAServiceAreThoseOfAllItsInstances(t *testing.T) {
 	out, err := parsed.Render(context.Background(), treeOf(
 		at("api/a", "up", `{"domain":"api.example.org., API.example.com","team":"blue"}`),
 		at("api/b", "draining", `{"domain":"old.example.com api.example.com","team":"red"}`),
-		at("web/a", "up", `{"domain":"api.example.com,www.example.com"}`),
+		at("web/a", "up", `{"domain":"api.example.com,www.example.com,10.0.0.1"}`),
 		at("web/b", "up", `{"domain":"evil{}.example.com, \"; x"}`),
 		at("web/c", "maintenance", `{"team":"green"}`),
 	), nil)
@@ -30,7 +30,7 @@ func TestDomainsOfAServiceAreThoseOfAllItsInstances(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", out.Content, want)
 	}
 	skipped := strings.Join(out.Skipped, "\n")
-	for _, want := range []string{`/services/web/b: the domain "evil{}.example.com"`, `"\";"`, "/services/web: the domain api.example.com belongs to the service api"} {
+	for _, want := range []string{`/services/web/a: the domain "10.0.0.1" is not a host name`, `/services/web/b: the domain "evil{}.example.com"`, `"\";"`, "/services/web: the domain api.example.com belongs to the service api"} {
 		if !strings.Contains(skipped, want) {
 			t.Errorf("nothing says %s:\n%s", want, skipped)
 		}
