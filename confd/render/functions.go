@@ -137,3 +137,17 @@ func widths(format string) int {
 	}
 	return total + 4*number
 }
+
+// ExampleKeys are the keys that the examples of functions read.
+func ExampleKeys() []KVPair {
+	record := func(address string, port int, more string) string {
+		return fmt.Sprintf(`{"address":%q,"port":%d,"protocol":"tcp","state":"up"%s}`, address, port, more)
+	}
+	return []KVPair{
+		{"/app/db/host", "10.0.0.5"}, {"/app/db/port", "5432"}, {"/app/motd", "a \"b\"\nc"}, {"/app/name", "shop"},
+		{"/app/up/aa", "beta"}, {"/app/up/z", "alpha"},
+		{"/services/api/a1", record("10.0.0.9", 9000, "")},
+		{"/services/web/w1", record("10.0.0.1", 80, `,"meta":{"zone":"a"}`)},
+		{"/services/web/w2", record("2001:db8::2", 80, `,"meta":{"zone":"b"},"tags":["canary"]`)},
+	}
+}

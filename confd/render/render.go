@@ -125,11 +125,11 @@ func (t *Template) render(ctx context.Context, tree Tree, item any, lenient bool
 	}
 	defer r.begin(ctx)()
 	err = r.execute(t.parsed, item, &r.output)
-	t.keep(r)
 	out = Output{Skipped: r.skipped, Reads: r.reads}
 	if err != nil {
 		return out, fmt.Errorf("cannot render the template: %w", r.explained(err))
 	}
+	t.keep(r)
 	out.Content = r.output.Bytes()
 	return out, nil
 }
