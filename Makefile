@@ -19,7 +19,7 @@ GOTESTSUM   := $(GO) tool -modfile=tools/go.mod gotestsum
 RACE = $(shell command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo bench test check diff fuzz soak soak-model soak-crash soak-loss soak-diff soak-cluster soak-registration lint vet staticcheck fmt parts clean install uninstall
+.PHONY: help build demo bench test check diff fuzz soak soak-model soak-crash soak-loss soak-diff soak-cluster soak-registration soak-converge lint vet staticcheck fmt parts clean install uninstall
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ diff: ## send the random operations of one SEED to etcd and to kvd and compare; 
 fuzz: ## run every fuzz target for FUZZTIME (10m), one after the other; FUZZ="FuzzDecode ..." chooses
 	@GO='$(GO)' sh e2e/fuzz.sh $(FUZZ)
 
-SOAK ?= model crash loss diff cluster registration
+SOAK ?= model crash loss diff cluster registration converge
 soak: $(addprefix soak-,$(SOAK)) ## run the long suites, 15 to 60 minutes each; SOAK="model cluster" chooses
 
 soak-model:
@@ -73,6 +73,9 @@ soak-registration:
 	KVD_MOVES=$(or $(MOVES),500) $(GO) test ./e2e/moves -count=1 -v -timeout 2h
 	KVD_REGISTRATION_CONTAINERS=$(or $(CONTAINERS),300) $(GO) test ./e2e/registration -run TestTheRegistryEquals -count=1 -v -timeout 2h
 	KVD_SYSTEMD_ROUNDS=$(or $(ROUNDS),10) KVD_SYSTEMD_OUTAGE=60s KVD_SYSTEMD_WITHIN=2s $(GO) test ./e2e/systemd -run WhateverHappens -count=1 -v -timeout 2h
+
+soak-converge:
+	KVD_CONVERGE_FOR=$(or $(FOR),1h) KVD_CONVERGE_WITHIN=$(or $(WITHIN),2s) $(GO) test ./e2e/converge -run TestWhateverBreaks -count=1 -v -timeout 3h
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \
