@@ -1,0 +1,290 @@
+package confd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/kvd-io/kvd/pkg/program"
+)
+
+// change is what would become of one file.
+type change struct {
+	Name      string   `json:"name"`
+	File      string   `json:"file"`
+	Differs   bool     `json:"differs"`
+	New       bool     `json:"new,omitempty"` // the file is not there
+	Sensitive bool     `json:"sensitive,omitempty"`
+	Diff      string   `json:"diff,omitempty"` // "" if sensitive
+	Commands  []string `json:"commands,omitempty"`
+	Held      string   `json:"held,omitempty"` // why a guard would hold the file as it is
+	Skipped   []string `json:"skipped,omitempty"`
+	Index     uint64   `json:"index,omitempty"`
+	Err       string   `json:"error,omitempty"`
+}
+
+func diffCommand(o *options) *cobra.Command {
+	var out formatFlag
+	var from offline
+	cmd := &cobra.Command{
+		Use:   "diff [NAME]",
+		Short: "Show what would change in files, and which commands would run",
+		Long: `diff renders all resources, or the one called NAME, from what the store says now, and compares with the
+files as they are. It changes nothing and runs nothing. The content of sensitive resources is not shown.
+
+Exit codes: 0 nothing would change, 1 something would, 2 it could not be found out, 4 nothing is called NAME.`,
+		Example: `  kvconfd diff
+  kvconfd diff haproxy
+  kvconfd diff --keys sample.yaml -confdir ./confd`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: o.completeName,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			env := program.EnvFrom(cmd.Context())
+			asJSON, err := out.isJSON()
+			if err != nil {
+				return err
+			}
+			b, err := from.open(cmd.Context(), o, env)
+			if err != nil {
+				return err
+			}
+			changes, err := b.changes(cmd.Context(), strings.Join(args, ""))
+			if err != nil {
+				return trouble(err)
+			}
+			return tellChanges(env.Stdout, asJSON, changes, b.broken)
+		},
+	}
+	out.addTo(cmd)
+	from.addTo(cmd)
+	return cmd
+}
+
+// changes says what would become of each file.
+func (b *bench) changes(ctx context.Context, name string) ([]change, error) {
+	samples, err := b.all(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	changes := make([]change, len(samples))
+	for i := range samples {
+		changes[i] = samples[i].change()
+	}
+	return changes, nil
+}
+
+// change says what would become of the file.
+func (s *sample) change() change {
+	c := change{Name: s.name, File: s.dest, Sensitive: s.Sensitive, Skipped: s.skipped, Index: s.index}
+	err := s.err
+	current, there := []byte(nil), false
+	if err == nil {
+		current, there, err = s.current()
+	}
+	if err != nil {
+		c.Err = err.Error()
+		return c
+	}
+	c.New, c.Differs = !there, !there || string(current) != string(s.content)
+	if s.keys < s.MinKeys {
+		c.Held = fmt.Sprintf("only %d keys found, min_keys is %d", s.keys, s.MinKeys)
+	}
+	if !c.Differs {
+		return c
+	}
+	if !s.Sensitive {
+		c.Diff = unifiedDiff(s.dest, current, s.content, there)
+	}
+	if !s.Check.IsZero() {
+		c.Commands = append(c.Commands, s.Check.String())
+	}
+	if !s.Reload.IsZero() {
+		c.Commands = append(c.Commands, s.Reload.String())
+	}
+	return c
+}
+
+// unifiedDiff returns what leads from a file's content to another; there: the file exists. What is not text is
+// not shown.
+func unifiedDiff(path string, before, after []byte, there bool) string {
+	if strings.ContainsRune(string(before), 0) || strings.ContainsRune(string(after), 0) {
+		return fmt.Sprintf("--- %s\n+++ %s\nbinary content differs: %d bytes, and %d\n", path, path, len(before), len(after))
+	}
+	from := path
+	if !there {
+		from = os.DevNull
+	}
+	return udiff.Unified(from, path, string(before), string(after))
+}
+
+func tellChanges(w io.Writer, asJSON bool, changes []change, broken []error) error {
+	differs, failed := false, len(broken) > 0
+	for _, c := range changes {
+		differs, failed = differs || c.Differs, failed || c.Err != ""
+	}
+	var err error
+	if asJSON {
+		var texts []string
+		for _, b := range broken {
+			texts = append(texts, b.Error())
+		}
+		err = writeJSON(w, map[string]any{"files": append([]change{}, changes...), "errors": append([]string{}, texts...)})
+	} else {
+		for _, b := range broken {
+			fmt.Fprintln(w, b)
+		}
+		for _, c := range changes {
+			c.print(w, isColoured(w))
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case failed:
+		return &program.ExitError{Code: exitTrouble}
+	case differs:
+		return &program.ExitError{Code: exitDiffers}
+	}
+	return nil
+}
+
+func (c change) print(w io.Writer, coloured bool) {
+	if c.Err != "" {
+		fmt.Fprintf(w, "%s: %s: %s\n", c.Name, c.File, c.Err)
+		return
+	}
+	for _, skipped := range c.Skipped {
+		fmt.Fprintf(w, "%s: left out: %s\n", c.Name, skipped)
+	}
+	if !c.Differs {
+		return
+	}
+	switch {
+	case c.Sensitive:
+		fmt.Fprintf(w, "%s: %s differs; it is sensitive, so its content is not shown\n", c.Name, c.File)
+	default:
+		fmt.Fprint(w, colour(printable(c.Diff), coloured))
+	}
+	if c.Held != "" {
+		fmt.Fprintf(w, "%s: would be held as it is: %s\n", c.Name, c.Held)
+		return
+	}
+	for _, command := range c.Commands {
+		fmt.Fprintf(w, "%s: would run: %s\n", c.Name, command)
+	}
+}
+
+// printable is a text without what a terminal would act upon.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if c != '\n' && c != '\t' && (c < ' ' || c >= 0x7f && c < 0xa0) {
+			return '\uFFFD'
+		}
+		return c
+	}, text)
+}
+
+// isColoured reports whether w is a terminal whose user has not asked for plain text.
+func isColoured(w io.Writer) bool {
+	file, isFile := w.(*os.File)
+	return isFile && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// colour paints the lines of a unified diff.
+func colour(diff string, coloured bool) string {
+	if !coloured {
+		return diff
+	}
+	var b strings.Builder
+	for line := range strings.Lines(diff) {
+		code := ""
+		switch {
+		case strings.HasPrefix(line, "+++"), strings.HasPrefix(line, "---"):
+			code = "1"
+		case strings.HasPrefix(line, "+"):
+			code = "32"
+		case strings.HasPrefix(line, "-"):
+			code = "31"
+		case strings.HasPrefix(line, "@@"):
+			code = "36"
+		}
+		if code == "" {
+			b.WriteString(line)
+			continue
+		}
+		fmt.Fprintf(&b, "\x1b[%sm%s\x1b[0m\n", code, strings.TrimSuffix(line, "\n"))
+	}
+	return b.String()
+}
+
+func renderCommand(o *options) *cobra.Command {
+	var from offline
+	cmd := &cobra.Command{
+		Use:   "render NAME|TEMPLATE",
+		Short: "Print what a resource, or a template file, makes of the keys",
+		Long: `render prints the file that the resource called NAME would make, from what the store says now, from a
+snapshot or from a file of keys. TEMPLATE is the path of a template file that belongs to no resource: it sees
+all keys. Nothing is changed, checked or run.
+
+Exit codes: 0 rendered, 2 it could not be, 4 nothing is called NAME.`,
+		Example: `  kvconfd render haproxy
+  kvconfd render ./haproxy.cfg.tmpl --keys sample.yaml`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return &program.ExitError{Code: program.ExitUsage, Err: errors.New("this takes the name of a resource, or the path of a template")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			env := program.EnvFrom(cmd.Context())
+			return o.render(cmd.Context(), &from, args[0], env)
+		},
+	}
+	from.addTo(cmd)
+	return cmd
+}
+
+func (o *options) render(ctx context.Context, from *offline, name string, env *program.Env) error {
+	b, err := from.open(ctx, o, env)
+	if err != nil && !isFile(name) {
+		return err
+	}
+	if isFile(name) {
+		if b, err = o.templateBench(ctx, from, name, env); err != nil {
+			return err
+		}
+		name = ""
+	}
+	samples, err := b.all(ctx, name)
+	if err != nil {
+		return trouble(err)
+	}
+	for _, s := range samples {
+		for _, skipped := range s.skipped {
+			fmt.Fprintf(env.Stderr, "left out: %s\n", skipped)
+		}
+		if s.err != nil {
+			return trouble(s.err)
+		}
+		if len(samples) > 1 {
+			fmt.Fprintf(env.Stderr, "==> %s <==\n", s.dest)
+		}
+		if _, err := env.Stdout.Write(s.content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isFile reports whether a name is the path of a file rather than that of a resource.
+func isFile(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.Mode().IsRegular()
+}

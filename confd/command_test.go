@@ -1,0 +1,185 @@
+package confd
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kvd-io/kvd/pkg/program"
+)
+
+// command calls a command of kvconfd with the rig's configuration and keys.
+func (r *rig) command(words ...string) (code int, stdout, stderr string) {
+	r.t.Helper()
+	words = append(words, "-confdir", r.path("conf"), "-socket", r.path("none.sock"))
+	return run(r.t, r, "", nil, words...)
+}
+
+func TestDiffShowsWhatWouldChangeAndWhichCommandsWouldRun(t *testing.T) {
+	r := fileRig(t, "x: one\ny: two\n")
+	keys := r.path("keys.yaml")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/\"]\ncheck_cmd = \"touch $DIR/checked\"\nreload_cmd = \"touch $DIR/reloaded\"")
+	r.resource("b", `{{getv "/y"}}`, `keys = ["/"]`)
+	r.write("b.out", "two")
+	r.write("a.out", "zero\n")
+
+	code, stdout, stderr := r.command("diff", "--keys", keys)
+	if code != 1 || !strings.Contains(stdout, "-zero\n+one") || !strings.Contains(stdout, "a: would run: touch "+r.path("reloaded")) || strings.Contains(stdout, "b.out") {
+		t.Errorf("exit code %d:\n%s%s", code, stdout, stderr)
+	}
+	if code, stdout, _ := r.command("diff", "b", "--keys", keys); code != 0 || stdout != "" {
+		t.Errorf("exit code %d:\n%s", code, stdout)
+	}
+	if code, _, stderr := r.command("diff", "c", "--keys", keys); code != exitNotFound || !strings.Contains(stderr, "there are a, b") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if r.exists("checked") || r.exists("reloaded") || r.read("a.out") != "zero\n" {
+		t.Error("something was changed, or run")
+	}
+	var answer struct {
+		Files []struct {
+			Name, Diff string
+			Differs    bool
+			Commands   []string
+		}
+	}
+	_, stdout, _ = r.command("diff", "--keys", keys, "-o", "json")
+	if err := json.Unmarshal([]byte(stdout), &answer); err != nil || len(answer.Files) != 2 || !answer.Files[0].Differs || len(answer.Files[0].Commands) != 2 || answer.Files[1].Differs {
+		t.Errorf("%v: %s", err, stdout)
+	}
+}
+
+func TestDiffShowsNoContentOfASensitiveResource(t *testing.T) {
+	r := fileRig(t, "password: hunter2\n")
+	r.resource("a", `{{getv "/password"}}`, "keys = [\"/\"]\nsensitive = true")
+	r.resource("bad", `{{atoi (getv "/password")}}`, "keys = [\"/\"]\nsensitive = true")
+	for _, format := range []string{"text", "json"} {
+		code, stdout, stderr := r.command("diff", "--keys", r.path("keys.yaml"), "-o", format)
+		if code != exitTrouble || strings.Contains(stdout+stderr, "hunter2") {
+			t.Errorf("exit code %d:\n%s%s", code, stdout, stderr)
+		}
+	}
+}
+
+func TestWhatATerminalWouldActUponIsNotPrinted(t *testing.T) {
+	if got := printable("a\x1b[2Jb\nc\td\x9b"); got != "a\uFFFD[2Jb\nc\td\uFFFD" {
+		t.Errorf("%q", got)
+	}
+	if got := colour("+a\n b\n", true); got != "\x1b[32m+a\x1b[0m\n b\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestRenderPrintsAResourceOrATemplateOffline(t *testing.T) {
+	r := fileRig(t, "x: one\nitems: {b: 2, a: 1}\n")
+	keys := r.path("keys.yaml")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	r.write("loose.tmpl", `{{range gets "/items/*"}}{{base .Key}}={{.Value}} {{end}}`)
+	if code, stdout, stderr := r.command("render", "a", "--keys", keys); code != 0 || stdout != "one" {
+		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+	if code, stdout, stderr := r.command("render", r.path("loose.tmpl"), "--keys", keys); code != 0 || stdout != "a=1 b=2 " {
+		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+	r.resource("broken", `{{getv "/nothing"}}`, `keys = ["/"]`)
+	if code, stdout, stderr := r.command("render", "broken", "--keys", keys); code != exitTrouble || stdout != "" || !strings.Contains(stderr, "/nothing") {
+		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+}
+
+func TestCheckFindsWhatCannotWork(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("good", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"true\"")
+	if code, stdout, _ := r.command("check"); code != 0 || !strings.Contains(stdout, "1 resources, 0 errors, 0 warnings") {
+		t.Errorf("exit code %d: %s", code, stdout)
+	}
+	r.resource("typo", `x`, "keys = [\"/x\"]\nreload_command = \"true\"\n")
+	r.resource("unparsed", "a\n{{getw \"/x\"}}", `keys = ["/x"]`)
+	r.resource("program", `x`, "keys = [\"/x\"]\nreload_cmd = \"no-such-program --now\"")
+	code, stdout, _ := r.command("check")
+	if code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{"typo.toml", "did you mean reload_cmd", "unparsed.tmpl", `"getw" not defined`, `program.toml: warning: reload_cmd: there is no program "no-such-program"`, "4 resources, 2 errors, 1 warnings"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("not found: %s\n%s", want, stdout)
+		}
+	}
+	var answer struct {
+		Errors   int
+		Findings []finding
+	}
+	_, stdout, _ = r.command("check", "-o", "json")
+	if err := json.Unmarshal([]byte(stdout), &answer); err != nil || answer.Errors != 2 || len(answer.Findings) != 3 {
+		t.Errorf("%v: %s", err, stdout)
+	}
+}
+
+func TestExplainSaysWhichResourceMakesAFileWithoutAnAgent(t *testing.T) {
+	r := fileRig(t, "x: secret-value\n")
+	keys := r.path("keys.yaml")
+	r.resource("a", `{{getv "/x"}}{{range gets "/more/*"}}{{end}}`, "keys = [\"/x\", \"/more\"]\ncheck_cmd = \"true\"")
+	code, stdout, stderr := r.command("explain", r.path("a.out"), "--keys", keys)
+	if code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	for _, want := range []string{"a.toml", "a.tmpl", "/more/*", "/x", "check      true"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("not said: %s\n%s", want, stdout)
+		}
+	}
+	if strings.Contains(stdout, "secret-value") {
+		t.Errorf("a value is shown: %s", stdout)
+	}
+	if code, _, stderr := r.command("explain", r.path("b.out"), "--keys", keys); code != exitNotFound || !strings.Contains(stderr, "no resource in") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if code, _, stderr := r.command("explain", r.path("a.out")+":9", "--keys", keys); code != exitTrouble || !strings.Contains(stderr, "has 1 lines") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+func TestCommandsThatAskAnAgentSayThatThereIsNone(t *testing.T) {
+	r := newRig(t, nil)
+	for _, words := range [][]string{{"status"}, {"release", "a"}} {
+		if code, _, stderr := r.command(words...); code != exitTrouble || !strings.Contains(stderr, "nobody serves it") {
+			t.Errorf("%q: exit code %d: %s", words, code, stderr)
+		}
+	}
+}
+
+func TestByTheNameConfdThereAreNoCommandsAndConfdsArgumentsWork(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/"]`)
+	var out, log strings.Builder
+	args := []string{"-onetime", "-backend", "file", "-file", r.path("keys.yaml"), "-confdir", r.path("conf"), "-config-file", r.path("none.toml"), "check"}
+	r.write("none.toml", "")
+	code := program.Run(t.Context(), ProgramAs("/usr/bin/confd"), args, os.LookupEnv, &program.Env{Stdout: &out, Stderr: &log})
+	if code != 0 || r.read("a.out") != "1" || !strings.Contains(log.String(), "have no effect") {
+		t.Errorf("exit code %d: %s", code, log.String())
+	}
+	command := ProgramAs("confd").Command()
+	if len(command.Commands()) > 0 || command.Name() != "confd" {
+		t.Errorf("%s has commands", command.Name())
+	}
+	for name, want := range map[string]string{"status-prefix": "", "socket": ""} {
+		if got := ownFlags(command).Lookup(name).DefValue; got != want {
+			t.Errorf("--%s is %q", name, got)
+		}
+	}
+}
+
+func TestAFileWhoseNameEndsInANumberIsNotTakenForALine(t *testing.T) {
+	dir := t.TempDir()
+	odd := filepath.Join(dir, "a:3")
+	if err := os.WriteFile(odd, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{odd: odd, odd + ":4": odd, "/a:b": "/a:b", "/a:0": "/a:0", "/a:12": "/a"} {
+		if file, _ := splitLine(text, isFile); file != want {
+			t.Errorf("%s is taken for %s", text, file)
+		}
+	}
+}
