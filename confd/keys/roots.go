@@ -9,7 +9,7 @@ import (
 )
 
 // rootsMax bounds the keys that one source follows by name.
-const rootsMax = 16
+const rootsMax = kv.OnlyMax
 
 // Roots returns the fewest directories or keys to follow so that each of keys is covered: they
 // themselves, or, when they are more than rootsMax, common directories above them, as low as

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +19,9 @@ const (
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
 )
+
+// deniedRetry is how long keys that may not be read are left alone before they are asked for again.
+const deniedRetry = time.Minute
 
 // followed is a kv.Store as a source.
 type followed struct {
@@ -34,10 +39,23 @@ func (f *followed) Close() {
 }
 
 func (f *followed) Load(ctx context.Context, m *Mirror, roots []string) error {
-	return f.newFollowing(m, roots).load(ctx)
+	if len(roots) == 0 {
+		return nil
+	}
+	g := f.newFollowing(m, roots)
+	r, err := g.read(ctx)
+	if err != nil {
+		return err
+	}
+	g.replace(r)
+	return r.denied
 }
 
 func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan struct{}) {
+	if len(roots) == 0 {
+		<-ctx.Done()
+		return
+	}
 	g := f.newFollowing(m, roots)
 	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
 	var historyGone bool // since the last good round
@@ -68,10 +86,11 @@ type following struct {
 	mirror *Mirror
 	roots  []string
 
-	mu    sync.Mutex // guards the fields below for contact
-	watch kv.Watch   // nil while there is none
-	heard time.Time  // without a watch: when the store was heard last
-	why   error      // why it is not heard any more
+	mu     sync.Mutex // guards the fields below for contact
+	watch  kv.Watch   // nil while there is none
+	heard  time.Time  // without a watch: when the store was heard last
+	why    error      // why it is not heard any more
+	denied error      // why some of the keys are not read
 }
 
 func (f *followed) newFollowing(m *Mirror, roots []string) *following {
@@ -84,17 +103,18 @@ func (f *followed) newFollowing(m *Mirror, roots []string) *following {
 	return g
 }
 
-// contact returns when the store was heard last, and why it is not heard any more.
+// contact returns when the store was heard last, and why it is not heard any more or not of all keys.
 func (g *following) contact() (time.Time, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.watch == nil {
-		return g.heard, g.why
+		return g.heard, errors.Join(g.why, g.denied)
 	}
+	heard, why := time.Now(), error(nil)
 	if w, ok := g.watch.(interface{ Contact() (time.Time, error) }); ok {
-		return w.Contact()
+		heard, why = w.Contact()
 	}
-	return time.Now(), nil
+	return heard, errors.Join(why, g.denied)
 }
 
 // hear notes that the store has answered, and by what watch it is heard from now on.
@@ -106,6 +126,14 @@ func (g *following) hear(watch kv.Watch) {
 	if was != nil {
 		g.log.Info("reading the store again")
 	}
+}
+
+// silent notes that the watch is over, and when it was heard last.
+func (g *following) silent() {
+	heard, _ := g.contact()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.watch, g.heard = nil, heard
 }
 
 // troubled notes why the store cannot be followed. One line tells of the trouble, another of its end.
@@ -121,99 +149,228 @@ func (g *following) troubled(reason error) {
 	}
 }
 
-// load reads all roots into the mirror.
-func (g *following) load(ctx context.Context) error {
-	pairs := map[string]string{}
-	var from Origin
-	for i, root := range g.roots {
-		at, err := g.list(ctx, root, pairs)
+// refused notes why some keys may not be read, nil if all may.
+func (g *following) refused(denied error) {
+	g.mu.Lock()
+	was := g.denied
+	g.denied = denied
+	g.mu.Unlock()
+	switch {
+	case denied != nil && (was == nil || was.Error() != denied.Error()):
+		g.log.Error("some keys may not be read; files made of them stay as they are, the others go on", "reason", denied)
+	case denied == nil && was != nil:
+		g.log.Info("all keys may be read now")
+	}
+}
+
+// reading is everything at and below some keys, at one index.
+type reading struct {
+	roots  []string
+	from   Origin
+	seen   []kv.Index // of kv.Result
+	pairs  map[string]string
+	denied error // why not all the keys that are wanted are among roots
+}
+
+// read reads all roots. Those that may not be read do not stop the others.
+func (g *following) read(ctx context.Context) (reading, error) {
+	r, err := g.readThese(ctx, g.roots)
+	if !kv.Is(err, kv.Denied) || len(g.roots) == 1 {
+		return r, err
+	}
+	var permitted []string
+	var denied []error
+	for _, root := range g.roots {
+		_, err := g.readThese(ctx, []string{root})
 		switch {
+		case kv.Is(err, kv.Denied):
+			denied = append(denied, err)
 		case err != nil:
-			return err
-		case i > 0 && from.Cluster != at.Cluster && from.Cluster != "" && at.Cluster != "":
-			return errors.New("the store was replaced by another one while it was read; try again")
-		case i == 0 || at.Index < from.Index:
-			from = at
+			return reading{}, err
+		default:
+			permitted = append(permitted, root)
 		}
 	}
-	if g.mirror.Replace(g.roots, from, pairs) {
-		g.log.Warn("the store was replaced by another one: everything was read again", "cluster", from.Cluster, "index", from.Index)
+	if len(permitted) == 0 {
+		return reading{}, errors.Join(denied...)
 	}
-	return nil
+	r, err = g.readThese(ctx, permitted)
+	r.denied = errors.Join(denied...)
+	return r, err
 }
 
-// list adds what is at and below root to pairs, and returns where that was read. A root that is absent is
-// empty.
-func (g *following) list(ctx context.Context, root string, pairs map[string]string) (Origin, error) {
-	result, err := g.store.Read(ctx, kv.Read{Key: root, Recursive: true, Quorum: true})
-	from := Origin{result.Cluster, result.Index}
+func (g *following) readThese(ctx context.Context, roots []string) (reading, error) {
+	result, err := g.store.Read(ctx, kv.Read{Key: kv.Common(roots), Recursive: true, Quorum: true, Only: roots})
 	switch {
-	case err == nil:
-		flatten(result.Node, pairs)
-	case kv.Is(err, kv.NotFound):
-		from = originOf(err)
-	default:
-		return from, err
+	case err != nil:
+		return reading{}, err
+	case result.Node == nil || !result.Node.Dir:
+		return reading{}, fmt.Errorf("cannot read %s: the answer is no directory", strings.Join(roots, " "))
+	case result.Index == 0:
+		return reading{}, fmt.Errorf("cannot read %s: the answer does not say at which index the store is", strings.Join(roots, " "))
 	}
-	if from.Index == 0 {
-		return from, fmt.Errorf("cannot read %s: the answer does not say at which index the store is", keyName(root))
-	}
-	return from, nil
+	r := reading{roots: roots, from: Origin{result.Cluster, result.Index}, seen: result.Seen, pairs: map[string]string{}}
+	flatten(result.Node, r.pairs)
+	return r, nil
 }
 
-// round reads everything at index i and watches from i+1, or reads only, until the interval is over; then it
-// returns nil. After an error it is time to read again. It never watches from "now", so that it skips no
-// change.
+// replace makes the mirror what was read.
+func (g *following) replace(r reading) {
+	if g.mirror.Replace(r.roots, r.from, r.pairs) {
+		g.log.Warn("the store was replaced by another one: everything was read again", "cluster", r.from.Cluster, "index", r.from.Index)
+	}
+	g.refused(r.denied)
+}
+
+// round reads everything at index i and watches from i+1, or reads only, until it is time to begin anew; then it
+// returns nil. After an error too everything has to be read again. It never watches from "now", so that it
+// skips no change.
 func (g *following) round(ctx context.Context) error {
-	if err := g.load(ctx); err != nil {
+	r, err := g.read(ctx)
+	if err != nil {
 		return err
 	}
-	timed, cancel := context.WithTimeout(ctx, g.interval)
-	defer cancel()
+	g.replace(r)
+	if r.denied != nil {
+		short, cancel := context.WithTimeout(ctx, deniedRetry)
+		defer cancel()
+		ctx = short
+	}
 	if !g.followed.watch {
 		g.hear(nil)
-		<-timed.Done()
+		rest, cancel := context.WithTimeout(ctx, g.interval)
+		defer cancel()
+		<-rest.Done()
 		return nil
 	}
-	index := g.mirror.View().Index()
-	events, failed := make(chan kv.Event), make(chan error, len(g.roots))
-	var watchers sync.WaitGroup
-	defer watchers.Wait()
-	defer cancel()
-	for _, root := range g.roots {
-		watch, err := g.store.Watch(timed, kv.WatchFrom{Key: root, Recursive: true, Index: index + 1})
-		if err != nil {
-			return err
-		}
-		g.hear(watch)
-		watchers.Go(func() {
-			defer watch.Close()
-			for {
-				event, err := watch.Next(timed)
-				if err != nil {
-					failed <- err
-					return
-				}
-				select {
-				case events <- event:
-				case <-timed.Done():
-					return
-				}
-			}
-		})
+	return g.follow(ctx, r)
+}
+
+// follow applies what happens after r until ctx ends, and compares with a fresh read at every interval.
+func (g *following) follow(ctx context.Context, r reading) error {
+	watch, err := g.store.Watch(ctx, kv.WatchFrom{Key: kv.Common(r.roots), Recursive: true, Index: r.from.Index + 1, Only: r.roots, Seen: r.seen})
+	if err != nil {
+		return err
 	}
-	defer g.hear(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	events, failed := make(chan kv.Event), make(chan error, 1)
+	var running sync.WaitGroup
+	defer func() {
+		g.silent()
+		cancel()
+		watch.Close()
+		running.Wait()
+	}()
+	g.hear(watch)
+	running.Go(func() { failed <- pass(ctx, watch, events) })
+	compare := time.NewTicker(g.interval)
+	defer compare.Stop()
+	var again reconciliation
 	for {
 		select {
 		case event := <-events:
-			g.mirror.Apply(event)
+			if event.Node.ModifiedIndex > again.known {
+				g.mirror.Apply(event)
+				again.note(event)
+			}
+		case <-compare.C:
+			if r.seen != nil { // what is read key by key cannot be put in order with events
+				return nil
+			}
+			if again.result == nil {
+				result := make(chan reread, 1)
+				again = reconciliation{result: result, known: again.known, from: g.mirror.View().from}
+				running.Go(func() {
+					r, err := g.readThese(ctx, r.roots)
+					result <- reread{r, err}
+				})
+			}
+		case result := <-again.result:
+			merged, err := again.merge(result)
+			switch {
+			case err == nil:
+				g.replace(merged)
+				again = reconciliation{known: merged.from.Index}
+			case kv.Temporary(err) && ctx.Err() == nil:
+				g.log.Warn("everything was to be read again, to compare it with what is known; it is tried again later", "reason", err)
+				again = reconciliation{known: again.known}
+			default: // how things stand is found out by a new round
+				return nil
+			}
 		case err := <-failed:
-			if timed.Err() != nil {
+			if ctx.Err() != nil {
 				return nil
 			}
 			return err
-		case <-timed.Done():
-			return nil
+		}
+	}
+}
+
+// reconciliation is a fresh read of everything, beside a watch that goes on.
+type reconciliation struct {
+	result <-chan reread // nil: none is under way
+	from   Origin        // of the mirror, when it began
+	later  []kv.Event    // since then
+	known  kv.Index      // the mirror has all events up to it from a read; 0: of none
+}
+
+type reread struct {
+	reading
+	err error
+}
+
+// note keeps an event to be applied to what is being read. When there are too many the read is not waited for.
+func (r *reconciliation) note(event kv.Event) {
+	if r.result == nil {
+		return
+	}
+	if r.later = append(r.later, event); len(r.later) > changesMax {
+		*r = reconciliation{known: r.known}
+	}
+}
+
+// merge returns what was read with the events that came later.
+func (r *reconciliation) merge(result reread) (reading, error) {
+	switch {
+	case result.err != nil:
+		return reading{}, result.err
+	case result.seen != nil || r.from.replacedBy(result.from):
+		return reading{}, errors.New("another store has answered")
+	}
+	merged := result.reading
+	for _, event := range r.later {
+		if event.Node.ModifiedIndex > merged.from.Index {
+			fold(merged.pairs, merged.roots, event)
+			merged.from.Index = event.Node.ModifiedIndex
+		}
+	}
+	return merged, nil
+}
+
+// fold brings one event into pairs, which are what is at and below roots.
+func fold(pairs map[string]string, roots []string, event kv.Event) {
+	key := event.Node.Key
+	switch {
+	case event.Removes():
+		maps.DeleteFunc(pairs, func(at, _ string) bool { return at == key || kv.Below(at, key) })
+	case event.Node.Dir:
+		delete(pairs, key)
+	case kv.Among(roots, key):
+		pairs[key] = event.Node.Value
+	}
+}
+
+// pass passes on what watch brings until it fails or ctx ends.
+func pass(ctx context.Context, watch kv.Watch, events chan<- kv.Event) error {
+	for {
+		event, err := watch.Next(ctx)
+		if err != nil {
+			return err
+		}
+		select {
+		case events <- event:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
@@ -227,21 +384,4 @@ func flatten(node *kv.Node, pairs map[string]string) {
 	for _, child := range node.Nodes {
 		flatten(child, pairs)
 	}
-}
-
-// keyName is key as a person writes it.
-func keyName(key string) string {
-	if key == "" {
-		return "/"
-	}
-	return key
-}
-
-// originOf returns where err says that it comes from.
-func originOf(err error) Origin {
-	var e *kv.Error
-	if errors.As(err, &e) {
-		return Origin{e.Cluster, e.Index}
-	}
-	return Origin{}
 }

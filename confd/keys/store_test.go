@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,45 +54,5 @@ func TestEndpointsComeFromTheSettingsOrFromDNSAndGetTheirScheme(t *testing.T) {
 		if got, err := endpoints(c.cfg, Deps{Lookup: lookup}); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%+v: got %q, %v; want %q", c.cfg, got, err, c.want)
 		}
-	}
-}
-
-// swapped answers each read from the next of clusters; the last one stays.
-type swapped struct {
-	kv.Store
-	clusters []string
-}
-
-func (s *swapped) Read(_ context.Context, read kv.Read) (kv.Result, error) {
-	cluster := s.clusters[0]
-	if len(s.clusters) > 1 {
-		s.clusters = s.clusters[1:]
-	}
-	if read.Key == "/absent" {
-		return kv.Result{}, &kv.Error{Kind: kv.NotFound, Index: 5, Cluster: cluster}
-	}
-	return kv.Result{Event: kv.Event{Node: &kv.Node{Key: read.Key, Value: cluster}}, Index: 5, Cluster: cluster}, nil
-}
-
-func TestAStoreThatIsReplacedBetweenTwoKeysIsReadAgainAsAWhole(t *testing.T) {
-	for _, roots := range [][]string{{"/a", "/b"}, {"/a", "/absent"}} {
-		f := &followed{store: &swapped{clusters: []string{"c1", "c2"}}, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
-		m := NewMirror(false)
-		if err := f.Load(t.Context(), m, roots); err == nil || !strings.Contains(err.Error(), "replaced by another one") {
-			t.Errorf("%q read once: %v", roots, err)
-		}
-		if got := dump(m, "/a"); got != "not ready" {
-			t.Errorf("%q read once: the mirror shows %q", roots, got)
-		}
-		synctest.Test(t, func(t *testing.T) { // looked at every hour, it is read again at once
-			f.store = &swapped{clusters: []string{"c1", "c2"}}
-			m := NewMirror(false)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			f.Run(ctx, m, roots, nil)
-			if got := dump(m, "/a"); got != "/a=c2 " {
-				t.Errorf("%q followed: the mirror shows %q", roots, got)
-			}
-		})
 	}
 }

@@ -69,11 +69,8 @@ func (v View) Textual() bool { return v.textual }
 
 // Ready reports whether all of keys have been read: what is absent then is absent in the store.
 func (v View) Ready(keys []string) bool {
-	if !v.complete {
-		return false
-	}
 	for _, key := range keys {
-		if !covers(v.textual, v.roots, key) {
+		if !v.complete || !covers(v.textual, v.roots, key) {
 			return false
 		}
 	}
