@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/template"
@@ -119,79 +120,163 @@ func (v Vars) expand(text string) string {
 	})
 }
 
-// stopGrace is how long a command may go on after its agent has been told to stop: a reload that
-// is cut off in the middle is worse than one that is waited for.
-const stopGrace = 5 * time.Second
-
-// killGrace is how long a command has between SIGTERM and SIGKILL when its time is over.
-const killGrace = 2 * time.Second
+const (
+	// stopGrace is how long a command may go on after its agent has been told to stop: a reload that
+	// is cut off in the middle is worse than one that is waited for.
+	stopGrace = 5 * time.Second
+	// killGrace is how long a command has between SIGTERM and SIGKILL when its time is over.
+	killGrace = 2 * time.Second
+	// outputGrace is how long what a command has printed is waited for after it has ended: a daemon that it
+	// leaves behind may hold its output open for ever.
+	outputGrace = time.Second
+)
 
 // outputBytesMax is how much of a command's output is kept for the log: its end, because that is
 // where the reason of a failure stands.
 const outputBytesMax = 8 << 10
 
-// Run runs c with the placeholders of vars replaced, in a process group of its own and in kvconfd's
-// environment, without input, and waits for it: at most c.Timeout and, once ctx is done, at most five seconds
-// more; then the whole group is told to end, and killed two seconds later. What the command has put into the
-// background with a session of its own is a daemon and left alone. Run returns the end of what the command
-// printed, 8 KiB at most. The error says what c did and repeats that, unless c is Sensitive.
+// Run runs c with the placeholders of vars replaced, in a process group of its own, with kvconfd's environment
+// and without input, and waits for it: at most c.Timeout and, once ctx is done, at most five seconds more. Then
+// the whole group is told to end by SIGTERM, and killed two seconds later. A process that the command has given
+// a session of its own is a daemon and left alone.
+//
+// Run returns the end of what the command printed, 8 KiB at most, in which the destination stands for the file
+// that was checked in its place; nothing of a Sensitive command. The error says what c did and repeats that.
+// Run may be called by several goroutines.
 func Run(ctx context.Context, c Command, vars Vars) (output string, err error) {
-	timeout := c.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
-	running, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
-	defer cancel()
-	finished := make(chan struct{})
-	defer close(finished)
-	stop := context.AfterFunc(ctx, func() {
-		select {
-		case <-time.After(stopGrace):
-			cancel()
-		case <-finished:
-		}
-	})
-	defer stop()
-
 	var kept tail
-	err = c.With(vars).run(running, &kept)
-	output = strings.TrimSpace(string(kept))
-	switch {
-	case err == nil:
-		return output, nil
-	case errors.Is(running.Err(), context.DeadlineExceeded):
-		err = fmt.Errorf("%q was killed because it took longer than %v", c, timeout)
-	case running.Err() != nil:
-		err = fmt.Errorf("%q was killed because the agent was stopped", c)
-	default:
-		err = fmt.Errorf("%q failed: %w", c, err)
+	err = c.With(vars).run(ctx, &kept)
+	if !c.Sensitive {
+		output = vars.unstaged(strings.ToValidUTF8(strings.TrimSpace(string(kept)), "?"))
 	}
-	if output != "" && !c.Sensitive {
+	if err == nil {
+		return output, nil
+	}
+	err = fmt.Errorf("%s %w", c.quoted(), err)
+	switch {
+	case c.Sensitive && len(kept) > 0:
+		err = fmt.Errorf("%w; what it printed is not shown, because the content is sensitive", err)
+	case output != "":
 		err = fmt.Errorf("%w: %s", err, output)
 	}
 	return output, err
 }
 
-// run starts c, whose placeholders are replaced, and waits for it until ctx ends.
+// quoted returns c for a message.
+func (c Command) quoted() string {
+	if len(c.Argv) > 0 {
+		return c.String()
+	}
+	return strconv.Quote(c.Shell)
+}
+
+// unstaged returns text with the names of staged files turned into those of the files they are for. Names that
+// are made up anew at each try would make the same failure look like another.
+func (v Vars) unstaged(text string) string {
+	if v.Src != "" && v.Dest != "" {
+		text = strings.ReplaceAll(text, v.Src, v.Dest)
+	}
+	if v.Dir != "" {
+		text = strings.ReplaceAll(text, v.Dir+"/", "/")
+	}
+	return text
+}
+
+// run starts c, whose placeholders are replaced, and waits for it. The error says how it ended, as what follows
+// its name in a sentence.
 func (c Command) run(ctx context.Context, output *tail) error {
 	argv := c.Argv
 	if len(argv) == 0 {
 		argv = []string{"/bin/sh", "-c", c.Shell}
 	}
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	// A daemon that the command leaves behind may hold its output open: that is not waited for.
-	cmd.WaitDelay = time.Second
-	err := cmd.Run()
-	switch {
-	case errors.Is(err, exec.ErrWaitDelay):
-		return nil
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("not found: %w", err)
+	cmd.WaitDelay = outputGrace
+	if err := cmd.Start(); err != nil {
+		return c.notStarted(err)
 	}
-	return err
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	err, cut := c.await(ctx, ended)
+	if cut == "" {
+		return c.explain(err)
+	}
+	group := -cmd.Process.Pid
+	_ = syscall.Kill(group, syscall.SIGTERM) // fails if nothing of it is left
+	grace := time.NewTimer(killGrace)
+	defer grace.Stop()
+	select {
+	case <-ended:
+		_ = syscall.Kill(group, syscall.SIGKILL) // whoever does not listen to SIGTERM
+	case <-grace.C:
+		_ = syscall.Kill(group, syscall.SIGKILL)
+		<-ended
+	}
+	return errors.New("was killed because " + cut)
+}
+
+// await returns how the command ended, or why it must be cut off.
+func (c Command) await(ctx context.Context, ended <-chan error) (err error, cut string) {
+	timeout := c.Timeout
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	var stopped <-chan time.Time
+	for done := ctx.Done(); ; {
+		select {
+		case err := <-ended:
+			return err, ""
+		case <-deadline.C:
+			return nil, fmt.Sprintf("it took longer than %v", timeout)
+		case <-stopped:
+			return nil, "the agent was stopped"
+		case <-done:
+			done = nil
+			grace := time.NewTimer(stopGrace)
+			defer grace.Stop()
+			stopped = grace.C
+		}
+	}
+}
+
+// notStarted says why a program could not be started.
+func (c Command) notStarted(err error) error {
+	switch {
+	case len(c.Argv) == 0 && errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("failed: not found: there is no /bin/sh here; write the command as a list of a program and its arguments (%w)", err)
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("failed: not found: %s; install it, or give its whole path (%w)", c.Argv[0], err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("failed: it may not be executed by this user (%w)", err)
+	}
+	return fmt.Errorf("failed: it could not be started: %w", err)
+}
+
+// The exit codes with which a shell says that it could not run a command.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// explain says how a command ended; nil if it succeeded.
+func (c Command) explain(err error) error {
+	var exit *exec.ExitError
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // it succeeded, and its output is held open by another
+		return nil
+	case !errors.As(err, &exit):
+		return fmt.Errorf("failed: %w", err)
+	case exit.ExitCode() == exitNotFound:
+		return fmt.Errorf("failed: not found: %w, with which a shell says that there is no such program in its PATH", err)
+	case exit.ExitCode() == exitNotExecutable:
+		return fmt.Errorf("failed: %w, with which a shell says that a program may not be executed", err)
+	case !exit.Exited():
+		return fmt.Errorf("failed: it was ended from outside, not by kvconfd: %w", err)
+	}
+	return fmt.Errorf("failed: %w", err)
 }
 
 // tail keeps the last outputBytesMax bytes written to it.

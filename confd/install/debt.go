@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -21,21 +22,33 @@ import (
 const (
 	debtSuffix = ".reload-pending"
 	goodSuffix = ".last-good"
+	keptSuffix = ".in-place" // the old content while a mount is written in place
+	madeSuffix = ".manifest" // the files that a resource with for_each has made
 )
 
 func (f File) debtPath() string { return f.hidden(debtSuffix) }
 func (f File) goodPath() string { return f.hidden(goodSuffix) }
 
 func (f File) hidden(suffix string) string {
-	return filepath.Join(filepath.Dir(f.Path), "."+filepath.Base(f.Path)+suffix)
+	return filepath.Join(filepath.Dir(f.Path), "."+short(filepath.Base(f.Path))+suffix)
+}
+
+// short returns name, or for a very long one its beginning and its sum, so that what is kept beside it can have
+// a name too.
+func short(name string) string {
+	const longest, beginning = 230, 180
+	if len(name) <= longest {
+		return name
+	}
+	return fmt.Sprintf("%s~%x", name[:beginning], sha256.Sum256([]byte(name)))[:longest]
 }
 
 // IsBeside reports whether path is named like one of the files that this package keeps beside
-// destinations: staged, a debt, or a version to go back to.
+// destinations: staged, a debt, a version to go back to, an old content, or a manifest.
 func IsBeside(path string) bool {
 	suffix := filepath.Ext(path)
 	isStaged := len(suffix) > 1 && strings.Trim(suffix[1:], "0123456789") == ""
-	return strings.HasPrefix(filepath.Base(path), ".") && (isStaged || suffix == debtSuffix || suffix == goodSuffix)
+	return strings.HasPrefix(filepath.Base(path), ".") && (isStaged || slices.Contains([]string{debtSuffix, goodSuffix, keptSuffix, madeSuffix}, suffix))
 }
 
 // Owe records that the destination's reader has to be told of a change.
@@ -103,7 +116,7 @@ func parseGood(data []byte) (Good, error) {
 	if _, err := fmt.Sscanf(string(header)+"\n", goodHeader, &g.Index, &g.Keys, &sum); err != nil {
 		return Good{}, fmt.Errorf("its first line is %.100q", header)
 	}
-	if want := sha256.Sum256(content); !bytes.Equal(sum, want[:]) {
+	if !sums(content, sum) {
 		return Good{}, errors.New("its content was changed or cut off")
 	}
 	return g, nil

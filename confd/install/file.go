@@ -12,7 +12,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,7 +20,8 @@ import (
 	"time"
 )
 
-// File is a destination: where the bytes go and what the file must look like.
+// File is a destination: where the bytes go and what the file must look like. Its methods may be used by one
+// goroutine at a time for each Path.
 type File struct {
 	Path string
 	// Mode holds the permission bits; nil keeps those of the existing file, 0644 for a new one.
@@ -31,19 +31,36 @@ type File struct {
 	// Follow writes the file that a symbolic link at Path leads to; otherwise the link is replaced. What is
 	// kept beside the destination stays beside the link.
 	Follow bool
+
+	fault func(call string) error // lets a test fail a call: "create", "write", "chown", "chmod", "sync", "rename", "flush"
 }
 
-// Differs reports whether the destination is not exactly what it should be: content, mode, owner.
-func (f File) Differs(content []byte) (bool, error) {
-	info, err := os.Lstat(f.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
+// try reports the fault that a test wants, or does call.
+func (f File) try(name string, call func() error) error {
+	if f.fault != nil {
+		if err := f.fault(name); err != nil {
+			return err
+		}
 	}
+	return call()
+}
+
+// Differs reports whether the destination is not exactly what it should be: content, mode, owner. What is there
+// but cannot be replaced, a directory, a device or a pipe, is an error.
+func (f File) Differs(content []byte) (bool, error) {
+	path, err := f.target()
 	if err != nil {
 		return false, err
 	}
-	if info.IsDir() {
-		return false, fmt.Errorf("%s is a directory; dest must name a file", f.Path)
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err == nil {
+		err = f.refuse(info)
+	}
+	if err != nil {
+		return false, err
 	}
 	if !info.Mode().IsRegular() || info.Size() != int64(len(content)) {
 		return true, nil
@@ -55,11 +72,52 @@ func (f File) Differs(content []byte) (bool, error) {
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && (int(owner.Uid) != uid || int(owner.Gid) != gid) {
 		return true, nil
 	}
-	current, err := os.ReadFile(f.Path)
+	current, err := readBounded(path, info.Size())
 	if err != nil {
 		return false, err
 	}
 	return !bytes.Equal(current, content), nil
+}
+
+// refuse reports why what is at the destination must not be replaced. info is not that of a followed link.
+func (f File) refuse(info fs.FileInfo) error {
+	if info.Mode()&fs.ModeSymlink != 0 {
+		behind, err := os.Stat(f.Path)
+		if err != nil || behind.Mode().IsRegular() || behind.IsDir() {
+			return nil // replaced by a file
+		}
+		info = behind
+	}
+	switch {
+	case info.IsDir():
+		return fmt.Errorf("%s is a directory; dest must name a file", f.Path)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is a device, pipe or socket (%v); dest must name a file", f.Path, info.Mode().Type())
+	}
+	return nil
+}
+
+// linksMax is how many symbolic links are followed, as the kernel does.
+const linksMax = 40
+
+// target returns the path that is written: Path, or with Follow what the links there lead to, be it there or not.
+func (f File) target() (string, error) {
+	path := f.Path
+	for range linksMax {
+		info, err := os.Lstat(path)
+		if !f.Follow || err != nil || info.Mode()&fs.ModeSymlink == 0 {
+			return path, nil
+		}
+		next, err := os.Readlink(path)
+		if err != nil {
+			return "", err
+		}
+		if !filepath.IsAbs(next) {
+			next = filepath.Join(filepath.Dir(path), next)
+		}
+		path = next
+	}
+	return "", fmt.Errorf("%s is a symbolic link that leads to more than %d others; correct it, or use symlink = \"replace\"", f.Path, linksMax)
 }
 
 // bits keeps what chmod can change.
@@ -92,75 +150,80 @@ func (f File) mode() fs.FileMode {
 // Staged is a complete new version that waits beside its destination.
 type Staged struct {
 	Path string // of the staged file, for the check
-	file File
+
+	file    File
+	target  string // that will be replaced
+	content []byte
 }
 
+// Dest returns the destination that s waits for.
+func (s *Staged) Dest() string { return s.file.Path }
+
 // Stage writes content to a temporary file in the destination's directory with its final mode
-// and owner, flushed to disk. On error nothing is left behind.
+// and owner, flushed to disk. On error nothing is left behind. content must not be changed before Commit.
 func (f File) Stage(content []byte) (*Staged, error) {
-	temporary, err := os.CreateTemp(filepath.Dir(f.Path), "."+filepath.Base(f.Path)+".")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot write %s: the directory %s does not exist; create it, or correct dest", f.Path, filepath.Dir(f.Path))
+	target, err := f.target()
+	if err != nil {
+		return nil, err
+	}
+	var temporary *os.File
+	err = f.try("create", func() (err error) {
+		temporary, err = os.CreateTemp(filepath.Dir(target), "."+short(filepath.Base(target))+".")
+		return err
+	})
+	if err != nil {
+		return nil, f.explain("create", err)
+	}
+	staged := &Staged{Path: temporary.Name(), file: f, target: target, content: content}
+	failed, err := f.fill(temporary, content)
+	if closed := temporary.Close(); err == nil && closed != nil {
+		failed, err = "write", closed
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot stage %s: %w", f.Path, err)
-	}
-	staged := &Staged{Path: temporary.Name(), file: f}
-	_, err = temporary.Write(content)
-	if err == nil {
-		err = f.dress(temporary)
-	}
-	if err == nil {
-		err = temporary.Sync()
-	}
-	if err = errors.Join(err, temporary.Close()); err != nil {
 		staged.Discard()
-		return nil, fmt.Errorf("cannot stage %s: %w", f.Path, err)
+		return nil, f.explain(failed, err)
 	}
 	return staged, nil
 }
 
-// dress gives an open file its owner and mode, in this order because chown clears setuid.
-func (f File) dress(file *os.File) error {
+// fill makes an open, empty file the new version, on disk. The owner comes before the mode because chown
+// clears setuid. It returns the call that failed.
+func (f File) fill(file *os.File, content []byte) (failed string, err error) {
 	uid, gid := f.owner()
-	if err := file.Chown(uid, gid); err != nil {
-		return err
+	for _, step := range []struct {
+		name string
+		call func() error
+	}{
+		{"write", func() error { _, err := file.Write(content); return err }},
+		{"chown", func() error { return file.Chown(uid, gid) }},
+		{"chmod", func() error { return file.Chmod(f.mode()) }},
+		{"sync", file.Sync},
+	} {
+		if err := f.try(step.name, step.call); err != nil {
+			return step.name, err
+		}
 	}
-	return file.Chmod(f.mode())
+	return "", nil
 }
 
 // Commit puts the staged version in the destination's place. Where the destination cannot be
 // renamed over because it is itself a mount, as a file bound into a container is, the content is
-// written into it; that is not atomic, and a crash in the middle is made good by the next pass.
+// written into it, while the old content is kept beside; a crash in the middle is made good by Sweep.
+//
+// After an error the destination is as it was, but for one: that the directory could not be flushed says that
+// the new version is in place, and may be gone after a crash of the machine.
 func (s *Staged) Commit() error {
-	err := os.Rename(s.Path, s.file.Path)
+	err := s.file.try("rename", func() error { return os.Rename(s.Path, s.target) })
 	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
-		err = s.overwrite()
+		return s.overwrite()
 	}
 	if err != nil {
-		return fmt.Errorf("cannot replace %s: %w", s.file.Path, err)
+		return s.file.explain("rename", err)
 	}
-	return syncDir(filepath.Dir(s.file.Path))
-}
-
-func (s *Staged) overwrite() (err error) {
-	from, err := os.Open(s.Path)
+	err = s.file.try("flush", func() error { return syncDir(filepath.Dir(s.target)) })
 	if err != nil {
-		return err
+		return s.file.explain("flush", err)
 	}
-	defer from.Close()
-	to, err := os.OpenFile(s.file.Path, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, to.Close()) }()
-	if _, err := io.Copy(to, from); err != nil {
-		return err
-	}
-	if err := errors.Join(s.file.dress(to), to.Sync()); err != nil {
-		return err
-	}
-	s.Discard()
 	return nil
 }
 
@@ -177,19 +240,72 @@ func syncDir(path string) error {
 	return dir.Sync()
 }
 
+// explain says what could not be done with the destination, why, and what to try.
+func (f File) explain(call string, err error) error {
+	return fmt.Errorf("cannot write %s: %s%w", f.Path, f.hint(call, err), unnamed(err))
+}
+
+// unnamed takes the name of the staged file off an error: it is another at each try.
+func unnamed(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return fmt.Errorf("%s: %w", path.Op, path.Err)
+	case errors.As(err, &link):
+		return fmt.Errorf("%s: %w", link.Op, link.Err)
+	}
+	return err
+}
+
+// hint is the part of an error's sentence that helps.
+func (f File) hint(call string, err error) string {
+	dir := filepath.Dir(f.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("the directory %s does not exist; create it, or correct dest: ", dir)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Sprintf("there is no room left where %s is; the file stays as it was until there is: ", dir)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Sprintf("%s is on a read-only file system; mount it writable (a systemd unit: ReadWritePaths=%s), or choose another dest: ", dir, dir)
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return "its name is longer than the file system allows; choose a shorter dest: "
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Sprintf("%s is not a directory; correct dest: ", dir)
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTEMPTY), errors.Is(err, fs.ErrExist):
+		return "it is a directory; dest must name a file: "
+	case !errors.Is(err, fs.ErrPermission):
+		return ""
+	case call == "create":
+		return fmt.Sprintf("user %d may not create files in %s, which is how a file is replaced in one step; let it, or run as root: ", os.Geteuid(), dir)
+	case call == "chown":
+		uid, gid := f.owner()
+		return fmt.Sprintf("user %d may not give it to %d:%d; run as root, or leave owner, group, uid and gid out: ", os.Geteuid(), uid, gid)
+	case call == "rename":
+		return "the existing file must not be replaced: it is immutable (see lsattr), or belongs to another user in a sticky directory: "
+	}
+	return ""
+}
+
 // staleAfter is the age at which a staged file cannot belong to a running pass any more.
 const staleAfter = time.Hour
 
-// Sweep removes staged files that a crash left beside the destination.
+// Sweep puts right what a crash left: it removes old staged files beside the destination, and puts back the
+// content of a destination that was being written in place. It is to be called before the first pass.
 func (f File) Sweep() error {
-	leftovers, err := filepath.Glob(globQuote(f.hidden(".")) + "[0-9]*")
+	problems := []error{f.heal()}
+	target, err := f.target()
+	if err != nil {
+		return errors.Join(append(problems, err)...)
+	}
+	stem := filepath.Join(filepath.Dir(target), "."+short(filepath.Base(target))+".")
+	leftovers, err := filepath.Glob(globQuote(stem) + "[0-9]*")
 	if err != nil {
 		return err
 	}
-	var problems []error
 	for _, path := range leftovers {
 		info, err := os.Lstat(path)
-		digits := strings.Trim(strings.TrimPrefix(path, f.hidden(".")), "0123456789") == ""
+		digits := strings.Trim(strings.TrimPrefix(path, stem), "0123456789") == ""
 		if err == nil && digits && info.Mode().IsRegular() && time.Since(info.ModTime()) > staleAfter {
 			problems = append(problems, removeIfThere(path))
 		}

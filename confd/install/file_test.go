@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/e2e/parts"
 )
@@ -199,32 +197,6 @@ func TestALinkAtTheDestinationIsReplacedNotFollowed(t *testing.T) {
 	put(t, f, "new")
 	if data, _ := os.ReadFile(victim); string(data) != "precious" || content(t, f) != "new" {
 		t.Errorf("the link's target has %q, the destination %q", data, content(t, f))
-	}
-}
-
-func TestABindMountedFileIsWrittenInPlace(t *testing.T) {
-	parts.Need(t, "root")
-	f := destination(t)
-	outside := filepath.Join(t.TempDir(), "outside.cfg")
-	for _, path := range []string{f.Path, outside} {
-		if err := os.WriteFile(path, []byte("a longer old text"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := unix.Mount(outside, f.Path, "", unix.MS_BIND, ""); err != nil {
-		t.Skipf("part missing: mount: %v", err)
-	}
-	t.Cleanup(func() { unix.Unmount(f.Path, unix.MNT_DETACH) })
-	f.Mode = ref(fs.FileMode(0o600))
-	put(t, f, "new")
-	if data, _ := os.ReadFile(outside); string(data) != "new" {
-		t.Errorf("the mounted file has %q", data)
-	}
-	if differs(t, f, "new") {
-		t.Error("differs right after Commit")
-	}
-	if got := names(t, f); !slices.Equal(got, []string{"proxy.cfg"}) {
-		t.Errorf("left behind: %q", got)
 	}
 }
 

@@ -1,0 +1,15 @@
+package install
+
+// WithFault returns f with a function that may fail each of its calls, by name.
+func WithFault(f File, fault func(call string) error) File {
+	f.fault = fault
+	return f
+}
+
+// ParseManifest is parseManifest for names that end in .conf.
+func ParseManifest(data []byte) (map[string][]string, error) {
+	return parseManifest(data, (&Manifest{suffix: ".conf"}).isOwn)
+}
+
+// ParseGood is parseGood.
+func ParseGood(data []byte) (Good, error) { return parseGood(data) }
