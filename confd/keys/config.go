@@ -39,6 +39,10 @@ type Config struct {
 
 	Watch    bool          // follow changes; otherwise look at every Interval
 	Interval time.Duration // between two looks at everything, with or without Watch; positive
+
+	// StateDir is the directory for what is known of stores, so that the next start is not without keys if its
+	// store does not answer; "" for none. It is made if it is not there.
+	StateDir string
 }
 
 // Deps is what sources take from the outside. The zero value is the real world.

@@ -30,6 +30,7 @@ type Mirror struct {
 	complete bool     // roots have been read, be they none
 	from     Origin
 	stale    time.Time // when what is here was true, if that was an earlier run; else zero
+	version  uint64    // changes with every change, and with every read of everything
 	replaced time.Time // when another store was last found in the place of the one before; zero: never
 
 	heard func() (time.Time, error) // nil: nobody asks
@@ -209,6 +210,7 @@ func (m *Mirror) Replace(roots []string, from Origin, pairs map[string]string) (
 		m.replaced = time.Now()
 		another = true
 	}
+	m.version++
 	known, wasStale := m.roots, !m.stale.IsZero()
 	wasComplete := m.complete
 	m.change()
@@ -230,6 +232,40 @@ func (m *Mirror) Replace(roots []string, from Origin, pairs map[string]string) (
 		m.set(key, value, from.Index)
 	}
 	return another
+}
+
+// restore makes a mirror that has read nothing yet hold what an earlier run has left, which was true at a time
+// before now. It reports whether it did.
+func (m *Mirror) restore(s Snapshot) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.complete {
+		return false
+	}
+	m.tree, m.shared, m.view = s.View.tree.Copy(), false, View{}
+	m.roots, m.complete, m.from, m.stale = s.View.roots, true, s.View.from, s.Time
+	for _, sub := range m.all {
+		m.everything(sub)
+	}
+	return true
+}
+
+// toSave returns what is to be saved, and its version; false if that is the one which was saved last, or if
+// it is not from a store that was heard.
+func (m *Mirror) toSave(saved uint64) (View, uint64, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.complete || !m.stale.IsZero() || m.version == saved {
+		return View{}, saved, false
+	}
+	return m.current(), m.version, true
+}
+
+// silent reports whether nothing has been read yet.
+func (m *Mirror) silent() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.complete
 }
 
 // replacedBy reports whether what was read at o cannot be the past of what is read at now.
@@ -297,6 +333,7 @@ func (m *Mirror) delete(key string, expired bool, index kv.Index) {
 // note keeps a change for those whom it concerns and wakes them. What it costs grows with the depth of the
 // key and with those woken. The caller holds the lock.
 func (m *Mirror) note(change Change) {
+	m.version++
 	number := m.first + uint64(len(m.changes))
 	if m.textual {
 		for _, s := range m.all {

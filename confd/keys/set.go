@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -22,11 +23,17 @@ type Set struct {
 type member struct {
 	source Source
 	mirror *Mirror
+	keeper *keeper // nil: nothing is kept on disk
 	poke   chan struct{}
 }
 
 // NewSet returns a set without sources.
-func NewSet(deps Deps) *Set { return &Set{deps: deps, members: map[string]*member{}} }
+func NewSet(deps Deps) *Set {
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Set{deps: deps, members: map[string]*member{}}
+}
 
 // Mirror returns the mirror of the source that cfg names, and opens the source if the set does not have it
 // yet. Errors are those of Open.
@@ -42,6 +49,9 @@ func (s *Set) Mirror(cfg Config) (*Mirror, error) {
 		return nil, err
 	}
 	m := &member{source: source, mirror: NewMirror(cfg.Polls()), poke: make(chan struct{}, 1)}
+	if cfg.StateDir != "" && !cfg.Polls() {
+		m.keeper = newKeeper(cfg, m.mirror, s.deps.Log)
+	}
 	s.members[identity] = m
 	return m.mirror, nil
 }
@@ -49,7 +59,7 @@ func (s *Set) Mirror(cfg Config) (*Mirror, error) {
 // identity is the same for settings that mean the same source.
 func (c Config) identity() string {
 	return fmt.Sprintf("%q", []any{
-		c.Backend, c.Scheme, c.SRV, c.Files, c.Filter, fmt.Sprint(c.Watch, c.Interval),
+		c.Backend, c.Scheme, c.SRV, c.Files, c.Filter, c.StateDir, fmt.Sprint(c.Watch, c.Interval),
 		c.Client.Endpoints, c.Client.Username, c.Client.Password, c.Client.PasswordFile,
 		c.Client.CAFile, c.Client.CertFile, c.Client.KeyFile,
 	})
@@ -72,6 +82,9 @@ func (s *Set) Run(ctx context.Context, wanted map[*Mirror][]string) {
 	var running sync.WaitGroup
 	for _, m := range s.wanted(wanted) {
 		running.Go(func() { m.source.Run(ctx, m.mirror, Roots(wanted[m.mirror]), m.poke) })
+		if m.keeper != nil {
+			running.Go(func() { m.keeper.run(ctx) })
+		}
 	}
 	running.Wait()
 }
