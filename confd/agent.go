@@ -8,10 +8,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/keys"
@@ -28,12 +28,11 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	source, err := keys.Open(cfg.source(), keys.Deps{Log: deps.Log, Store: deps.Store, Lookup: deps.Lookup})
+	a, err := newAgent(cfg, deps)
 	if err != nil {
 		return err
 	}
-	defer source.Close()
-	a := &agent{cfg: cfg, deps: deps, source: source, told: map[string]string{}}
+	defer a.close()
 	err = a.load()
 	switch {
 	case cfg.Onetime && err == nil:
@@ -41,22 +40,51 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	case cfg.Onetime || err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	return a.forever(ctx) // a directory that is not there yet is waited for
+	a.forever(ctx) // a directory that is not there yet is waited for
+	return nil
 }
 
-// looksMax bounds how often the directory is read again while ever more of it comes into being.
-const looksMax = 8
+// ownStore is the name, among an agent's stores, of the one that the program's settings name.
+const ownStore = ""
 
-// agent is a running kvconfd. It belongs to the goroutine that called Run.
+// agent is a running kvconfd. It belongs to the goroutine that called Run, but for what control asks.
 type agent struct {
-	cfg       Config
-	deps      Deps
-	source    keys.Source
+	*shared
 	resources []resource.Resource // what is at work
-	broken    int                 // resource files that cannot be used as they are now
+	bad       map[string]string   // by resource file: why it cannot be used as it is now
 	told      map[string]string   // by resource file: what has been logged about its present version
 	trouble   string              // with the directory as a whole, so that it is told once
 	covered   []string            // what was watched after the last look
+
+	stores  map[string]*store // by what their settings say
+	groups  map[string]*working
+	running sync.WaitGroup // of groups, those that have been told to end included
+
+	mu      sync.Mutex // guards the field below
+	present present
+}
+
+// working is a group at work.
+type working struct {
+	*group
+	tasks []task
+	stop  context.CancelFunc
+}
+
+func newAgent(cfg Config, deps Deps) (*agent, error) {
+	a := &agent{shared: newShared(cfg, deps), told: map[string]string{}, bad: map[string]string{}, stores: map[string]*store{}, groups: map[string]*working{}}
+	own, err := newStore(cfg.source(), keys.Deps{Log: deps.Log, Store: deps.Store, Lookup: deps.Lookup})
+	if err != nil {
+		return nil, err
+	}
+	a.stores[ownStore] = own
+	return a, nil
+}
+
+func (a *agent) close() {
+	for _, s := range a.stores {
+		s.close()
+	}
 }
 
 // load reads the configuration directory. A file that cannot be used keeps its last good version
@@ -71,14 +99,14 @@ func (a *agent) load() error {
 	}
 	told := map[string]string{}
 	var resources, older []resource.Resource
-	a.broken = 0
+	a.bad = map[string]string{}
 	for _, l := range loaded {
 		a.tell(l, told)
 		if l.Err == nil {
-			resources = append(resources, l.Resource)
+			resources = append(resources, a.mapped(l.Resource))
 			continue
 		}
-		a.broken++
+		a.bad[l.File] = l.Err.Error()
 		if i := slices.IndexFunc(a.resources, func(r resource.Resource) bool { return r.File == l.File }); i >= 0 {
 			older = append(older, a.resources[i])
 		}
@@ -89,9 +117,6 @@ func (a *agent) load() error {
 		}
 	}
 	slices.SortStableFunc(resources, func(x, y resource.Resource) int { return cmp.Compare(x.File, y.File) })
-	for i, r := range resources {
-		resources[i].Keys = a.keysOf(r)
-	}
 	a.resources, a.told = resources, told
 	return nil
 }
@@ -112,154 +137,254 @@ func (a *agent) tell(l resource.Loaded, told map[string]string) {
 	}
 }
 
-// once makes one pass over everything.
+// settings returns where the keys of r come from, and the name of that among the stores.
+func (a *agent) settings(r resource.Resource) (name string, settings keys.Config) {
+	if r.Backend == nil {
+		return ownStore, a.cfg.source()
+	}
+	settings = a.cfg.sourceOf(*r.Backend)
+	return fmt.Sprintf("%+v", *r.Backend), settings
+}
+
+// mapped returns r with the keys of its backend that stand for its own.
+func (a *agent) mapped(r resource.Resource) resource.Resource {
+	_, settings := a.settings(r)
+	mapped := make([]string, len(r.Keys))
+	for i, key := range r.Keys {
+		mapped[i] = settings.Key(key)
+	}
+	r.Keys = resource.Minimal(mapped)
+	return r
+}
+
+// open returns the tasks that the resources are, and what is to be followed in which store. A store that
+// cannot be opened is left out, with its resources, until the next look.
+func (a *agent) open() (tasks []task, roots map[string][]string) {
+	roots = map[string][]string{ownStore: nil}
+	if a.cfg.Moments != "" && !a.cfg.Onetime {
+		roots[ownStore] = []string{a.cfg.Moments}
+	}
+	for _, r := range a.resources {
+		name, settings := a.settings(r)
+		if a.stores[name] == nil {
+			opened, err := newStore(settings, keys.Deps{Log: a.deps.Log, Lookup: a.deps.Lookup})
+			if err != nil {
+				a.deps.Log.Error("the backend of a resource cannot be used", "file", r.File, "reason", err)
+				a.bad[r.File] = fmt.Sprintf("resource file %s: %v", r.File, err)
+				continue
+			}
+			a.stores[name] = opened
+		}
+		tasks = append(tasks, task{Resource: r, mirror: a.stores[name].mirror})
+		roots[name] = append(roots[name], r.Keys...)
+	}
+	for name := range roots {
+		roots[name] = keys.Roots(roots[name])
+	}
+	return tasks, roots
+}
+
+// once makes one pass over everything. It goes by the order of the resource files, as one may be
+// checked against the file or the reload of another before it; a reader is reloaded once, when the last
+// of its files is in place.
 func (a *agent) once(ctx context.Context) error {
-	m := keys.NewMirror(a.cfg.source().Polls())
-	loadErr := a.source.Load(ctx, m, a.roots())
-	done := passOnce(ctx, newGroups(a.resources, m, a.cfg, a.deps))
+	tasks, roots := a.open()
+	var problems []error
+	for _, name := range slices.Sorted(maps.Keys(roots)) {
+		if s := a.stores[name]; name != ownStore || len(roots[name]) > 0 || s.settings.Polls() {
+			problems = append(problems, s.source.Load(ctx, s.mirror, roots[name]))
+		}
+	}
+	loadErr := errors.Join(problems...)
+	done := a.passOnce(ctx, tasks)
 	switch {
 	case loadErr != nil:
 		return loadErr
-	case !done || a.broken > 0:
+	case !done || len(a.bad) > 0:
 		return errors.New("not everything is up to date; the log above says what and why")
 	}
 	return nil
 }
 
-// forever runs generations: each works on one set of resources, and a changed set starts the next.
-func (a *agent) forever(ctx context.Context) error {
+// passOnce does the work of once, and reports whether everything is up to date.
+func (a *agent) passOnce(ctx context.Context, tasks []task) (done bool) {
+	type place struct {
+		*set
+		*group
+		file string
+	}
+	var places []place
+	var groups []*group
+	for _, tasks := range byGroup(tasks) {
+		g := newGroup(a.shared, tasks)
+		g.adopt(ctx, tasks)
+		defer g.end()
+		g.notice(time.Now())
+		groups = append(groups, g)
+		for _, t := range g.targets {
+			if t.ForEach != "" {
+				t.make(ctx, t.feed.view, time.Now())
+			}
+		}
+		for _, s := range g.allSets() {
+			places = append(places, place{s, g, s.last().File})
+		}
+	}
+	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.file, b.file) })
+	left := map[*group]int{}
+	for _, p := range places {
+		left[p.group]++
+	}
+	for _, p := range places {
+		for _, t := range p.set.of() {
+			if t.ForEach == "" {
+				t.make(ctx, t.feed.view, time.Now())
+			}
+		}
+		p.group.bring(ctx, p.set)
+		if left[p.group]--; left[p.group] == 0 {
+			p.group.settle(ctx)
+		}
+	}
+	done = ctx.Err() == nil
+	for _, g := range groups {
+		done = done && g.isDone()
+	}
+	return done
+}
+
+// byGroup returns tasks by their groups, in the order of the first of each.
+func byGroup(tasks []task) (groups [][]task) {
+	at := map[string]int{}
+	for _, t := range tasks {
+		key := groupKey(t.Resource)
+		if _, there := at[key]; !there {
+			at[key] = len(groups)
+			groups = append(groups, nil)
+		}
+		groups[at[key]] = append(groups[at[key]], t)
+	}
+	return groups
+}
+
+// forever works until ctx ends.
+func (a *agent) forever(ctx context.Context) {
 	changes := watchFiles(a.deps.Log)
 	defer changes.close()
 	tick := time.NewTicker(a.cfg.Interval)
 	defer tick.Stop()
+	defer a.stopAll()
+	defer a.moments(ctx)()
+	poke := make(chan struct{}, 1)
 
 	a.look(changes)
+	if a.deps.Running != nil {
+		a.deps.Running(&control{a, poke})
+	}
+	a.apply(ctx)
 	for {
-		stop, wake := a.start(ctx)
-		same := true
-		for same && ctx.Err() == nil {
+		compare := true
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.deps.Hangup:
+			a.deps.Log.Info("reading the configuration directory again")
+		case <-changes.changed:
+			compare = false
+		case <-tick.C:
+		case <-poke:
+		}
+		before := a.resources
+		a.look(changes)
+		if !reflect.DeepEqual(before, a.resources) {
+			a.deps.Log.Info("resources changed", "resources", len(a.resources))
+		}
+		a.apply(ctx)
+		for _, g := range a.groups {
+			g.poke(compare)
+		}
+		for _, s := range a.stores {
+			s.look()
+		}
+	}
+}
+
+// apply puts the resources to work. What has not changed is not disturbed.
+func (a *agent) apply(ctx context.Context) {
+	tasks, roots := a.open()
+	wanted := map[string][]task{}
+	for _, t := range tasks {
+		key := groupKey(t.Resource)
+		wanted[key] = append(wanted[key], t)
+	}
+	for key, g := range a.groups {
+		if wanted[key] == nil {
+			g.stop()
+			delete(a.groups, key)
+		}
+	}
+	for key, tasks := range wanted {
+		g := a.groups[key]
+		switch {
+		case g == nil:
+			a.groups[key] = a.begin(ctx, tasks)
+		case !reflect.DeepEqual(g.tasks, tasks):
+			g.tasks = tasks
+			g.order(slices.Clone(tasks))
+		}
+	}
+	for name, s := range a.stores {
+		if of, needed := roots[name]; needed {
+			s.follow(ctx, of)
+		} else {
+			s.close()
+			delete(a.stores, name)
+		}
+	}
+	a.publish()
+}
+
+// begin puts a new group to work.
+func (a *agent) begin(ctx context.Context, tasks []task) *working {
+	ctx, stop := context.WithCancel(ctx)
+	w := &working{group: newGroup(a.shared, slices.Clone(tasks)), tasks: tasks, stop: stop}
+	a.running.Go(func() { w.run(ctx) })
+	return w
+}
+
+// stopAll ends the groups and waits for them, running commands included.
+func (a *agent) stopAll() {
+	for _, g := range a.groups {
+		g.stop()
+	}
+	a.running.Wait()
+	for _, s := range a.stores {
+		s.pause()
+	}
+}
+
+// moments calls Deps.Moment when something is written below Config.Moments, until ctx ends. It returns
+// what waits for the end of that.
+func (a *agent) moments(ctx context.Context) (wait func()) {
+	if a.cfg.Moments == "" || a.deps.Moment == nil {
+		return func() {}
+	}
+	subscription := a.stores[ownStore].mirror.Subscribe([]string{a.cfg.Moments})
+	var following sync.WaitGroup
+	following.Go(func() {
+		for {
 			select {
 			case <-ctx.Done():
-				continue
-			case <-a.deps.Hangup:
-				a.deps.Log.Info("reading the configuration directory again")
-			case <-changes.changed:
-			case <-tick.C:
+				return
+			case <-subscription.Wake():
 			}
-			before := a.resources
-			a.look(changes)
-			if same = reflect.DeepEqual(before, a.resources); same {
-				wake()
+			if _, changes, all := subscription.Take(); all || len(changes) > 0 {
+				a.deps.Moment()
 			}
 		}
-		stop()
-		if ctx.Err() != nil {
-			return nil
-		}
-		a.deps.Log.Info("resources changed", "resources", len(a.resources))
-	}
-}
-
-// look reads the directory, and again if that has led to more that is to be watched: what changes
-// before it is watched is not reported.
-func (a *agent) look(changes *files) {
-	a.reload()
-	for range looksMax {
-		before := a.covered
-		a.covered = a.watched()
-		changes.cover(a.covered)
-		if slices.Equal(a.covered, before) {
-			return
-		}
-		a.reload()
-	}
-}
-
-// reload is load for a running agent: when the directory cannot be read, everything stays.
-func (a *agent) reload() {
-	err := a.load()
-	switch {
-	case err == nil:
-		a.trouble = ""
-		return
-	case err.Error() == a.trouble:
-	case len(a.resources) == 0 && errors.Is(err, fs.ErrNotExist):
-		a.deps.Log.Warn("nothing to do until there is a configuration directory; it is watched for", "reason", err)
-	default:
-		a.deps.Log.Error("everything stays as it is", "reason", err)
-	}
-	a.trouble = err.Error()
-}
-
-// watched returns the directories and files whose changes matter: those where files are looked
-// for, and those where links to files lead.
-func (a *agent) watched() []string {
-	paths := []string{nearest(a.cfg.ConfDir), filepath.Join(a.cfg.ConfDir, "templates")}
-	trees := []string{filepath.Join(a.cfg.ConfDir, "conf.d")}
-	if a.cfg.Backend == keys.BackendFile {
-		trees = append(trees, a.cfg.Files...)
-	}
-	for _, tree := range trees {
-		paths = append(paths, directories(tree)...)
-	}
-	files := slices.Collect(maps.Keys(a.told))
-	for _, r := range a.resources {
-		files = append(files, r.Src)
-	}
-	for _, file := range files {
-		paths = append(paths, filepath.Dir(file))
-		if real, err := filepath.EvalSymlinks(file); err == nil {
-			paths = append(paths, filepath.Dir(real))
-		}
-	}
-	slices.Sort(paths)
-	return slices.DeleteFunc(slices.Compact(paths), func(path string) bool {
-		_, err := os.Stat(path)
-		return err != nil
 	})
-}
-
-// nearest returns path, or the lowest directory above it that exists.
-func nearest(path string) string {
-	for {
-		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
-			return path
-		}
-		path = filepath.Dir(path)
+	return func() {
+		following.Wait()
+		subscription.Close()
 	}
-}
-
-// directories returns path, and if it is a directory those below it as far as they can be read.
-func directories(path string) []string {
-	found := []string{path}
-	root, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return found
-	}
-	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error { // reports no error
-		if err == nil && entry.IsDir() {
-			found = append(found, path)
-		}
-		return nil
-	})
-	return found
-}
-
-// keysOf returns the keys of the backend that stand for those of a resource.
-func (a *agent) keysOf(r resource.Resource) []string {
-	source := a.cfg.source()
-	mapped := make([]string, len(r.Keys))
-	for i, key := range r.Keys {
-		mapped[i] = source.Key(key)
-	}
-	return resource.Minimal(mapped)
-}
-
-// roots returns what the source is to follow.
-func (a *agent) roots() []string {
-	var all []string
-	for _, r := range a.resources {
-		all = append(all, r.Keys...)
-	}
-	return keys.Roots(all)
 }

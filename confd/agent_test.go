@@ -174,8 +174,8 @@ reload_cmd = "cp $DIR/a.out $DIR/tried; if grep -q bad $DIR/a.out; then exit 1; 
 	if err := r.once(); err != nil || r.read("live") != "better" {
 		t.Errorf("live is %q: %v", r.read("live"), err)
 	}
-	if matches, _ := filepath.Glob(r.path(".a.out*")); len(matches) > 0 {
-		t.Errorf("left behind: %q", matches)
+	if matches, _ := filepath.Glob(r.path(".a.out*")); len(matches) != 1 || matches[0] != r.path(".a.out.last-good") {
+		t.Errorf("beside the file: %q, want the version to go back to", matches)
 	}
 }
 

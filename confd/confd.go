@@ -78,12 +78,10 @@ type Deps struct {
 	Step func(target, step string)
 }
 
-// Control is what can be asked of a running agent. It is safe for concurrent use.
+// Control is what can be asked of a running agent. It is safe for concurrent use and does not wait for
+// a pass.
 type Control interface {
-	// Release lets the version that is held for the target of this name, or for all items of a
-	// for_each resource of this name, through once. The error says that there is no such target, or
-	// that it is not held.
-	Release(name string) error
+	report.Agent
 	// Status returns where every target stands, by name.
 	Status() []report.TargetStatus
 	// Poke has every target compared with the store and the disk again, and the store read again if it

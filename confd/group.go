@@ -3,36 +3,590 @@ package confd
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
+	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
-	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/keys"
-	"github.com/kvd-io/kvd/confd/render"
+	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/confd/resource"
-	"github.com/kvd-io/kvd/pkg/backoff"
+	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// How long a group waits before it tries again what failed.
-const (
-	groupRetryMin = 500 * time.Millisecond
-	groupRetryMax = time.Minute
-)
+type kvIndex = kv.Index
 
-// group is the targets that share one reload command, or one target without any. All its work is
-// done by one goroutine: that of run, or of passOnce.
+// shared is what all groups of an agent have in common.
+type shared struct {
+	cfg     Config
+	deps    Deps
+	board   *board
+	claims  *claims
+	renders chan struct{} // one slot for each render that may run at a time
+}
+
+func newShared(cfg Config, deps Deps) *shared {
+	return &shared{
+		cfg: cfg, deps: deps, board: newBoard(deps.Report), claims: newClaims(),
+		renders: make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
+}
+
+// task is a resource, and the mirror of the store that its keys are in.
+type task struct {
+	resource.Resource
+	mirror *keys.Mirror
+}
+
+// slot waits until there is room for one more render, and returns how to give it back.
+func (s *shared) slot(ctx context.Context) (release func()) {
+	select {
+	case s.renders <- struct{}{}:
+		return func() { <-s.renders }
+	case <-ctx.Done():
+		return func() {}
+	}
+}
+
+// step tells the hook of tests that a step is about to be taken.
+func (s *shared) step(o *output, step string) {
+	if s.deps.Step != nil {
+		s.deps.Step(o.name, step)
+	}
+}
+
+// group is the targets whose reader is told by one command, those of one reload group, or one target.
+// All its work is done by one goroutine: that of run, or that of once.
 type group struct {
-	targets      []*target
-	reload       install.Command
+	*shared
+	log     *slog.Logger
+	began   time.Time
+	targets []*target // in the order of their files
+	reader  *reader   // nil: there is nobody to be told
+	feeds   []*feed
+	claimed bool
+
+	wake chan struct{} // holds one signal: there is something to look at
+
+	mu      sync.Mutex    // guards the fields below, by which others ask for something
+	wanted  []task        // the resources to work on from now on; nil: the same
+	look    bool          // templates may have changed
+	compare bool          // files may have changed: everything is compared
+	calm    bool          // nothing is under way: all that was taken from the feeds is done
+	beat    time.Time     // when the present turn began; zero: there is none
+	longest time.Duration // that a turn can take
+	title   string        // of the group, for people
+}
+
+// feed is one mirror that a group reads.
+type feed struct {
 	mirror       *keys.Mirror
 	subscription *keys.Subscription
-	cfg          Config
-	log          *slog.Logger
-	failure      failure // of the reload
+	view         keys.View // of the present turn
+	stale        bool
+	taken, live  kvIndex // index of the last view, and of the last one that was done; guarded by the group's lock
+
+	mu    sync.Mutex
+	since time.Time // when the oldest change arrived that was not taken; zero: none did
+	stop  context.CancelFunc
+	done  chan struct{}
+}
+
+// replaced returns when the store of f was last replaced by another one.
+func (f *feed) replaced() time.Time { return f.mirror.Status().Replaced }
+
+// follow passes on the signals of f's mirror, and notes when they come: a group may be busy.
+func (f *feed) follow(ctx context.Context, g *group) {
+	defer close(f.done)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.subscription.Wake():
+		}
+		f.mu.Lock()
+		if f.since.IsZero() {
+			f.since = time.Now()
+		}
+		f.mu.Unlock()
+		g.signal()
+	}
+}
+
+// arrived returns when the oldest change came that was not taken, now if that is not known.
+func (f *feed) arrived(now time.Time) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	since := f.since
+	f.since = time.Time{}
+	if since.IsZero() {
+		return now
+	}
+	return since
+}
+
+// groupKey tells which resources are worked on together.
+func groupKey(r resource.Resource) string {
+	switch {
+	case !r.Reload.IsZero():
+		return "command " + r.Reload.String()
+	case r.ReloadGroup != "":
+		return "group " + r.ReloadGroup
+	}
+	return "resource " + r.Name
+}
+
+// newGroup returns a group that works on tasks, which have one groupKey.
+func newGroup(s *shared, tasks []task) *group {
+	g := &group{shared: s, wake: make(chan struct{}, 1), began: time.Now(), log: s.deps.Log}
+	if !tasks[0].Reload.IsZero() {
+		g.log = g.log.With("reload_cmd", tasks[0].Reload.String())
+	}
+	g.wanted = tasks
+	g.signal()
+	return g
+}
+
+func (g *group) signal() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// order has the group work on other resources from its next turn on.
+func (g *group) order(tasks []task) {
+	g.mu.Lock()
+	g.wanted = tasks
+	g.mu.Unlock()
+	g.signal()
+}
+
+// poke has the group look at its templates, and at its files too if compare is set.
+func (g *group) poke(compare bool) {
+	g.mu.Lock()
+	g.look = true
+	g.compare = g.compare || compare
+	g.mu.Unlock()
+	g.signal()
+}
+
+// run works until ctx ends.
+func (g *group) run(ctx context.Context) {
+	defer g.end()
+	again := newStoppedTimer()
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		case <-g.wake:
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		again.Stop()
+		if next := g.turn(ctx); !next.IsZero() {
+			again.Reset(max(0, time.Until(next)))
+		}
+	}
+}
+
+// end lets go of everything.
+func (g *group) end() {
+	for _, f := range g.feeds {
+		f.close()
+	}
+	g.claims.release(g)
+}
+
+func (f *feed) close() {
+	f.stop()
+	<-f.done
+	f.subscription.Close()
+}
+
+func newStoppedTimer() *time.Timer {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	return timer
+}
+
+// turn does what is due, and returns when the next is to be; zero: when there is a signal.
+func (g *group) turn(ctx context.Context) time.Time {
+	now := time.Now()
+	g.mu.Lock()
+	g.calm, g.beat = false, now
+	wanted, look, compare := g.wanted, g.look, g.compare
+	g.wanted, g.look, g.compare = nil, false, false
+	g.mu.Unlock()
+	if wanted != nil {
+		g.adopt(ctx, wanted)
+	}
+	if !g.claimed {
+		g.claimed = g.claims.take(g, g.names())
+	}
+	g.notice(now)
+	for _, t := range g.targets {
+		if look {
+			t.retext(now)
+		}
+		if compare {
+			t.spoil(now)
+			for _, o := range t.outputs {
+				o.verify = true
+			}
+			t.pace.hurry(now)
+		}
+	}
+	if g.claimed {
+		g.pass(ctx, now)
+	}
+	next := g.next()
+	g.mu.Lock()
+	g.beat = time.Time{}
+	if g.calm = g.isCalm(); g.calm {
+		for _, f := range g.feeds {
+			f.live = f.taken
+		}
+	}
+	g.mu.Unlock()
+	return next
+}
+
+// names are what no other group may touch at the same time.
+func (g *group) names() (names []string) {
+	for _, t := range g.targets {
+		names = append(names, "file "+t.Dest)
+		if t.reloads() {
+			names = append(names, groupKey(t.Resource))
+		}
+	}
+	return names
+}
+
+// adopt makes tasks those that are worked on. What is the same as before goes on as it is.
+func (g *group) adopt(ctx context.Context, tasks []task) {
+	slices.SortStableFunc(tasks, func(a, b task) int { return cmp.Compare(a.File, b.File) })
+	before := slices.Clone(g.targets)
+	g.targets = nil
+	groups := map[string]*set{}
+	for _, old := range before {
+		if old.set != nil && groups[old.ReloadGroup] == nil {
+			groups[old.ReloadGroup] = old.set
+			old.set.targets = nil
+		}
+	}
+	for _, wanted := range tasks {
+		var t *target
+		if i := slices.IndexFunc(before, func(old *target) bool { return reflect.DeepEqual(old.task, wanted) }); i >= 0 {
+			t = before[i]
+			before = slices.Delete(before, i, i+1)
+		} else {
+			t = newTarget(wanted, g.shared)
+		}
+		g.join(t, groups)
+		g.targets = append(g.targets, t)
+	}
+	for _, old := range before {
+		old.leave(g.targets)
+	}
+	reader := newReader(g.targets)
+	if reader != nil && g.reader != nil {
+		reader.at, reader.retry, reader.failure = g.reader.at, g.reader.retry, g.reader.failure
+		reader.bucket.full = g.reader.bucket.full
+	}
+	g.reader = reader
+	g.claimed = false
+	g.subscribe(ctx)
+	g.sweep()
+	g.mu.Lock()
+	g.longest, g.title = g.bound(), g.targets[0].Name
+	g.mu.Unlock()
+}
+
+// bound returns how long a turn can take at most, if everything takes as long as it may.
+func (g *group) bound() time.Duration {
+	longest := time.Minute
+	for _, t := range g.targets {
+		longest += 2 * (t.Check.Timeout + t.Reload.Timeout + t.Confirm.Timeout)
+	}
+	return longest
+}
+
+// join puts t into the set of its reload group, if it has one.
+func (g *group) join(t *target, groups map[string]*set) {
+	if t.ReloadGroup == "" {
+		return
+	}
+	s := groups[t.ReloadGroup]
+	if s == nil {
+		s = &set{}
+		s.limit(t)
+		groups[t.ReloadGroup] = s
+	}
+	s.targets = append(s.targets, t)
+	t.set = s
+	for _, o := range t.outputs {
+		o.set = s
+	}
+}
+
+// leave tells that there are no such targets any more, as far as others do not have their names. Their
+// files stay, and what is owed stays noted beside them until there is a resource for the file again.
+func (t *target) leave(others []*target) {
+	for _, o := range t.outputs {
+		if !slices.ContainsFunc(others, func(other *target) bool { return other.Name == t.Name && other.ForEach == t.ForEach }) {
+			t.board.gone(o.name)
+		}
+	}
+	if t.ForEach != "" {
+		t.board.gone(t.Name)
+	}
+}
+
+// subscribe makes the feeds those that the targets need. One whose keys are the same goes on.
+func (g *group) subscribe(ctx context.Context) {
+	wanted := map[*keys.Mirror][]string{}
+	for _, t := range g.targets {
+		wanted[t.mirror] = append(wanted[t.mirror], t.Keys...)
+	}
+	var feeds []*feed
+	for _, f := range g.feeds {
+		if of, needed := wanted[f.mirror]; needed && slices.Equal(f.subscription.Keys(), resource.Minimal(of)) {
+			feeds = append(feeds, f)
+			delete(wanted, f.mirror)
+			continue
+		}
+		f.close()
+	}
+	for m, of := range wanted {
+		feeds = append(feeds, g.newFeed(ctx, m, resource.Minimal(of)))
+	}
+	g.mu.Lock()
+	g.feeds = feeds
+	g.mu.Unlock()
+	for _, t := range g.targets {
+		t.feed = feeds[slices.IndexFunc(feeds, func(f *feed) bool { return f.mirror == t.mirror })]
+		if t.template == nil {
+			t.pace.hurry(time.Now())
+		}
+	}
+}
+
+func (g *group) newFeed(ctx context.Context, m *keys.Mirror, of []string) *feed {
+	ctx, stop := context.WithCancel(ctx)
+	f := &feed{mirror: m, subscription: m.Subscribe(of), stop: stop, done: make(chan struct{})}
+	go f.follow(ctx, g)
+	return f
+}
+
+// sweep removes what a crash may have left beside the destinations of targets that are new.
+func (g *group) sweep() {
+	if g.cfg.Noop {
+		return
+	}
+	for _, t := range g.targets {
+		for _, o := range t.outputs {
+			if o.reads != nil {
+				continue
+			}
+			if err := o.file.Sweep(); err != nil {
+				t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
+			}
+		}
+	}
+}
+
+// notice takes in what has changed since the last turn.
+func (g *group) notice(now time.Time) {
+	for _, f := range g.feeds {
+		arrived := f.arrived(now)
+		view, changes, all := f.subscription.Take()
+		if stale := !view.Stale().IsZero(); stale != f.stale {
+			f.stale, all = stale, true
+		}
+		f.view = view
+		g.mu.Lock()
+		f.taken = view.Index()
+		g.mu.Unlock()
+		for _, t := range g.targets {
+			if t.feed != f {
+				continue
+			}
+			if all || len(changes) > 0 || t.waiting {
+				t.notice(now, arrived, view, changes, all || t.waiting)
+			}
+		}
+	}
+}
+
+// pass brings what is due up to date, and then, once, tells the reader if any file owes it that. A
+// target that fails does not stop the others.
+func (g *group) pass(ctx context.Context, now time.Time) {
+	for _, s := range g.allSets() {
+		s.again(now)
+	}
+	due := g.due(now)
+	for _, t := range due {
+		t.pace.taken(now)
+		t.make(ctx, t.feed.view, now)
+	}
+	for _, s := range g.allSets() {
+		if s.fresh || s.hasVanished() {
+			g.bring(ctx, s)
+		}
+	}
+	g.settle(ctx)
+	end := time.Now()
+	for _, t := range due {
+		if !t.waiting {
+			t.pace.passed(end)
+		}
+		t.settled()
+	}
+	for _, f := range g.feeds {
+		f.view = keys.View{}
+	}
+}
+
+// due returns the targets whose time has come, and with them those of their reload groups that have
+// changed too.
+func (g *group) due(now time.Time) (due []*target) {
+	groups := map[*set]bool{}
+	for _, t := range g.targets {
+		if held := t.hold.Until; !held.IsZero() && !now.Before(held) {
+			t.spoil(now)
+			t.pace.hurry(now)
+		}
+		if t.pace.isDue(now) && t.set != nil {
+			groups[t.set] = true
+		}
+	}
+	for _, t := range g.targets {
+		if t.pace.isDue(now) || groups[t.set] && !t.pace.deadline.IsZero() {
+			due = append(due, t)
+		}
+	}
+	return due
+}
+
+// outputs returns the outputs of all targets, in the order of the resource files.
+func (g *group) outputs() (outputs []*output) {
+	for _, t := range g.targets {
+		outputs = append(outputs, t.outputs...)
+	}
+	return outputs
+}
+
+// allSets returns the sets in the order of the resource files: a reload group has the place of its last.
+func (g *group) allSets() (sets []*set) {
+	for _, t := range g.targets {
+		switch {
+		case t.set == nil:
+			for _, o := range t.outputs {
+				sets = append(sets, o.set)
+			}
+		case t.set.targets[len(t.set.targets)-1] == t:
+			sets = append(sets, t.set)
+		}
+	}
+	return sets
+}
+
+func (s *set) hasVanished() bool {
+	return s.at.IsZero() && slices.ContainsFunc(s.outputs(), func(o *output) bool { return o.vanished && o.target.hold.Reason == "" })
+}
+
+// next returns when something is due without a signal; zero: nothing is.
+func (g *group) next() (next time.Time) {
+	sooner := func(at time.Time) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	if !g.claimed {
+		return time.Time{} // woken by the claims
+	}
+	for _, t := range g.targets {
+		sooner(t.pace.due)
+		sooner(t.hold.Until)
+	}
+	for _, s := range g.allSets() {
+		sooner(s.at)
+	}
+	if g.reader != nil {
+		sooner(g.reader.at)
+	}
+	return next
+}
+
+// isDone reports whether everything is up to date, after the one pass of Onetime.
+func (g *group) isDone() bool {
+	for _, t := range g.targets {
+		if t.waiting || t.failure.reason != "" {
+			return false
+		}
+		for _, o := range t.outputs {
+			if o.status.State != report.Converged && !(g.cfg.Noop && o.status.State == report.Rendered) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// isCalm reports whether nothing is under way that the keys taken so far have asked for: each target is
+// as they say, or is held, or has failed.
+func (g *group) isCalm() bool {
+	if !g.claimed {
+		return false
+	}
+	for _, t := range g.targets {
+		if t.waiting || !t.pace.deadline.IsZero() {
+			return false
+		}
+		for _, o := range t.outputs {
+			switch o.status.State {
+			case report.Converged, report.Held, report.Failed, report.Stale:
+			default:
+				return g.cfg.Noop
+			}
+		}
+	}
+	return true
+}
+
+// live returns the index up to which everything read from m was brought up to date, or has failed; ok is
+// false if nothing is read from there.
+func (g *group) live(m *keys.Mirror) (index kvIndex, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.wanted != nil && len(g.feeds) == 0 {
+		return 0, true // it has not begun
+	}
+	for _, f := range g.feeds {
+		if f.mirror != m {
+			continue
+		}
+		// What was taken by now is done if nothing is under way, and the lock is held: no turn can begin.
+		if now, all := f.subscription.Upto(); all && g.calm {
+			f.live = now
+		}
+		return f.live, true
+	}
+	return 0, false
+}
+
+// stuck reports whether the present turn takes longer than it can.
+func (g *group) stuck(now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.beat.IsZero() && now.Sub(g.beat) > g.longest
 }
 
 // failure is what went wrong last, so that a retry which fails for the same reason is not told as
@@ -45,7 +599,7 @@ func (f *failure) tell(log *slog.Logger, message string, err error) {
 		f.reason = ""
 		return
 	}
-	reason := stagedSuffix.ReplaceAllString(err.Error(), "")
+	reason := stripStaged(err)
 	level := slog.LevelError
 	if reason == f.reason {
 		level = slog.LevelDebug
@@ -54,207 +608,7 @@ func (f *failure) tell(log *slog.Logger, message string, err error) {
 	f.reason = reason
 }
 
-// stagedSuffix is what a check's error names differently at each retry.
+// stripStaged returns what err says without the names of staged files, which differ at each retry.
+func stripStaged(err error) string { return stagedSuffix.ReplaceAllString(err.Error(), "") }
+
 var stagedSuffix = regexp.MustCompile(`\.[0-9]{6,}`)
-
-// newGroups sorts resources into groups that read m, in the order of their first members.
-func newGroups(resources []resource.Resource, m *keys.Mirror, cfg Config, deps Deps) []*group {
-	var groups []*group
-	byReload := map[string]*group{}
-	for _, r := range resources {
-		command := r.Reload.String()
-		g := byReload[command]
-		if g == nil || command == "" {
-			g = &group{reload: r.Reload, mirror: m, cfg: cfg, log: deps.Log.With("reload_cmd", command)}
-			byReload[command] = g
-			groups = append(groups, g)
-		}
-		g.targets = append(g.targets, newTarget(r, cfg, deps))
-		g.reload.Timeout = max(g.reload.Timeout, r.Reload.Timeout)
-	}
-	for _, g := range groups {
-		var wanted []string
-		for _, t := range g.targets {
-			wanted = append(wanted, t.Keys...)
-		}
-		g.subscription = m.Subscribe(resource.Minimal(wanted))
-	}
-	return groups
-}
-
-// run makes a pass whenever the mirror wakes it, and again after a failure, until ctx ends.
-func (g *group) run(ctx context.Context) {
-	g.sweep()
-	retry := backoff.Backoff{Min: groupRetryMin, Max: groupRetryMax}
-	pace := pace{quiet: g.cfg.Quiet, longest: g.cfg.QuietMax}
-	again := newStoppedTimer()
-	defer again.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-again.C:
-		case <-g.subscription.Wake():
-			retry.Reset()
-			pace.wait(ctx, g.subscription.Wake())
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		again.Stop()
-		waiting, hold, err := g.pass(ctx)
-		switch {
-		case err != nil:
-			again.Reset(retry.Next())
-		case hold > 0:
-			again.Reset(hold)
-		}
-		if !waiting {
-			pace.passed()
-		}
-	}
-}
-
-func newStoppedTimer() *time.Timer {
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
-	return timer
-}
-
-// pass brings every target up to date and then, once, reloads their reader if any target owes it.
-// A target that fails does not stop the others. Failures are logged here and returned; waiting
-// reports that the keys of some target have not been read yet. When ctx ends, what has not been
-// begun is left out. hold is for how long a target must be held as it is, 0 if none is.
-func (g *group) pass(ctx context.Context) (waiting bool, hold time.Duration, err error) {
-	var problems []error
-	view, _, _ := g.subscription.Take()
-	graceLeft := max(0, replacedGrace-time.Since(g.mirror.Status().Replaced))
-	for _, t := range g.targets {
-		if ctx.Err() != nil {
-			break
-		}
-		if !view.Ready(t.Keys) {
-			waiting = true
-			continue
-		}
-		if tree := treeOf(view, t.scope()); !t.holds(tree, graceLeft) {
-			problems = append(problems, t.bring(ctx, tree))
-		} else {
-			hold = graceLeft
-		}
-	}
-	problems = append(problems, g.settle(ctx))
-	return waiting, hold, errors.Join(problems...)
-}
-
-// passOnce makes one pass over all groups. It goes by the order of the resource files, as one may
-// be checked against the file or the reload of another before it; a reader is reloaded once, when
-// the last of its files is in place. It reports whether everything is up to date.
-func passOnce(ctx context.Context, groups []*group) (done bool) {
-	owner, last := map[*target]*group{}, map[*target]bool{}
-	var all []*target
-	for _, g := range groups {
-		for i, t := range g.targets {
-			owner[t], last[t] = g, i == len(g.targets)-1
-			all = append(all, t)
-		}
-	}
-	slices.SortStableFunc(all, func(a, b *target) int { return cmp.Compare(a.File, b.File) })
-	done = true
-	for _, t := range all {
-		if ctx.Err() != nil {
-			return false
-		}
-		g := owner[t]
-		view := g.mirror.View()
-		if !view.Ready(t.Keys) || t.bring(ctx, treeOf(view, t.scope())) != nil {
-			done = false
-		}
-		if last[t] && g.settle(ctx) != nil {
-			done = false
-		}
-	}
-	return done
-}
-
-// settle reloads the reader if any target owes it that. A failure is logged here and returned.
-func (g *group) settle(ctx context.Context) error {
-	owing, err := g.owing()
-	if err == nil && len(owing) > 0 {
-		err = g.reloadReader(ctx, owing)
-	}
-	g.failure.tell(g.log, "not reloaded", err)
-	return err
-}
-
-// owing returns the targets whose reader has not been reloaded since they changed.
-func (g *group) owing() ([]*target, error) {
-	var owing []*target
-	for _, t := range g.targets {
-		owes, err := t.file.Owes()
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case !owes:
-		case t.reloads():
-			owing = append(owing, t)
-		case t.Reload.IsZero() && !t.cfg.Noop: // its command was taken out of the resource file
-			if err := t.file.Paid(); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return owing, nil
-}
-
-func (g *group) reloadReader(ctx context.Context, owing []*target) error {
-	output, err := install.Run(ctx, g.reload, install.Vars{})
-	if err != nil {
-		return errors.Join(err, g.rollBack(ctx, owing))
-	}
-	for _, t := range owing {
-		if err := errors.Join(t.file.Paid(), t.file.ForgetGood()); err != nil {
-			return fmt.Errorf("reloaded, but that cannot be noted: %w", err)
-		}
-		t.log.Info("reloaded", "output", output)
-	}
-	return nil
-}
-
-// rollBack puts back what is wanted back after a failed reload, and reloads that. The debts stay:
-// the new version is tried again later.
-func (g *group) rollBack(ctx context.Context, owing []*target) error {
-	rolledBack := false
-	var problems []error
-	for _, t := range owing {
-		done, err := t.rollBack()
-		if done {
-			t.log.Warn("rolled back to the version before")
-			rolledBack = true
-		}
-		problems = append(problems, err)
-	}
-	if rolledBack {
-		_, err := install.Run(ctx, g.reload, install.Vars{})
-		problems = append(problems, err)
-	}
-	return errors.Join(problems...)
-}
-
-// sweep removes what a crash may have left beside the destinations.
-func (g *group) sweep() {
-	if g.cfg.Noop {
-		return
-	}
-	for _, t := range g.targets {
-		if err := t.file.Sweep(); err != nil {
-			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
-		}
-	}
-}
-
-// treeOf returns what a template with this scope sees of view.
-func treeOf(view keys.View, scope keys.Scope) render.Tree {
-	return render.NewTree(view, render.Scope{Prefix: scope.Prefix, Keys: scope.Keys, Textual: view.Textual()})
-}

@@ -1,44 +1,76 @@
 package confd
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
-// pace decides when a wake-up is acted on: at once after a pause, gathered in a burst. Each pass
-// that follows soon on another waits twice as long for quiet, up to longest, so that changes which
-// never stop cost one pass per longest, whatever their rhythm.
+// pace decides when changes are acted on: at once after a pause, gathered in a burst. Each pass that
+// follows soon on another waits twice as long for quiet, up to longest, so that changes which never
+// stop cost one pass per longest, whatever their rhythm. It knows no clock: it is told the time.
 type pace struct {
 	quiet, longest time.Duration
-	next           time.Duration // quiet to wait for before the next pass, if it comes soon
-	last           time.Time     // end of the last pass; zero: there was none
+
+	next     time.Duration // quiet to wait for before the next pass, if it comes soon
+	last     time.Time     // end of the last pass; zero: there was none
+	deadline time.Time     // when the changes that are waiting must be acted on; zero: none are
+	due      time.Time     // when they are to be, unless more come
 }
 
-// wait returns when it is time for the pass that a signal on wake has just asked for; further
-// signals are gathered. It returns early when ctx ends.
-func (p *pace) wait(ctx context.Context, wake <-chan struct{}) {
-	if time.Since(p.last) >= p.longest {
+// changed notes a change. It is due when it returns, or when due says.
+func (p *pace) changed(now time.Time) {
+	burst := now.Sub(p.last) < p.longest
+	switch {
+	case p.deadline.IsZero() && !burst:
 		p.next = p.quiet
-		return
+		p.deadline, p.due = now, now
+	case p.deadline.IsZero():
+		p.deadline = now.Add(p.longest)
+		p.due = now.Add(p.next)
+	default:
+		p.due = now.Add(p.next)
 	}
-	deadline := time.NewTimer(p.longest)
-	defer deadline.Stop()
-	pause := time.NewTimer(p.next)
-	defer pause.Stop()
-	for gathering := true; gathering; {
-		select {
-		case <-wake:
-			pause.Reset(p.next)
-		case <-pause.C:
-			gathering = false
-		case <-deadline.C:
-			gathering = false
-		case <-ctx.Done():
-			return
-		}
+	if p.due.After(p.deadline) {
+		p.due = p.deadline
 	}
-	p.next = min(2*p.next, p.longest)
 }
 
-// passed notes that a pass has just ended.
-func (p *pace) passed() { p.last = time.Now() }
+// hurry makes what is waiting, or nothing, due at once.
+func (p *pace) hurry(now time.Time) { p.deadline, p.due = now, now }
+
+// isDue reports whether there are changes whose time has come.
+func (p *pace) isDue(now time.Time) bool { return !p.deadline.IsZero() && !now.Before(p.due) }
+
+// taken notes that the changes which were waiting are being acted on.
+func (p *pace) taken(now time.Time) {
+	if now.Sub(p.last) < p.longest {
+		p.next = min(2*max(p.next, p.quiet), p.longest)
+	}
+	p.deadline, p.due = time.Time{}, time.Time{}
+}
+
+// passed notes that a pass has ended.
+func (p *pace) passed(now time.Time) { p.last = now }
+
+// bucket limits how often something may happen: burst times at once, and then once per interval. What
+// comes sooner is to wait, not to be dropped.
+type bucket struct {
+	burst    int
+	interval time.Duration // 0: no limit
+
+	full time.Time // when it is, or was, full again
+}
+
+// ready returns when the next one may happen: now, or later.
+func (b *bucket) ready(now time.Time) time.Time {
+	room := time.Duration(b.burst-1) * b.interval
+	if at := b.full.Add(-room); b.interval > 0 && at.After(now) {
+		return at
+	}
+	return now
+}
+
+// take notes that one happens, whether it was its time or not.
+func (b *bucket) take(now time.Time) {
+	if b.full.Before(now) {
+		b.full = now
+	}
+	b.full = b.full.Add(b.interval)
+}

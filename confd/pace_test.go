@@ -1,59 +1,44 @@
 package confd
 
 import (
-	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
-// passes counts the passes of a group that takes no time, for signals at the given rhythm.
-func passes(t *testing.T, signals int, every time.Duration) (count int, lateMax time.Duration) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		wake := make(chan struct{}, 1)
-		var oldest time.Time // of the signals not yet acted on
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			p := pace{quiet: DefaultQuiet, longest: DefaultQuietMax}
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-wake:
-				}
-				p.wait(ctx, wake)
-				if ctx.Err() == nil {
-					count++
-					lateMax = max(lateMax, time.Since(oldest))
-					oldest = time.Time{}
-				}
-				p.passed()
-			}
-		}()
-		for range signals {
-			time.Sleep(every)
-			synctest.Wait()
-			if oldest.IsZero() {
-				oldest = time.Now()
-			}
-			select {
-			case wake <- struct{}{}:
-			default:
-			}
-			synctest.Wait()
+// passes counts the passes of a group that takes no time, for changes at the given rhythm, and how long
+// the oldest change had to wait at most.
+func passes(changes int, every time.Duration) (count int, lateMax time.Duration) {
+	p := pace{quiet: DefaultQuiet, longest: DefaultQuietMax}
+	now := time.Unix(1000, 0)
+	var oldest time.Time // of the changes not yet acted on
+	act := func(at time.Time) {
+		p.taken(at)
+		count++
+		lateMax = max(lateMax, at.Sub(oldest))
+		oldest = time.Time{}
+		p.passed(at)
+	}
+	for range changes {
+		now = now.Add(every)
+		if !oldest.IsZero() && p.isDue(now) {
+			act(p.due)
 		}
-		time.Sleep(time.Minute)
-		cancel()
-		<-ended
-	})
+		if oldest.IsZero() {
+			oldest = now
+		}
+		p.changed(now)
+		if p.isDue(now) {
+			act(now)
+		}
+	}
+	if !oldest.IsZero() {
+		act(p.due)
+	}
 	return count, lateMax
 }
 
 func TestAChangeAfterAPauseIsActedOnAtOnce(t *testing.T) {
-	if count, late := passes(t, 10, DefaultQuietMax); count != 10 || late != 0 {
+	if count, late := passes(10, DefaultQuietMax); count != 10 || late != 0 {
 		t.Errorf("%d passes for 10 changes, up to %v late", count, late)
 	}
 }
@@ -61,12 +46,46 @@ func TestAChangeAfterAPauseIsActedOnAtOnce(t *testing.T) {
 func TestChangesThatDoNotStopCostOnePassPerQuietMaxAndNoneWaitsLonger(t *testing.T) {
 	for _, every := range []time.Duration{time.Millisecond, 30 * time.Millisecond, 101 * time.Millisecond, 150 * time.Millisecond, 210 * time.Millisecond, 450 * time.Millisecond} {
 		const duration = time.Minute
-		count, late := passes(t, int(duration/every), every)
+		count, late := passes(int(duration/every), every)
 		if bound := int(duration/DefaultQuietMax) + 5; count > bound {
 			t.Errorf("every %v: %d passes in %v, want at most %d", every, count, duration, bound)
 		}
 		if late > DefaultQuietMax {
 			t.Errorf("every %v: a change waited %v", every, late)
 		}
+	}
+}
+
+func TestABucketLetsABurstThroughAndThenOnePerIntervalAndForgetsNone(t *testing.T) {
+	b := bucket{burst: 3, interval: time.Second}
+	start := time.Unix(1000, 0)
+	now, count := start, 0
+	for now.Before(start.Add(10 * time.Second)) {
+		if b.ready(now).Equal(now) {
+			b.take(now)
+			count++
+		}
+		now = now.Add(10 * time.Millisecond)
+	}
+	if count != 3+9 {
+		t.Errorf("%d in 10 s, want 3 at once and 9 more", count)
+	}
+	if wait := b.ready(now).Sub(now); wait < 0 || wait > time.Second {
+		t.Errorf("the next one has to wait %v", wait)
+	}
+	now = now.Add(time.Hour)
+	for range 3 {
+		if !b.ready(now).Equal(now) {
+			t.Fatal("after a pause there is no room for a burst")
+		}
+		b.take(now)
+	}
+	if b.ready(now).Equal(now) {
+		t.Error("a fourth one went through")
+	}
+	none := bucket{burst: 1}
+	none.take(now)
+	if !none.ready(now).Equal(now) {
+		t.Error("a bucket without an interval holds somebody up")
 	}
 }

@@ -29,6 +29,9 @@ func TestAReplacedStoreIsToldOnceAndFilesWithoutKeysAreHeld(t *testing.T) {
 	r.eventually("a.out", "1 ")
 	r.eventually("both.out", "1 2 ")
 	r.eventually("none.out", "none ")
+	r.deps.Store = newClient(t, before.URL())
+	r.set("/b/x", "watched") // so that the watch stands when the store is replaced
+	r.eventually("b.out", "watched ")
 
 	r.deps.Store = newClient(t, after.URL())
 	r.set("/b/x", "3")
@@ -62,9 +65,10 @@ func TestAHeldFileFollowsTheTruthWhenTheGraceIsOver(t *testing.T) {
 		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c1", Index: 9}, map[string]string{"/a/x": "1"})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
+		g := newGroup(newShared(r.cfg, r.deps), []task{{loaded[0].Resource, m}})
 		go func() {
 			defer close(ended)
-			newGroups([]resource.Resource{loaded[0].Resource}, m, r.cfg, r.deps)[0].run(ctx)
+			g.run(ctx)
 		}()
 		after := func(wait time.Duration, want string) {
 			t.Helper()

@@ -2,187 +2,423 @@ package confd
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/guard"
 	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/confd/proxy"
 	"github.com/kvd-io/kvd/confd/render"
+	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/confd/resource"
 )
 
 // templateBytesMax bounds a template file.
 const templateBytesMax = 16 << 20
 
-// target is one resource at work. It belongs to its group's goroutine.
+// itemsMax bounds the files of one resource with for_each.
+const itemsMax = 10_000
+
+// target is one resource at work: what is to be rendered, and whether it may be. What becomes of each
+// file is the matter of its outputs. It belongs to its group's goroutine.
 type target struct {
-	resource.Resource
-	file  install.File
-	cfg   Config
-	world render.World
-	log   *slog.Logger
+	task
+	*shared
+	log     *slog.Logger
+	feed    *feed
+	set     *set          // of the reload group; nil: each output has one of its own
+	applier proxy.Applier // nil: a reload is the only way
 
 	text     string           // of the parsed template
 	template *render.Template // the last version that could be parsed; nil if there was none
 	broken   string           // why the version on disk is not the parsed one, so that it is told once
 	skipped  string           // records left out by the last render, so that each is told once
-	kept     *install.Staged  // by --keep-stage-file: only the last one, however often it is tried
-	failure  failure
-	hadKeys  bool // in the last pass that was not held
-	held     bool // because the store was replaced by one without its keys
+
+	outputs  []*output         // in the order of their files; for_each: those of the last listing
+	book     install.File      // where debts, and what was applied last, are noted
+	manifest *install.Manifest // of for_each; nil before it is read
+	failure  failure           // of the target as a whole
+
+	pace    pace
+	waiting bool // the keys have not been read yet
+	relist  bool // for_each: there may be other items
+	now     int  // keys seen by the last make
+	index   kvIndex
+	hold    guard.Hold
+	through bool            // a hold was released, or its grace is over: good until something was applied
+	applied install.Good    // what was confirmed last; Keys is guard.Unknown if nobody knows
+	expired map[string]bool // keys that have expired since then, and are not back
 }
 
-func newTarget(r resource.Resource, cfg Config, deps Deps) *target {
-	return &target{
-		Resource: r, cfg: cfg, world: deps.World,
-		file: r.Destination(r.Dest),
-		log:  deps.Log.With("resource", filepath.Base(r.File), "dest", r.Dest),
+func newTarget(r task, s *shared) *target {
+	t := &target{
+		task: r, shared: s, waiting: true, relist: true,
+		log:     s.deps.Log.With("resource", filepath.Base(r.File)),
+		applier: newApplier(r.Resource, s.deps.Log),
+		pace:    pace{quiet: s.cfg.Quiet, longest: s.cfg.QuietMax},
+		book:    r.Destination(r.Dest),
+		expired: map[string]bool{},
+		applied: install.Good{Keys: guard.Unknown},
 	}
-}
-
-// reloads reports whether this target has a reader to be told of changes.
-func (t *target) reloads() bool { return !t.Reload.IsZero() && !t.cfg.SyncOnly && !t.cfg.Noop }
-
-// scope is what the template may see.
-func (t *target) scope() keys.Scope { return keys.Scope{Prefix: t.Prefix, Keys: t.Keys} }
-
-// holds reports whether the file is to stay as it is although tree has lost all keys: the store was
-// replaced, and those who write the keys still have graceLeft to bring them to the new one.
-func (t *target) holds(tree render.Tree, graceLeft time.Duration) bool {
-	hold := t.hadKeys && tree.Len() == 0 && graceLeft > 0
-	if hold && !t.held {
-		t.log.Warn("the store was replaced by one that has none of the keys of this file; it is held as it is until they are back, or the time is over", "hold", graceLeft.Round(time.Second))
+	if r.Debounce > 0 {
+		t.pace.quiet, t.pace.longest = r.Debounce, max(r.Debounce, r.DebounceMax)
 	}
-	t.held = hold
-	t.hadKeys = hold || tree.Len() > 0
-	return hold
-}
-
-// bring is apply, with the failure logged.
-func (t *target) bring(ctx context.Context, tree render.Tree) error {
-	err := t.apply(ctx, tree)
-	t.failure.tell(t.log, "not up to date", err)
-	return err
-}
-
-// apply makes the destination what tree and the template say. Whether the reload that
-// follows is still due is known by t.file.Owes. On error the destination is as it was.
-func (t *target) apply(ctx context.Context, tree render.Tree) error {
-	if tree.Len() < t.MinKeys {
-		return fmt.Errorf("only %d keys found, min_keys is %d: the file is held as it is", tree.Len(), t.MinKeys)
+	if s.cfg.Noop || s.cfg.SyncOnly {
+		t.applier = nil
 	}
-	content, err := t.render(ctx, tree)
-	if err != nil {
-		return err
-	}
-	differs, err := t.file.Differs(content)
-	if err != nil || !differs && !t.cfg.KeepStageFile {
-		return err
-	}
-	return t.install(ctx, content, differs)
-}
-
-// install stages content and, if it differs, checks it and puts it in place.
-func (t *target) install(ctx context.Context, content []byte, differs bool) error {
-	if t.cfg.Noop && differs {
-		t.log.Warn("noop: the file would be changed")
-	}
-	if t.cfg.Noop && !t.cfg.KeepStageFile {
-		return nil
-	}
-	staged, err := t.file.Stage(content)
-	if err != nil {
-		return err
-	}
-	if t.cfg.KeepStageFile {
-		if t.kept != nil {
-			t.kept.Discard()
-		}
-		t.kept = staged
-		t.log.Info("staged", "file", staged.Path)
+	if r.ForEach == "" {
+		t.log = t.log.With("dest", r.Dest)
+		t.outputs = []*output{newOutput(t, r.Name, r.Dest, nil)}
 	} else {
-		defer staged.Discard() // finds nothing once it is installed
+		dir, _, _ := r.Files()
+		t.book = install.File{Path: filepath.Join(dir, "kvconfd-"+strings.ReplaceAll(r.Name, "/", "-")), UID: -1, GID: -1}
 	}
-	if t.cfg.Noop || !differs {
+	if good, ok, err := t.book.Good(); err != nil {
+		t.log.Warn("what was applied last is not known", "reason", err)
+	} else if ok {
+		t.applied = good
+	}
+	t.owe(t.outputs)
+	return t
+}
+
+// newApplier returns what speaks to the program that reads the files of r, nil if there is none, or if
+// nobody says how it is to be reloaded where that is needed.
+func newApplier(r resource.Resource, log *slog.Logger) proxy.Applier {
+	switch {
+	case r.Reload.IsZero() && r.Caddy == nil:
 		return nil
+	case r.HAProxy != nil:
+		return proxy.NewHAProxy(proxy.HAProxyConfig{Socket: r.HAProxy.Socket, MasterSocket: r.HAProxy.MasterSocket, Log: log.With("resource", filepath.Base(r.File))})
+	case r.Nginx != nil:
+		return proxy.NewNginx(proxy.NginxConfig{PidFile: r.Nginx.PidFile})
+	case r.Caddy != nil:
+		return proxy.NewCaddy(proxy.CaddyConfig{Admin: r.Caddy.Admin})
 	}
-	if !t.Check.IsZero() && !t.cfg.SyncOnly {
-		output, err := install.Run(ctx, t.Check, install.Vars{Src: staged.Path, Dest: t.Dest})
-		if err != nil {
-			return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
-		}
-		t.log.Debug("checked", "output", output)
-	}
-	if t.reloads() {
-		if t.Rollback {
-			if err := t.keepGood(); err != nil {
-				return fmt.Errorf("cannot keep the version to go back to: %w", err)
-			}
-		}
-		if err := t.file.Owe(); err != nil {
-			return fmt.Errorf("cannot note that a reload is due: %w", err)
-		}
-	}
-	if err := staged.Commit(); err != nil {
-		return err
-	}
-	t.log.Info("file updated", "bytes", len(content))
 	return nil
 }
 
-// keepGood keeps the destination as it is as the version to go back to. It does nothing while a reload is
-// owed, because then the destination has not proved good, nor without a destination.
-func (t *target) keepGood() error {
-	if owes, err := t.file.Owes(); owes || err != nil {
-		return err
-	}
-	content, ok, err := t.file.Current()
-	if err != nil || !ok {
-		return err
-	}
-	return t.file.KeepGood(install.Good{Content: content, Keys: -1})
-}
-
-// rollBack puts the version before back, if it is wanted and there is one.
-func (t *target) rollBack() (done bool, err error) {
-	if !t.Rollback {
-		return false, nil
-	}
-	good, ok, err := t.file.Good()
-	if err != nil || !ok {
-		return false, err
-	}
-	if differs, err := t.file.Differs(good.Content); err != nil || !differs {
-		return false, err
-	}
-	staged, err := t.file.Stage(good.Content)
-	if err != nil {
-		return false, err
-	}
-	defer staged.Discard()
-	return true, staged.Commit()
-}
-
-func (t *target) render(ctx context.Context, tree render.Tree) ([]byte, error) {
-	if err := t.parse(); err != nil {
-		return nil, err
-	}
-	out, err := t.template.Render(ctx, tree, nil)
-	if err != nil {
-		return nil, err
-	}
-	if skipped := strings.Join(out.Skipped, "; "); skipped != t.skipped {
-		if skipped != "" {
-			t.log.Warn("records left out", "records", skipped)
+// owe has outputs owe their reader what is noted on disk.
+func (t *target) owe(outputs []*output) {
+	for _, o := range outputs {
+		owes, err := o.book().Owes()
+		if err != nil {
+			o.log.Warn("whether a reload is due is not known; it is taken to be", "reason", err)
 		}
-		t.skipped = skipped
+		o.owes = owes || err != nil
 	}
-	return out.Content, nil
+}
+
+// reloads reports whether there is a reader to be told of changes.
+func (t *target) reloads() bool {
+	return (!t.Reload.IsZero() || t.applier != nil) && !t.cfg.SyncOnly && !t.cfg.Noop
+}
+
+// guarded reports whether what was applied last has to be known.
+func (t *target) guarded() bool { return t.MaxShrinkPercent > 0 || t.MaxExpiredPercent > 0 }
+
+// keepsGood reports whether the last confirmed version is kept beside the file.
+func (t *target) keepsGood() bool {
+	return !t.cfg.Noop && (t.Rollback || t.applier != nil || t.guarded())
+}
+
+// scope is what the template may see of a view.
+func (t *target) scope(view keys.View) render.Scope {
+	return render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Textual()}
+}
+
+// notice takes in what has changed at arrived; all: everything may have. It makes what has to be rendered
+// again dirty.
+func (t *target) notice(now, arrived time.Time, view keys.View, changes []keys.Change, all bool) {
+	touched := all
+	if all {
+		t.spoil(arrived)
+	}
+	scope := t.scope(view)
+	for _, change := range changes {
+		if !scope.Covers(change.Key) {
+			continue
+		}
+		if t.MaxExpiredPercent > 0 && change.Expired {
+			t.expired[change.Key] = true
+		} else if !change.Removed {
+			delete(t.expired, change.Key)
+		}
+		if t.ForEach != "" {
+			if _, is := t.Item(scope.Inner(change.Key)); is {
+				t.relist, touched = true, true
+			}
+		}
+		if t.hold.Reason != "" || t.template == nil || t.waiting {
+			touched = true
+		}
+		for _, o := range t.outputs {
+			if o.reads == nil || o.reads.Touches(change.Key) {
+				o.spoil(arrived)
+				touched = true
+			}
+		}
+	}
+	if touched {
+		t.pace.changed(now)
+	}
+}
+
+// spoil has everything made again.
+func (t *target) spoil(arrived time.Time) {
+	t.relist = true
+	for _, o := range t.outputs {
+		o.spoil(arrived)
+	}
+}
+
+// retext reads the template again, and has everything made again if there is a new version of it or of
+// what it includes.
+func (t *target) retext(now time.Time) {
+	before := t.text
+	if err := t.parse(); err != nil {
+		return // told when it is rendered
+	}
+	includes := slices.ContainsFunc(t.outputs, func(o *output) bool { return o.reads != nil && len(o.reads.Included()) > 0 })
+	if t.text != before || includes {
+		t.spoil(now)
+		t.pace.hurry(now)
+	}
+}
+
+// make renders what is dirty, unless the keys are not there yet or a guard holds the files.
+func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
+	if t.waiting = !view.Ready(t.Keys); t.waiting {
+		for _, o := range t.outputs {
+			if o.reads == nil {
+				o.become(report.Waiting, "", nil)
+			}
+		}
+		return
+	}
+	tree := t.tree(view)
+	err := t.parse()
+	if err == nil && t.ForEach != "" && t.relist {
+		err = t.list(tree)
+	}
+	if err == nil && t.held(view, tree, now) {
+		return
+	}
+	t.fail(report.StepRender, err)
+	t.index = view.Index()
+	for _, o := range t.outputs {
+		if ctx.Err() != nil {
+			return
+		}
+		if o.dirty && err != nil {
+			o.set.fail(o, report.StepRender, err)
+		} else if o.dirty && !o.vanished {
+			o.render(ctx, tree, !view.Stale().IsZero())
+		}
+	}
+	if err == nil {
+		t.note()
+	}
+}
+
+// fail notes what keeps a resource with for_each from having any items at all; nil: nothing does.
+func (t *target) fail(step string, err error) {
+	if t.ForEach == "" {
+		return
+	}
+	before := t.failure.reason
+	t.failure.tell(t.log, "not up to date", err)
+	switch {
+	case err != nil:
+		t.board.set(report.TargetStatus{Name: t.Name, Dest: t.Dest, State: report.Failed, Step: step, Err: err.Error(), Since: time.Now(), Keys: t.Keys})
+	case before != "":
+		t.board.gone(t.Name)
+	}
+}
+
+// held decides whether the files are to stay as they are.
+func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
+	t.now = t.count(tree)
+	seen := guard.Seen{
+		Keys: t.now, Applied: t.applied.Keys, Expired: len(t.expired),
+		Exists: t.exists(), Stale: !view.Stale().IsZero(), Older: uint64(view.Index()) < t.applied.Index,
+		ReplacedAt: t.feed.replaced(),
+		Released:   t.through || t.board.isReleased(t.Name),
+	}
+	before := t.hold
+	t.hold = guard.Decide(now, guard.Limits{
+		MinKeys: t.MinKeys, MaxShrinkPercent: t.MaxShrinkPercent, ShrinkGrace: t.ShrinkGrace,
+		MaxExpiredPercent: t.MaxExpiredPercent, ExpiryGrace: t.ExpiryGrace, ReplacedGrace: replacedGrace,
+	}, seen, before)
+	if t.hold.Reason == "" {
+		t.through = t.through || before.Reason != "" && (seen.Released || !before.Until.IsZero() && !now.Before(before.Until))
+		return false
+	}
+	if t.hold.Reason != before.Reason {
+		t.log.Warn("the file is held as it is", "reason", t.hold.Text, "until", t.hold.Until)
+	}
+	state := report.Held
+	if t.hold.Reason == guard.Stale {
+		state = report.Stale
+	}
+	for _, o := range t.outputs {
+		o.hold(state, errors.New(t.hold.Text), t.hold.Until)
+	}
+	return true
+}
+
+// count returns how many keys there are, as exactly as the guards of t have to know it.
+func (t *target) count(tree render.Tree) int {
+	if t.guarded() || t.MinKeys > 1 {
+		return tree.Len()
+	}
+	if tree.Empty() {
+		return 0
+	}
+	return max(1, t.applied.Keys)
+}
+
+// exists reports whether there is a file that could be held.
+func (t *target) exists() bool {
+	return slices.ContainsFunc(t.outputs, func(o *output) bool {
+		_, err := os.Lstat(o.file.Path)
+		return err == nil
+	})
+}
+
+// list makes the outputs those of the items that there are now.
+func (t *target) list(tree render.Tree) error {
+	if t.manifest == nil {
+		dir, prefix, suffix := t.Files()
+		manifest, err := install.OpenManifest(dir, t.Name, prefix, suffix)
+		if err != nil {
+			return err
+		}
+		t.manifest = manifest
+	}
+	items, err := tree.Items(t.ForEach)
+	if err != nil {
+		return err
+	}
+	if len(items) > itemsMax {
+		return fmt.Errorf("for_each = %q matches %d keys, which is more than %d", t.ForEach, len(items), itemsMax)
+	}
+	byName := map[string]*output{}
+	for _, o := range t.outputs {
+		byName[o.name] = o
+	}
+	var outputs []*output
+	taken := map[string]bool{}
+	var paths []string
+	for _, item := range items {
+		name := t.Name + "/" + item.Name
+		if taken[name] {
+			name = t.Name + item.Key
+		}
+		dest, err := t.DestOf(item.Key)
+		if err == nil && taken[dest] {
+			err = fmt.Errorf("the key %s names the same file as another key", item.Key)
+		}
+		o := byName[name]
+		if o == nil || o.vanished || o.file.Path != dest && err == nil {
+			o = newOutput(t, name, dest, item)
+			t.owe([]*output{o})
+		}
+		taken[name] = true
+		delete(byName, name)
+		if o.item != any(item) {
+			o.dirty = true
+		}
+		o.item, o.refused = item, err
+		if err == nil {
+			taken[dest] = true
+			paths = append(paths, dest)
+		}
+		outputs = append(outputs, o)
+	}
+	for _, path := range t.manifest.Gone(paths) {
+		o := newOutput(t, t.Name+"/"+filepath.Base(path), path, nil)
+		o.vanished, o.dirty = true, false
+		for _, old := range byName {
+			if old.file.Path == path {
+				o.name, o.arrived, o.status = old.name, old.arrived, old.status
+			}
+		}
+		delete(byName, o.name)
+		outputs = append(outputs, o)
+	}
+	for name := range byName {
+		t.board.gone(name)
+	}
+	t.outputs, t.relist = outputs, false
+	return nil
+}
+
+// note remembers which files are about to be written, so that they can be removed some day.
+func (t *target) note() {
+	if t.manifest == nil || t.cfg.Noop {
+		return
+	}
+	contents := map[string][]byte{}
+	for _, o := range t.outputs {
+		if o.rendered && !o.isOnDisk() {
+			contents[o.file.Path] = o.want
+		}
+	}
+	if len(contents) == 0 {
+		return
+	}
+	if err := t.manifest.Note(contents); err != nil {
+		for _, o := range t.outputs {
+			if o.rendered && !o.isOnDisk() {
+				o.set.fail(o, report.StepWrite, fmt.Errorf("cannot note which files are written: %w", err))
+			}
+		}
+	}
+}
+
+// settled notes what was applied, once everything is.
+func (t *target) settled() {
+	if t.waiting || t.hold.Reason != "" || len(t.outputs) == 0 && t.ForEach == "" {
+		return
+	}
+	for _, o := range t.outputs {
+		if o.status.State != report.Converged {
+			return
+		}
+	}
+	if t.through {
+		t.board.spent(t.Name)
+	}
+	t.through = false
+	clear(t.expired)
+	changed := t.applied.Keys != t.now
+	t.applied.Keys, t.applied.Index = t.now, uint64(t.index)
+	if changed && t.guarded() && !t.cfg.Noop {
+		if err := t.book.KeepGood(t.good()); err != nil {
+			t.log.Warn("cannot note how many keys there were", "reason", err)
+		}
+	}
+}
+
+// good is what was confirmed: with the content of the file, if there is one file.
+func (t *target) good() install.Good {
+	good := install.Good{Index: uint64(t.index), Keys: t.now}
+	if t.ForEach == "" {
+		if content, ok, err := t.outputs[0].file.Current(); err == nil && ok {
+			good.Content = content
+		}
+	}
+	return good
 }
 
 // parse reads the template again. A version that cannot be parsed is reported once and leaves the
@@ -195,7 +431,7 @@ func (t *target) parse() error {
 	}
 	var parsed *render.Template
 	if err == nil {
-		parsed, err = render.Parse(filepath.Base(t.Src), text, render.Env{World: t.world, Include: render.IncludeDir(filepath.Join(t.cfg.ConfDir, "templates"))})
+		parsed, err = newTemplate(t.cfg, t.deps, t.Resource, text)
 	}
 	switch {
 	case err == nil:
@@ -226,3 +462,15 @@ func readTemplate(path string) (string, error) {
 	}
 	return string(text), nil
 }
+
+// tellSkipped logs which records were left out, when they are others than the last time.
+func (t *target) tellSkipped(records []string) {
+	skipped := strings.Join(records, "; ")
+	if skipped != t.skipped && skipped != "" {
+		t.log.Warn("records left out", "records", skipped)
+	}
+	t.skipped = skipped
+}
+
+// digest identifies contents.
+type digest = [sha256.Size]byte

@@ -126,6 +126,17 @@ func (s *Subscription) Take() (view View, changes []Change, all bool) {
 	return m.current(), changes, all
 }
 
+// Upto returns the index of the mirror, and whether everything of interest up to there has been taken.
+func (s *Subscription) Upto() (index kv.Index, all bool) {
+	m := s.mirror
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.from.Index, s.next == 0 && !s.all
+}
+
+// Keys returns what s is subscribed to, in order. It must not be changed.
+func (s *Subscription) Keys() []string { return s.keys }
+
 // since returns the last change of each key of s from s.next on, in the order of these. The caller holds the lock.
 func (m *Mirror) since(s *Subscription) (changes []Change) {
 	last := map[string]int{}

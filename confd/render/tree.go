@@ -102,8 +102,8 @@ func (t Tree) ascend(from string, fn func(key, value string) bool) {
 	}
 }
 
-// empty reports whether there is no key at all.
-func (t Tree) empty() bool {
+// Empty reports whether there is no key at all.
+func (t Tree) Empty() bool {
 	empty := true
 	t.ascend("", func(string, string) bool { empty = false; return false })
 	return empty
@@ -126,7 +126,7 @@ func (t Tree) below(prefix string, fn func(key, value string)) {
 func (t Tree) Glob(pattern string) (KVPairs, error) {
 	found := KVPairs{}
 	if _, err := path.Match(pattern, ""); err != nil {
-		if t.empty() {
+		if t.Empty() {
 			return found, nil
 		}
 		return nil, err

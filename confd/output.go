@@ -1,0 +1,159 @@
+package confd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/confd/render"
+	"github.com/kvd-io/kvd/confd/report"
+)
+
+// output is one file that a target makes: what it should hold, what it holds, and what its reader has
+// been told. It belongs to its group's goroutine.
+type output struct {
+	target *target
+	name   string // of the target in status: that of the resource, and of the item
+	item   any    // nil, or the render.Item
+	file   install.File
+	set    *set // that it goes with
+	log    *slog.Logger
+
+	refused  error // the item's key cannot name a file
+	vanished bool  // the file is to be removed
+
+	dirty    bool          // to be rendered
+	verify   bool          // what is on disk is to be looked at, whatever is remembered
+	reads    *render.Reads // of the last render; nil: there was none
+	rendered bool          // want and hash are valid
+	want     []byte        // what the file is to hold; given up when it does, unless an applier needs it
+	hash     digest        // of want
+	onDisk   *digest       // of what the file holds; nil: not known
+	live     []byte        // what the program runs, for an applier; nil: not known
+	owes     bool          // the reader has not been told of what the file holds
+	stale    bool          // made from a snapshot
+	kept     *install.Staged
+
+	arrived time.Time // of the oldest change that is not live yet; zero: none
+	failure failure
+	status  report.TargetStatus
+}
+
+func newOutput(t *target, name, dest string, item any) *output {
+	o := &output{target: t, name: name, item: item, file: t.Destination(dest), dirty: true, log: t.log}
+	if item != nil {
+		o.log = t.log.With("dest", dest)
+	}
+	if o.set = t.set; o.set == nil {
+		o.set = &set{single: o}
+		o.set.limit(t)
+	}
+	o.status = report.TargetStatus{Name: name, Dest: dest, Keys: t.Keys}
+	return o
+}
+
+// book is where o's debt is noted: beside the file, or for all items of a resource in one place.
+func (o *output) book() install.File {
+	if o.target.ForEach != "" {
+		return o.target.book
+	}
+	return o.file
+}
+
+// spoil has o rendered again because of a change that arrived at a time.
+func (o *output) spoil(arrived time.Time) {
+	o.dirty = true
+	if o.arrived.IsZero() || arrived.Before(o.arrived) {
+		o.arrived = arrived
+	}
+}
+
+func (o *output) isOnDisk() bool { return o.onDisk != nil && *o.onDisk == o.hash }
+
+// render makes what the file is to hold.
+func (o *output) render(ctx context.Context, tree render.Tree, stale bool) {
+	t := o.target
+	if o.refused != nil {
+		o.set.fail(o, report.StepRender, o.refused)
+		o.dirty = false
+		return
+	}
+	release := t.slot(ctx)
+	defer release()
+	t.step(o, report.StepRender)
+	began := time.Now()
+	out, err := t.template.Render(ctx, tree, o.item)
+	if err == nil {
+		err = install.CheckFormat(t.OutputFormat, out.Content, t.Sensitive)
+	}
+	t.board.step(o.name, report.StepRender, began, err)
+	if ctx.Err() != nil {
+		return
+	}
+	o.reads, o.dirty = out.Reads, false
+	if err != nil {
+		o.rendered, o.want = false, nil
+		o.set.fail(o, report.StepRender, err)
+		return
+	}
+	t.tellSkipped(out.Skipped)
+	o.rendered, o.stale = true, stale
+	o.want, o.hash = out.Content, sha256.Sum256(out.Content)
+	o.status.Index = t.index
+	o.set.fresh = true
+}
+
+// become notes where o stands, and tells it if that is news.
+func (o *output) become(state report.State, step string, err error) {
+	before := o.status
+	s := &o.status
+	s.State, s.Step, s.Err = state, step, ""
+	if err != nil {
+		s.Err = err.Error()
+	}
+	if state != report.Failed && state != report.Held {
+		s.Next = time.Time{}
+	}
+	s.Hash = ""
+	if o.rendered && !o.target.Sensitive {
+		s.Hash = hex.EncodeToString(o.hash[:])
+	}
+	if state != report.Converged {
+		s.LiveAfter = 0
+	}
+	if before.State != state || before.Step != step {
+		s.Since = time.Now()
+	}
+	if s.Since != before.Since || s.Err != before.Err || s.Hash != before.Hash || s.Index != before.Index || !s.Next.Equal(before.Next) || s.LiveAfter != before.LiveAfter {
+		o.target.board.set(*s)
+	}
+}
+
+// hold notes that a guard keeps the file as it is.
+func (o *output) hold(state report.State, why error, until time.Time) {
+	o.status.Next = until
+	o.become(state, "", why)
+}
+
+// converge notes that what runs is what was rendered. at is when that was seen.
+func (o *output) converge(at time.Time) {
+	state := report.Converged
+	if o.stale {
+		state = report.Stale
+	}
+	o.status.LiveAfter = 0
+	if !o.arrived.IsZero() && o.status.State != report.Converged {
+		o.status.LiveAfter = max(at.Sub(o.arrived), 1)
+	}
+	o.arrived, o.verify = time.Time{}, false
+	if o.target.applier != nil {
+		o.live = o.want
+	} else {
+		o.want = nil
+	}
+	o.become(state, "", nil)
+	o.failure.reason = ""
+}

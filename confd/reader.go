@@ -1,0 +1,357 @@
+package confd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/confd/proxy"
+	"github.com/kvd-io/kvd/confd/report"
+	"github.com/kvd-io/kvd/pkg/backoff"
+)
+
+// How often a reader may be reloaded when its resources do not say: a few times at once, and then
+// twice a second.
+const (
+	reloadBurst    = 3
+	reloadInterval = 500 * time.Millisecond
+)
+
+// How long it takes between two looks whether a reload has come about.
+const (
+	confirmMin = 20 * time.Millisecond
+	confirmMax = 500 * time.Millisecond
+)
+
+// keysPatience is for how long after the start a reload that is due from an earlier run waits for the
+// keys to be read, so that it need not be done twice.
+const keysPatience = 2 * time.Second
+
+// reader is who reads the files of a group, and is told of their changes by one command. It belongs to
+// its group's goroutine.
+type reader struct {
+	reload  install.Command
+	bucket  bucket
+	retry   backoff.Backoff
+	at      time.Time // when a failed reload is tried again; zero: at once
+	failure failure
+}
+
+// newReader returns the reader of targets, nil if there is nobody to be told.
+func newReader(targets []*target) *reader {
+	r := &reader{bucket: bucket{burst: reloadBurst, interval: reloadInterval}, retry: backoff.Backoff{Min: retryMin, Max: retryMax}}
+	found := false
+	for _, t := range targets {
+		if !t.reloads() {
+			continue
+		}
+		found = true
+		longest := max(t.Reload.Timeout, r.reload.Timeout)
+		if r.reload.IsZero() {
+			r.reload = t.Reload
+		}
+		r.reload.Timeout = longest
+		r.reload.Sensitive = r.reload.Sensitive || t.Sensitive
+		if t.MinReloadInterval > 0 && (r.bucket.burst > 1 || t.MinReloadInterval > r.bucket.interval) {
+			r.bucket = bucket{burst: 1, interval: t.MinReloadInterval}
+		}
+		if t.RetryMax > 0 {
+			r.retry.Max = min(r.retry.Max, t.RetryMax)
+		}
+	}
+	if !found {
+		return nil
+	}
+	return r
+}
+
+// settle tells the reader if any file owes it that, and sees to it that it took the new versions. A
+// failure is logged here.
+func (g *group) settle(ctx context.Context) {
+	r := g.reader
+	if r == nil || ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	if now.Before(r.at) {
+		return
+	}
+	var owing []*output
+	for _, o := range g.outputs() {
+		switch {
+		case o.set.torn:
+			return
+		case !o.owes:
+		case o.target.waiting && now.Before(g.began.Add(keysPatience)) && !g.cfg.Onetime:
+			r.at = g.began.Add(keysPatience)
+			return
+		default:
+			owing = append(owing, o)
+		}
+	}
+	if len(owing) == 0 {
+		return
+	}
+	if r.at = r.bucket.ready(now); r.at.After(now) {
+		return
+	}
+	r.at = time.Time{}
+	step, err := g.reload(ctx, owing)
+	r.failure.tell(g.log, "not reloaded", err)
+	if err == nil {
+		r.retry.Reset()
+		g.paid(owing, time.Now())
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	r.at = time.Now().Add(r.retry.Next())
+	for _, o := range owing {
+		o.status.Next = r.at
+		o.become(report.Failed, step, err)
+	}
+	g.rollBack(ctx, step, err, owing)
+}
+
+// reload runs the command and sees to it that the new versions run. The error is of the step.
+func (g *group) reload(ctx context.Context, owing []*output) (step string, err error) {
+	r := g.reader
+	r.bucket.take(time.Now())
+	marks := map[proxy.Applier]proxy.Mark{}
+	for _, t := range g.targets {
+		if t.applier == nil {
+			continue
+		}
+		mark, err := t.applier.Mark(ctx)
+		if err != nil {
+			t.log.Warn("what runs before the reload is not known", "reason", err)
+		}
+		marks[t.applier] = mark
+	}
+	g.step(owing[0], report.StepReload)
+	began := time.Now()
+	output, err := g.tell(ctx, owing)
+	for _, o := range owing {
+		g.board.step(o.name, report.StepReload, began, err)
+	}
+	if err != nil {
+		return report.StepReload, err
+	}
+	for _, o := range owing {
+		o.status.How = "reload"
+		o.become(report.Reloaded, "", nil)
+	}
+	g.step(owing[0], report.StepConfirm)
+	began = time.Now()
+	err = g.confirm(ctx, marks)
+	for _, o := range owing {
+		g.board.step(o.name, report.StepConfirm, began, err)
+		if err == nil {
+			o.log.Info("reloaded", "output", output)
+		}
+	}
+	return report.StepConfirm, err
+}
+
+// tell runs the command, or where there is none has the appliers load the files.
+func (g *group) tell(ctx context.Context, owing []*output) (output string, err error) {
+	if !g.reader.reload.IsZero() {
+		return install.Run(ctx, g.reader.reload, install.Vars{})
+	}
+	for _, o := range owing {
+		if o.target.applier == nil {
+			continue
+		}
+		content, ok, err := o.file.Current()
+		if err != nil || !ok {
+			return "", errors.Join(err, fmt.Errorf("there is nothing to load at %s", o.file.Path))
+		}
+		plan, err := o.target.applier.Plan(ctx, nil, content)
+		if err != nil {
+			return "", err
+		}
+		if plan.Kind == proxy.Reload {
+			return "", fmt.Errorf("a reload is needed, and there is no reload_cmd: %s", plan.Reason)
+		}
+		if err := o.target.applier.Apply(ctx, plan); err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// confirm returns nil when all programs of the group run what their files say.
+func (g *group) confirm(ctx context.Context, marks map[proxy.Applier]proxy.Mark) error {
+	for _, t := range g.targets {
+		if t.applier == nil {
+			continue
+		}
+		for _, o := range t.outputs {
+			content, ok, err := o.file.Current()
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			if err := t.applier.Confirm(ctx, content, marks[t.applier]); err != nil {
+				return err
+			}
+		}
+	}
+	ran := map[string]bool{}
+	for _, t := range g.targets {
+		if t.Confirm.IsZero() || ran[t.Confirm.String()] {
+			continue
+		}
+		ran[t.Confirm.String()] = true
+		if err := confirmBy(ctx, t.Confirm); err != nil {
+			return fmt.Errorf("confirm_cmd does not see the new version: %w", err)
+		}
+	}
+	return nil
+}
+
+// confirmBy runs a command until it succeeds, for as long as it may take.
+func confirmBy(ctx context.Context, command install.Command) error {
+	deadline := time.Now().Add(command.Timeout)
+	pause := confirmMin
+	for {
+		command.Timeout = max(time.Until(deadline), time.Second)
+		_, err := install.Run(ctx, command, install.Vars{})
+		if err == nil || ctx.Err() != nil || time.Now().Add(pause).After(deadline) {
+			return err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		pause = min(2*pause, confirmMax)
+	}
+}
+
+// paid notes that what the files of outputs hold is what runs, as seen at a time.
+func (g *group) paid(outputs []*output, at time.Time) {
+	for _, o := range outputs {
+		if o.rendered && o.isOnDisk() || o.vanished {
+			o.converge(at)
+		}
+	}
+	noted := map[string]bool{}
+	for _, o := range outputs {
+		g.step(o, "paid")
+		err := o.keepGood()
+		if book := o.book(); err == nil && !noted[book.Path] {
+			err = book.Paid()
+			noted[book.Path] = true
+		}
+		if err != nil {
+			o.set.fail(o, report.StepWrite, fmt.Errorf("reloaded, but that cannot be noted: %w", err))
+			continue
+		}
+		o.owes = false
+		if o.status.State == report.Converged || o.vanished {
+			o.set.succeeded()
+		}
+	}
+	g.forget(outputs)
+}
+
+// keepGood keeps what the file holds as the version to go back to.
+func (o *output) keepGood() error {
+	t := o.target
+	if o.vanished || !o.isOnDisk() || !t.keepsGood() || t.ForEach != "" && !t.Rollback && t.applier == nil {
+		return nil
+	}
+	content := o.live
+	if content == nil {
+		current, ok, err := o.file.Current()
+		if err != nil || !ok {
+			return err
+		}
+		content = current
+	}
+	return o.file.KeepGood(install.Good{Content: content, Index: uint64(o.status.Index), Keys: t.now})
+}
+
+// forget lets go of the outputs whose files are gone.
+func (g *group) forget(outputs []*output) {
+	for _, o := range outputs {
+		if !o.vanished {
+			continue
+		}
+		g.board.gone(o.name)
+		o.target.outputs = slices.DeleteFunc(o.target.outputs, func(other *output) bool { return other == o })
+	}
+}
+
+// rollBack puts back what is wanted back after a failed reload, and reloads that. What was taken back is
+// not tried again before its inputs change, or some time has passed.
+func (g *group) rollBack(ctx context.Context, step string, reason error, owing []*output) {
+	sets := map[*set][]*output{}
+	for _, o := range owing {
+		sets[o.set] = append(sets[o.set], o)
+	}
+	var back []*output
+	for _, o := range owing {
+		if !slices.ContainsFunc(sets[o.set], func(o *output) bool { return o.target.Rollback }) {
+			continue
+		}
+		began := time.Now()
+		done, err := o.rollBack()
+		if done || err != nil {
+			g.board.step(o.name, report.StepRollback, began, err)
+		}
+		if err != nil {
+			o.log.Error("not rolled back", "reason", err)
+		}
+		if done {
+			o.log.Warn("rolled back to the version before")
+			back = append(back, o)
+		}
+	}
+	if len(back) == 0 {
+		return
+	}
+	for s := range sets {
+		of := slices.DeleteFunc(slices.Clone(back), func(o *output) bool { return o.set != s })
+		if len(of) > 0 {
+			s.refused = fingerprint(of)
+			s.at = time.Now().Add(s.quarantine.Next())
+		}
+	}
+	if _, err := g.reload(ctx, owing); err != nil {
+		g.log.Error("the version before could not be reloaded either", "reason", err)
+		return
+	}
+	g.reader.at = time.Time{}
+	g.paid(owing, time.Now())
+	for _, o := range back {
+		o.status.Next = o.set.at
+		o.become(report.Failed, step, reason)
+	}
+}
+
+// rollBack puts the last confirmed version in place, if there is one and it is another.
+func (o *output) rollBack() (done bool, err error) {
+	good, ok, err := o.file.Good()
+	if err != nil || !ok || o.vanished {
+		return false, err
+	}
+	if differs, err := o.file.Differs(good.Content); err != nil || !differs {
+		return false, err
+	}
+	staged, err := o.file.Stage(good.Content)
+	if err != nil {
+		return false, err
+	}
+	defer staged.Discard()
+	o.onDisk = nil
+	return true, staged.Commit()
+}

@@ -1,0 +1,582 @@
+package confd
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/install"
+	"github.com/kvd-io/kvd/confd/proxy"
+	"github.com/kvd-io/kvd/confd/report"
+	"github.com/kvd-io/kvd/pkg/backoff"
+)
+
+// How long it takes until what failed is tried again.
+const (
+	retryMin      = 500 * time.Millisecond
+	retryMax      = time.Minute
+	quarantineMin = 10 * time.Second // a version that the program refused, and that was taken back
+	quarantineMax = 5 * time.Minute
+)
+
+// set is the outputs that go together: checked together, put in place together, taken back together.
+// It is one output, or all those of a reload group. It belongs to its group's goroutine.
+type set struct {
+	single  *output   // nil: the outputs of targets
+	targets []*target // of a reload group
+
+	fresh bool      // something was rendered in this pass
+	torn  bool      // some of a new version is in place, some not: nobody is told of it
+	at    time.Time // when what failed, or had to wait, is tried again; zero: when something changes
+
+	retry      backoff.Backoff
+	quarantine backoff.Backoff
+	refused    digest // what the program refused, and was taken back; zero: nothing
+}
+
+// limit gives s the retries that t wants.
+func (s *set) limit(t *target) {
+	longest := func(usual time.Duration) time.Duration {
+		if t.RetryMax > 0 {
+			return t.RetryMax
+		}
+		return usual
+	}
+	s.retry = backoff.Backoff{Min: retryMin, Max: longest(retryMax)}
+	s.quarantine = backoff.Backoff{Min: min(quarantineMin, longest(quarantineMax)), Max: longest(quarantineMax)}
+}
+
+func (s *set) outputs() (outputs []*output) {
+	if s.single != nil {
+		return []*output{s.single}
+	}
+	for _, t := range s.targets {
+		outputs = append(outputs, t.outputs...)
+	}
+	return outputs
+}
+
+// of returns the targets whose outputs s has.
+func (s *set) of() []*target {
+	if s.single != nil {
+		return []*target{s.single.target}
+	}
+	return s.targets
+}
+
+// last returns the last of these, in the order of the resource files.
+func (s *set) last() *target {
+	of := s.of()
+	return of[len(of)-1]
+}
+
+// fail notes that o failed at a step, and when s is tried again.
+func (s *set) fail(o *output, step string, err error) {
+	if now := time.Now(); !s.at.After(now) {
+		s.at = now.Add(s.retry.Next())
+	}
+	o.status.Next = s.at
+	o.failure.tell(o.log, "not up to date", err)
+	o.become(report.Failed, step, err)
+}
+
+// failAll is fail for several outputs with one reason, which is told once.
+func (s *set) failAll(outputs []*output, step string, err error) {
+	for i, o := range outputs {
+		if i > 0 {
+			o.failure.reason = stripStaged(err)
+		}
+		s.fail(o, step, err)
+	}
+}
+
+// again makes everything of s dirty when its time has come.
+func (s *set) again(now time.Time) (due bool) {
+	if s.at.IsZero() || now.Before(s.at) {
+		return false
+	}
+	s.at = time.Time{}
+	for _, o := range s.outputs() {
+		o.dirty = !o.vanished
+		o.set.fresh = true
+		o.target.pace.hurry(now)
+	}
+	return true
+}
+
+// succeeded forgets the failures.
+func (s *set) succeeded() {
+	s.at, s.torn, s.refused = time.Time{}, false, digest{}
+	s.retry.Reset()
+	s.quarantine.Reset()
+}
+
+// fingerprint identifies what is to become of outputs.
+func fingerprint(outputs []*output) digest {
+	hash := sha256.New()
+	for _, o := range outputs {
+		fmt.Fprintf(hash, "%q %v %x\n", o.file.Path, o.vanished, o.hash)
+	}
+	return digest(hash.Sum(nil))
+}
+
+// bring makes the files of s what was rendered. Whether their reader is to be told is known by what
+// they owe. A failure is noted and logged, and leaves the files as they were.
+func (g *group) bring(ctx context.Context, s *set) {
+	s.fresh = false
+	outputs := s.outputs()
+	if ctx.Err() != nil || slices.ContainsFunc(outputs, func(o *output) bool { return o.target.waiting }) {
+		return
+	}
+	changed, ok := g.changed(s, outputs)
+	if !ok {
+		return
+	}
+	if len(changed) == 0 && !s.keepsStage() {
+		s.torn = false
+		g.unchanged(ctx, s, outputs)
+		return
+	}
+	if mark := fingerprint(changed); len(changed) > 0 && s.refused == mark && !s.at.IsZero() {
+		return // it is tried again at s.at
+	}
+	if g.cfg.Noop {
+		g.rehearse(s, outputs, changed)
+		return
+	}
+	plans, why := g.plan(ctx, s, changed)
+	for _, o := range changed {
+		o.status.How, o.status.Why = "", why
+		o.become(report.Rendered, "", nil)
+	}
+	if g.reader != nil && plans == nil && len(changed) > 0 {
+		if now := time.Now(); g.reader.bucket.ready(now).After(now) {
+			s.at = g.reader.bucket.ready(now) // postponed, with whatever comes until then
+			return
+		}
+	}
+	g.install(ctx, s, outputs, changed, plans)
+}
+
+// changed returns those of outputs whose files are not what they should be.
+func (g *group) changed(s *set, outputs []*output) (changed []*output, ok bool) {
+	for _, o := range outputs {
+		switch {
+		case o.vanished:
+			changed = append(changed, o)
+			continue
+		case !o.rendered || o.target.hold.Reason != "" || o.isOnDisk() && !o.verify:
+			continue
+		}
+		differs, err := o.file.Differs(o.want)
+		if err != nil {
+			s.fail(o, report.StepWrite, err)
+			return nil, false
+		}
+		if differs {
+			changed = append(changed, o)
+		} else {
+			hash := o.hash
+			o.onDisk = &hash
+		}
+	}
+	return changed, true
+}
+
+// keepsStage reports whether --keep-stage-file asks for a staged file of what has not changed.
+func (s *set) keepsStage() bool {
+	return s.single != nil && s.single.target.cfg.KeepStageFile && s.single.rendered && s.single.kept == nil
+}
+
+// unchanged is for a pass that found all files of s to be what they should be.
+func (g *group) unchanged(ctx context.Context, s *set, outputs []*output) {
+	failed := false
+	for _, o := range outputs {
+		switch {
+		case !o.rendered || o.target.hold.Reason != "":
+			failed = failed || !o.rendered && o.target.hold.Reason == ""
+			continue
+		case o.owes && g.reader == nil && !g.cfg.Noop: // its command was taken out of the resource file
+			g.paid([]*output{o}, time.Now())
+		case o.owes:
+			continue
+		case o.target.applier != nil && (o.verify || o.live == nil) && !g.cfg.Onetime:
+			g.ask(ctx, o)
+		default:
+			o.converge(time.Now())
+		}
+	}
+	if !failed {
+		s.succeeded()
+	}
+}
+
+// ask has the running program say whether it is as the file has it. If not, it is owed a reload.
+func (g *group) ask(ctx context.Context, o *output) {
+	err := o.target.applier.Confirm(ctx, o.want, proxy.Mark{})
+	if err == nil {
+		o.converge(time.Now())
+		return
+	}
+	o.log.Warn("what runs is not what the file says", "reason", err)
+	if err := o.book().Owe(); err != nil {
+		o.set.fail(o, report.StepWrite, fmt.Errorf("cannot note that a reload is due: %w", err))
+		return
+	}
+	o.owes = true
+	o.become(report.Written, "", nil)
+}
+
+// rehearse tells what would happen.
+func (g *group) rehearse(s *set, outputs, changed []*output) {
+	for _, o := range changed {
+		o.log.Warn("noop: the file would be changed")
+		o.become(report.Rendered, "", nil)
+	}
+	if !g.cfg.KeepStageFile {
+		return
+	}
+	for _, o := range outputs {
+		if !o.rendered {
+			continue
+		}
+		if _, err := o.stage(); err != nil {
+			s.fail(o, report.StepWrite, err)
+		}
+	}
+}
+
+// stage puts a new version beside the file. With --keep-stage-file it is left there if it is not
+// installed, but only the last one, however often it is tried.
+func (o *output) stage() (*install.Staged, error) {
+	staged, err := o.file.Stage(o.want)
+	if err == nil && o.target.cfg.KeepStageFile {
+		if o.kept != nil {
+			o.kept.Discard()
+		}
+		o.kept = staged
+		o.log.Info("staged", "file", staged.Path)
+	}
+	return staged, err
+}
+
+// plan returns what it takes to bring the running programs to the new versions without a reload; nil
+// and the reason why not, if it takes one, or if there is nobody to be told.
+func (g *group) plan(ctx context.Context, s *set, changed []*output) (plans []proxy.Plan, why string) {
+	if g.reader == nil || !slices.ContainsFunc(changed, func(o *output) bool { return o.target.applier != nil }) {
+		return nil, ""
+	}
+	for _, o := range g.outputs() {
+		if o.owes {
+			return nil, "a reload is due"
+		}
+	}
+	for _, o := range changed {
+		if o.target.applier == nil || o.vanished {
+			return nil, "another file of the same program has changed"
+		}
+		if o.live == nil {
+			content, ok, err := o.file.Current()
+			if err != nil || !ok {
+				return nil, "what runs is not known"
+			}
+			o.live = content
+		}
+		plan, err := o.target.applier.Plan(ctx, o.live, o.want)
+		switch {
+		case err != nil:
+			return nil, err.Error()
+		case plan.Kind == proxy.Reload:
+			return nil, plan.Reason
+		}
+		plans = append(plans, plan)
+	}
+	return plans, ""
+}
+
+// install brings about what has changed: by plans without a reload, else up to the reload.
+func (g *group) install(ctx context.Context, s *set, outputs, changed []*output, plans []proxy.Plan) {
+	applied := false
+	var appliedAt time.Time
+	if plans != nil {
+		if err := g.apply(ctx, s, changed, plans); err != nil {
+			return
+		}
+		if applied = !slices.ContainsFunc(changed, func(o *output) bool { return o.status.How == "" }); applied {
+			appliedAt = time.Now()
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	change := install.Change{}
+	staged := map[*output]*install.Staged{}
+	defer func() {
+		for o, file := range staged {
+			if o.kept != file {
+				file.Discard() // finds nothing once it is installed
+			}
+		}
+	}()
+	stage := changed
+	if s.keepsStage() && len(changed) == 0 {
+		stage = outputs
+	}
+	for _, o := range stage {
+		if o.vanished {
+			change.Removed = append(change.Removed, o.file.Path)
+			continue
+		}
+		file, err := o.stage()
+		if err != nil {
+			g.giveUp(ctx, s, changed, plans, applied)
+			s.fail(o, report.StepWrite, err)
+			return
+		}
+		staged[o] = file
+		change.Staged = append(change.Staged, file)
+	}
+	if len(changed) == 0 {
+		g.unchanged(ctx, s, outputs)
+		return
+	}
+	if err := g.check(ctx, s, outputs, changed, change, staged); err != nil {
+		if ctx.Err() == nil || applied {
+			g.giveUp(ctx, s, changed, plans, applied)
+			s.failAll(changed, report.StepCheck, err)
+		}
+		return
+	}
+	if !g.write(ctx, s, changed, staged, applied) {
+		return
+	}
+	switch {
+	case applied:
+		g.paid(changed, appliedAt)
+		s.succeeded()
+	case g.reader == nil:
+		for _, o := range changed {
+			o.converge(time.Now())
+		}
+		g.forget(changed)
+		s.succeeded()
+	}
+}
+
+// apply changes the running programs. An error ends the pass for s. Where the programs do not end up as
+// they should, that is noted in what the outputs' status says of how, and a reload has to do it.
+func (g *group) apply(ctx context.Context, s *set, changed []*output, plans []proxy.Plan) error {
+	if err := g.owe(s, changed); err != nil {
+		return err
+	}
+	for i, o := range changed {
+		g.step(o, report.StepApply)
+		began := time.Now()
+		err := o.target.applier.Apply(ctx, plans[i])
+		if err == nil {
+			g.step(o, report.StepConfirm)
+			err = o.target.applier.Confirm(ctx, o.want, proxy.Mark{})
+		}
+		g.board.step(o.name, report.StepApply, began, err)
+		if err != nil {
+			o.log.Warn("the running program could not be changed; it is reloaded", "reason", err)
+			o.status.Why = err.Error()
+			for _, o := range changed {
+				o.status.How = ""
+			}
+			return nil
+		}
+		o.status.How = "runtime"
+		o.log.Info("changed the running program", "plan", plans[i].String())
+	}
+	return nil
+}
+
+// giveUp takes back what was applied of a version that was refused afterwards, so that what runs is
+// again what the files say. If that fails, the debt that was noted brings about a reload.
+func (g *group) giveUp(ctx context.Context, s *set, changed []*output, plans []proxy.Plan, applied bool) {
+	if plans == nil {
+		return
+	}
+	for _, o := range changed {
+		err := errors.New("it was not applied as a whole")
+		if applied {
+			var back proxy.Plan
+			if back, err = o.target.applier.Plan(ctx, o.want, o.live); err == nil {
+				if err = o.target.applier.Apply(ctx, back); err == nil {
+					err = o.target.applier.Confirm(ctx, o.live, proxy.Mark{})
+				}
+			}
+		}
+		if err == nil {
+			err = o.book().Paid()
+		}
+		if err != nil {
+			o.log.Warn("the running program is brought back to the file by a reload", "reason", err)
+			continue
+		}
+		o.owes = false
+	}
+}
+
+// owe notes on disk that the reader of outputs has to be told.
+func (g *group) owe(s *set, outputs []*output) error {
+	noted := map[string]bool{}
+	for _, o := range outputs {
+		book := o.book()
+		if o.owes || noted[book.Path] {
+			o.owes = true
+			continue
+		}
+		g.step(o, "owe")
+		err := g.keepFirst(o)
+		if err == nil {
+			err = book.Owe()
+		}
+		if err != nil {
+			s.failAll(outputs, report.StepWrite, fmt.Errorf("cannot note that a reload is due: %w", err))
+			return err
+		}
+		noted[book.Path], o.owes = true, true
+	}
+	return nil
+}
+
+// keepFirst keeps the file that was there before the first change as the one to go back to.
+func (g *group) keepFirst(o *output) error {
+	if !o.target.Rollback {
+		return nil
+	}
+	if _, ok, err := o.file.Good(); ok || err != nil {
+		return nil // one that cannot be read is replaced by the next that is confirmed
+	}
+	content, ok, err := o.file.Current()
+	if err != nil || !ok {
+		return err
+	}
+	if err := o.file.KeepGood(install.Good{Content: content, Keys: -1}); err != nil {
+		return fmt.Errorf("cannot keep the version to go back to: %w", err)
+	}
+	return nil
+}
+
+// write puts the new versions in place, after it was noted that a reload is due.
+func (g *group) write(ctx context.Context, s *set, changed []*output, staged map[*output]*install.Staged, applied bool) bool {
+	if g.reader != nil && !applied && g.owe(s, changed) != nil {
+		return false
+	}
+	for _, o := range changed {
+		g.step(o, report.StepWrite)
+		began := time.Now()
+		var err error
+		if o.vanished {
+			err = o.target.remove(o)
+		} else {
+			err = staged[o].Commit()
+		}
+		g.board.step(o.name, report.StepWrite, began, err)
+		if err != nil {
+			s.torn = len(changed) > 1 || applied
+			s.fail(o, report.StepWrite, err)
+			return false
+		}
+		if o.kept == staged[o] {
+			o.kept = nil
+		}
+		hash := o.hash
+		o.onDisk = &hash
+		o.log.Info("file updated", "file", o.file.Path, "bytes", len(o.want), "removed", o.vanished)
+		if g.reader != nil && !applied {
+			o.become(report.Written, "", nil)
+			g.reader.at = time.Time{} // news: whatever failed before, this may not
+		}
+	}
+	s.torn = false
+	return true
+}
+
+// remove removes the file of an item that is gone.
+func (t *target) remove(o *output) error {
+	err := t.manifest.Remove(o.file.Path)
+	var edited *install.EditedError
+	if errors.As(err, &edited) {
+		o.log.Warn("not removed", "reason", err)
+		return nil
+	}
+	if err == nil {
+		err = o.file.ForgetGood()
+	}
+	return err
+}
+
+// check runs the checks of s on the new versions.
+func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, change install.Change, staged map[*output]*install.Staged) error {
+	if g.cfg.SyncOnly {
+		return nil
+	}
+	together := s.single == nil
+	var dirs []string
+	var checked []*output
+	for _, o := range outputs {
+		t := o.target
+		if o.vanished || t.Check.IsZero() && !together {
+			continue
+		}
+		dirs = append(dirs, t.CheckDirs...)
+		if !t.Check.IsZero() && (staged[o] != nil || t.ForEach == "" && isThere(o.file.Path)) {
+			checked = append(checked, o)
+		}
+		together = together || len(t.CheckDirs) > 0 || t.Check.Uses("dir")
+	}
+	if len(checked) == 0 {
+		return nil
+	}
+	vars := func(o *output) install.Vars { return install.Vars{Src: staged[o].Path, Dest: o.file.Path} }
+	if together {
+		slices.Sort(dirs)
+		dir, err := install.NewCheckDir(change, slices.Compact(dirs))
+		if err != nil {
+			return fmt.Errorf("cannot make a directory for the check: %w", err)
+		}
+		defer func() {
+			if err := dir.Remove(); err != nil {
+				checked[0].log.Warn("cannot remove the directory of a check", "reason", err)
+			}
+		}()
+		vars = func(o *output) install.Vars { return dir.Vars(o.file.Path) }
+	}
+	ran := map[string]bool{}
+	for _, o := range checked {
+		given := vars(o)
+		if line := o.target.Check.With(given).String(); ran[line] {
+			continue
+		} else {
+			ran[line] = true
+		}
+		g.step(o, report.StepCheck)
+		began := time.Now()
+		output, err := install.Run(ctx, o.target.Check, given)
+		g.board.step(o.name, report.StepCheck, began, err)
+		if err != nil {
+			return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
+		}
+		if !o.target.Sensitive {
+			o.log.Debug("checked", "output", output)
+		}
+	}
+	for _, o := range changed {
+		if o.status.How == "" {
+			o.become(report.Checked, "", nil)
+		}
+	}
+	return nil
+}
+
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
