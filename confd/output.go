@@ -24,6 +24,7 @@ type output struct {
 
 	refused  error // the item's key cannot name a file
 	vanished bool  // the file is to be removed
+	removed  bool  // and was
 
 	dirty    bool          // to be rendered
 	verify   bool          // what is on disk is to be looked at, whatever is remembered

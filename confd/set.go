@@ -499,16 +499,26 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 	return true
 }
 
-// remove removes the file of an item that is gone.
+// remove removes the file of an item that is gone, and with it those of all other items that are, as they
+// are forgotten in one write.
 func (t *target) remove(o *output) error {
-	err := t.manifest.Remove(o.file.Path)
+	if o.removed {
+		return nil
+	}
+	var paths []string
+	for _, o := range t.outputs {
+		if o.vanished {
+			paths = append(paths, o.file.Path)
+		}
+	}
+	err := t.manifest.Remove(paths)
 	var edited *install.EditedError
 	if errors.As(err, &edited) {
 		o.log.Warn("not removed", "reason", err)
-		return nil
+		err = nil
 	}
-	if err == nil {
-		err = o.file.ForgetGood()
+	for _, o := range t.outputs {
+		o.removed = o.vanished && err == nil
 	}
 	return err
 }

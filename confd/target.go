@@ -79,16 +79,36 @@ func newTarget(r task, s *shared) *target {
 		t.log = t.log.With("dest", r.Dest)
 		t.outputs = []*output{newOutput(t, r.Name, r.Dest, nil)}
 	} else {
-		dir, _, _ := r.Files()
-		t.book = install.File{Path: filepath.Join(dir, "kvconfd-"+strings.ReplaceAll(r.Name, "/", "-")), UID: -1, GID: -1}
+		t.openManifest() // is tried again, and an error told, when there is something to write
+		return t
 	}
+	t.recall()
+	t.owe(t.outputs)
+	return t
+}
+
+// recall reads what was applied last.
+func (t *target) recall() {
 	if good, ok, err := t.book.Good(); err != nil {
 		t.log.Warn("what was applied last is not known", "reason", err)
 	} else if ok {
 		t.applied = good
 	}
-	t.owe(t.outputs)
-	return t
+}
+
+// openManifest reads which files a resource with for_each has made.
+func (t *target) openManifest() error {
+	if t.manifest != nil {
+		return nil
+	}
+	dir, prefix, suffix := t.Files()
+	manifest, err := install.OpenManifest(dir, t.Name, prefix, suffix)
+	if err != nil {
+		return err
+	}
+	t.manifest, t.book = manifest, manifest.File()
+	t.recall()
+	return nil
 }
 
 // newApplier returns what speaks to the program that reads the files of r, nil if there is none, or if
@@ -297,13 +317,8 @@ func (t *target) exists() bool {
 
 // list makes the outputs those of the items that there are now.
 func (t *target) list(tree render.Tree) error {
-	if t.manifest == nil {
-		dir, prefix, suffix := t.Files()
-		manifest, err := install.OpenManifest(dir, t.Name, prefix, suffix)
-		if err != nil {
-			return err
-		}
-		t.manifest = manifest
+	if err := t.openManifest(); err != nil {
+		return err
 	}
 	items, err := tree.Items(t.ForEach)
 	if err != nil {
