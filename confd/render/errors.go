@@ -3,7 +3,9 @@ package render
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"text/template/parse"
 
@@ -55,7 +57,7 @@ func (r *run) reason(err error) string {
 	switch {
 	case errors.As(err, &limit):
 		return limit.Error()
-	case errors.As(err, &missing) && r.t.literals[missing.key]:
+	case errors.As(err, &missing) && r.t.literal(missing.key):
 		return missing.Error()
 	case errors.As(err, &missing):
 		return "a key does not exist; its name was made by the template and is withheld, as the target is sensitive"
@@ -67,8 +69,8 @@ func (r *run) reason(err error) string {
 func withSuggestions(name, text string, err error) error {
 	var meant []string
 	for _, unknown := range unknownFunctions(name, text) {
-		if unknown.Meant != "" {
-			meant = append(meant, fmt.Sprintf("line %d: %s; did you mean %s?", unknown.Line, unknown.Name, unknown.Meant))
+		if unknown.meant != "" {
+			meant = append(meant, fmt.Sprintf("line %d: %s; did you mean %s?", unknown.line, unknown.name, unknown.meant))
 		}
 	}
 	if meant == nil {
@@ -77,20 +79,16 @@ func withSuggestions(name, text string, err error) error {
 	return fmt.Errorf("%w (%s)", err, strings.Join(meant, " "))
 }
 
-// Unknown is a call of a function that does not exist.
-type Unknown struct {
-	Template string
-	Line     int
-	Name     string
-	Meant    string // the function that is spelled most like it, "" if none is
+// unknown is a call of a function that does not exist, with the one that is spelled most like it.
+type unknown struct {
+	line        int
+	name, meant string
 }
 
 // unknownFunctions returns the calls in text of functions that do not exist.
-func unknownFunctions(name, text string) (found []Unknown) {
-	tree := parse.New(name)
-	tree.Mode = parse.SkipFuncCheck
-	trees := map[string]*parse.Tree{}
-	if _, err := tree.Parse(text, "", "", trees); err != nil {
+func unknownFunctions(name, text string) (found []unknown) {
+	trees, err := parseUnchecked(name, text)
+	if err != nil {
 		return nil
 	}
 	names := functionNames()
@@ -98,14 +96,30 @@ func unknownFunctions(name, text string) (found []Unknown) {
 	for _, name := range names {
 		known[name] = true
 	}
-	for _, tree := range trees {
-		eachIdentifier(tree, func(node *parse.IdentifierNode, line int) {
-			if !known[node.Ident] {
-				found = append(found, Unknown{Template: name, Line: line, Name: node.Ident, Meant: spelling.Meant(node.Ident, names)})
+	for _, define := range slices.Sorted(maps.Keys(trees)) {
+		eachArgument(trees[define], func(node parse.Node) {
+			if function, ok := node.(*parse.IdentifierNode); ok && !known[function.Ident] {
+				found = append(found, unknown{lineOf(trees[define], node), function.Ident, meant(function.Ident, names)})
 			}
 		})
 	}
 	return found
+}
+
+// meant returns the one of names that written was most likely meant to be, "" if none is close: the
+// letters are right and only their case or order is not, or most of them are.
+func meant(written string, names []string) string {
+	letters := func(name string) string {
+		sorted := []byte(strings.ToLower(name))
+		slices.Sort(sorted)
+		return string(sorted)
+	}
+	for _, name := range names {
+		if letters(name) == letters(written) {
+			return name
+		}
+	}
+	return spelling.Meant(written, names)
 }
 
 // builtins are the functions that text/template brings along.

@@ -53,7 +53,7 @@ func IncludeDir(dir string) func(name string) (string, error) {
 // include returns what another template makes of data, with the same keys and functions. What that
 // template defines is its own.
 func (r *run) include(name string, data ...any) (string, error) {
-	clean := strings.TrimPrefix(path.Clean("/"+name), "/")
+	clean := cleanName(name)
 	r.reads.include(clean)
 	switch {
 	case r.t.env.Include == nil:
@@ -104,3 +104,6 @@ func (t *Template) includedTemplate(name string) (*template.Template, error) {
 	t.included[name] = &included{text, parsed}
 	return parsed, nil
 }
+
+// cleanName returns the one spelling of a template's name.
+func cleanName(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"sync"
 	"text/template"
+	"text/template/parse"
 	"time"
 )
 
@@ -64,12 +65,13 @@ type Env struct {
 
 // Template is a parsed template. It is safe for concurrent use.
 type Template struct {
-	name     string
-	parsed   *template.Template
-	env      Env
-	literals map[string]bool // texts that stand in the template itself, which an error may name
+	name   string
+	text   string
+	parsed *template.Template
+	env    Env
 
-	mu       sync.Mutex // guards the fields below
+	mu       sync.Mutex      // guards the fields below
+	literals map[string]bool // texts that stand in the template and in those it included, which an error may name
 	records  records
 	included map[string]*included // by name, as last read
 }
@@ -88,7 +90,7 @@ type Output struct {
 func Parse(name, text string, env Env) (*Template, error) {
 	env.World = env.World.real()
 	env.Limits = env.Limits.orDefaults()
-	t := &Template{name: name, env: env, literals: map[string]bool{}, included: map[string]*included{}}
+	t := &Template{name: name, text: text, env: env, included: map[string]*included{}, literals: map[string]bool{}}
 	var err error
 	if t.parsed, err = t.parse(name, text); err != nil {
 		return nil, fmt.Errorf("cannot parse the template: %w", err)
@@ -104,10 +106,29 @@ func (t *Template) parse(name, text string) (*template.Template, error) {
 	}
 	for _, one := range parsed.Templates() {
 		if one.Tree != nil {
+			t.remember(one.Tree)
 			instrument(one.Tree)
 		}
 	}
 	return parsed, nil
+}
+
+// remember notes the texts that stand in tree.
+func (t *Template) remember(tree *parse.Tree) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	eachArgument(tree, func(node parse.Node) {
+		if text, ok := node.(*parse.StringNode); ok {
+			t.literals[text.Text] = true
+		}
+	})
+}
+
+// literal reports whether text stands in the template, so that it is no value of the store.
+func (t *Template) literal(text string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.literals[text]
 }
 
 // Render executes the template over tree, with item as its dot: nil, or the Item of a resource with

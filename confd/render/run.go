@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"text/template"
 )
@@ -68,7 +69,11 @@ func (r *run) execute(parsed *template.Template, data any, w io.Writer) (err err
 			err = fmt.Errorf("template %s: %v", parsed.Name(), fault)
 		}
 	}()
-	return bound.Funcs(r.functions()).Execute(w, data)
+	err = bound.Funcs(r.functions()).Execute(w, data)
+	if limit := limitError(""); errors.As(err, &limit) && !strings.Contains(err.Error(), "template: ") {
+		return fmt.Errorf("template: %s: %w", parsed.Name(), err) // text/template does not say where it was writing
+	}
+	return err
 }
 
 // live returns an error once the run is to stop.

@@ -91,20 +91,22 @@ func (r *ranges) after(key string) (string, bool) {
 	if i := sort.SearchStrings(r.starts, key+"\x00"); i < len(r.starts) {
 		next, ok = r.starts[i], true
 	}
+	if r.Textual {
+		return next, ok
+	}
 	// A hidden directory is stepped over as a whole, unless something in it is in the scope.
-	if i := strings.Index(key, "/_"); i >= 0 && !r.Textual {
-		end := key + "\x00"
-		if j := strings.IndexByte(key[i+1:], '/'); j >= 0 {
-			end = key[:i+1+j] + "0" // "0" follows "/"
+	for _, k := range r.Keys {
+		if !kv.Below(key, k) {
+			continue
 		}
-		if r.belowAny(key[:i]) && (!ok || end < next) {
-			return end, true
+		hidden := len(k) + strings.Index(key[len(k):], "/_") + 1
+		end := key + "\x00"
+		if j := strings.IndexByte(key[hidden:], '/'); j >= 0 {
+			end = key[:hidden+j] + "0" // "0" follows "/"
+		}
+		if !ok || end < next {
+			next, ok = end, true
 		}
 	}
 	return next, ok
-}
-
-// belowAny reports whether dir is one of the keys or below one.
-func (r *ranges) belowAny(dir string) bool {
-	return slices.ContainsFunc(r.Keys, func(k string) bool { return dir == k || kv.Below(dir, k) })
 }

@@ -56,7 +56,7 @@ func (t Tree) Get(key string) (KVPair, bool) {
 		return KVPair{}, false
 	}
 	outer := t.ranges.Prefix + key
-	if key == "/" {
+	if key == "/" && t.ranges.Prefix != "" {
 		outer = t.ranges.Prefix
 	}
 	if !t.ranges.covers(outer) {
