@@ -26,6 +26,7 @@ type StaticRead struct {
 	Function string
 	Key      string // as the template sees it; "*" stands for a part that only a render can know, which may have slashes
 	Kind     ReadKind
+	Default  bool // it is no error if nothing is there
 }
 
 // ReadKind says what is read of StaticRead.Key.
@@ -193,7 +194,7 @@ var readers = map[string]ReadKind{
 func (a *analyzer) call(function *parse.IdentifierNode, args []known) known {
 	name := function.Ident
 	if kind, ok := readers[name]; ok && len(args) > 0 {
-		a.read(function, kind, args[0])
+		a.read(function, kind, args[0], name != "get" && (name != "getv" || len(args) > 1))
 	}
 	switch {
 	case name == "include" && len(args) > 0 && args[0].exact:
@@ -215,7 +216,7 @@ func (a *analyzer) call(function *parse.IdentifierNode, args []known) known {
 	return anything
 }
 
-func (a *analyzer) read(function *parse.IdentifierNode, kind ReadKind, key known) {
+func (a *analyzer) read(function *parse.IdentifierNode, kind ReadKind, key known, fallback bool) {
 	if key == anything {
 		return
 	}
@@ -233,7 +234,7 @@ func (a *analyzer) read(function *parse.IdentifierNode, kind ReadKind, key known
 	case kind == ReadKey && len(key.text) > 1 && strings.HasSuffix(key.text, "/"):
 		a.problem(function, fmt.Sprintf("%s %q finds nothing: keys do not end with a slash", function.Ident, key.text))
 	}
-	a.Reads = append(a.Reads, StaticRead{Template: a.name, Line: a.line(function), Function: function.Ident, Key: key.text, Kind: kind})
+	a.Reads = append(a.Reads, StaticRead{Template: a.name, Line: a.line(function), Function: function.Ident, Key: key.text, Kind: kind, Default: fallback})
 }
 
 // include looks through another template, each once.

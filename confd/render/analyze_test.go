@@ -47,6 +47,9 @@ func TestAnalysisFindsTheKeysThatStandInTheText(t *testing.T) {
 		var got []string
 		for _, read := range analysisOf(t, text).Reads {
 			got = append(got, fmt.Sprintf("%s:%d %s %s %s", read.Template, read.Line, read.Function, read.Kind, read.Key))
+			if needs := read.Function == "get" || read.Function == "getv" && !strings.Contains(text, `"80"`); read.Default == needs {
+				t.Errorf("%s: %+v", text, read)
+			}
 		}
 		if joined := strings.Join(got, ", "); joined != want {
 			t.Errorf("%s\n got %s\nwant %s", text, joined, want)
