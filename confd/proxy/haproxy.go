@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -375,7 +377,8 @@ type haMark struct {
 	reloads int          // -1: not known
 }
 
-// Mark returns the worker that answers now.
+// Mark returns the worker that answers now. It waits, for at most two seconds, until its master
+// hears of a reload: one that has just been started or reloaded ignores the signal.
 func (h *HAProxy) Mark(ctx context.Context) (Mark, error) {
 	mark := haMark{reloads: -1}
 	answer, err := h.socket.ask(ctx, "show info")
@@ -386,6 +389,9 @@ func (h *HAProxy) Mark(ctx context.Context) (Mark, error) {
 			return Mark{}, err
 		}
 		mark.worker = info.generation()
+		if err := h.masterListens(ctx, info.pid); err != nil {
+			return Mark{}, err
+		}
 	case !isAbsent(err):
 		return Mark{}, err
 	}
@@ -395,6 +401,35 @@ func (h *HAProxy) Mark(ctx context.Context) (Mark, error) {
 		}
 	}
 	return Mark{taken: true, generation: mark}, nil
+}
+
+// masterListens waits until the master of worker does not ignore the signal to reload. A worker
+// that has no master, or is not of the processes that can be seen here, needs none.
+func (h *HAProxy) masterListens(ctx context.Context, worker string) error {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.Timeout)
+	defer cancel()
+	for poll := newPoll(); ignoresReload(procDir, worker); {
+		if !poll.wait(ctx) {
+			return fmt.Errorf("the master of HAProxy's process %s does not listen for a reload", worker)
+		}
+	}
+	return nil
+}
+
+// ignoresReload reports whether the parent of pid is an HAProxy that ignores SIGUSR2.
+func ignoresReload(proc, pid string) bool {
+	parent, _, ok := readStat(filepath.Join(proc, pid))
+	if !ok || parent <= 1 {
+		return false
+	}
+	status, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(parent), "status"))
+	if err != nil || !bytes.HasPrefix(status, []byte("Name:\thaproxy\n")) {
+		return false
+	}
+	_, ignored, _ := bytes.Cut(status, []byte("\nSigIgn:"))
+	ignored, _, _ = bytes.Cut(ignored, []byte("\n"))
+	mask, err := strconv.ParseUint(string(bytes.TrimSpace(ignored)), 16, 64)
+	return err == nil && mask&(1<<(syscall.SIGUSR2-1)) != 0
 }
 
 // isAbsent reports whether err says that nobody listens.
