@@ -75,7 +75,13 @@ func checkYAML(content []byte) (line int, err error) {
 	}
 }
 
+// depthMax is how deeply values may be nested. The readers of YAML and JSON have a limit of their own.
+const depthMax = 10_000
+
 func checkTOML(content []byte) (line int, err error) {
+	if tomlDepth(content) > depthMax {
+		return 0, fmt.Errorf("its values are nested more than %d deep", depthMax)
+	}
 	var whole map[string]any
 	_, err = toml.Decode(string(content), &whole)
 	var parse toml.ParseError
@@ -88,7 +94,7 @@ func checkTOML(content []byte) (line int, err error) {
 func checkXML(content []byte) (line int, err error) {
 	decoder := xml.NewDecoder(bytes.NewReader(content))
 	decoder.CharsetReader = func(_ string, input io.Reader) (io.Reader, error) { return input, nil }
-	elements := 0
+	elements, depth := 0, 0
 	for {
 		token, err := decoder.Token()
 		var syntax *xml.SyntaxError
@@ -102,8 +108,36 @@ func checkXML(content []byte) (line int, err error) {
 		case err != nil:
 			return 0, err
 		}
-		if _, ok := token.(xml.StartElement); ok {
+		switch token.(type) {
+		case xml.StartElement:
 			elements++
+			depth++
+		case xml.EndElement:
+			depth--
+		}
+		if depth > depthMax {
+			return 0, fmt.Errorf("its elements are nested more than %d deep", depthMax)
 		}
 	}
+}
+
+// tomlText is what brackets in a TOML file do not count in: comments and strings.
+var tomlText = regexp.MustCompile(`#[^\n]*|"""(?s:(?:[^\\]|\\.)*?)"""|'''(?s:.*?)'''|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'`)
+
+// tomlDepth returns how deeply the brackets of a TOML file are nested, which its reader follows by recursion.
+func tomlDepth(content []byte) (deepest int) {
+	if bytes.Count(content, []byte("["))+bytes.Count(content, []byte("{")) <= depthMax {
+		return 0 // as in nearly every file
+	}
+	depth := 0
+	for _, char := range tomlText.ReplaceAll(content, nil) {
+		switch char {
+		case '[', '{':
+			depth++
+			deepest = max(deepest, depth)
+		case ']', '}':
+			depth--
+		}
+	}
+	return deepest
 }

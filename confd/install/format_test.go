@@ -1,6 +1,7 @@
 package install_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -45,6 +46,24 @@ func TestWhatIsNotOfItsFormatIsRefusedWithItsLine(t *testing.T) {
 		if hidden := install.CheckFormat(c.format, []byte(c.content), true); (hidden == nil) != (err == nil) || hidden != nil && strings.Contains(hidden.Error(), "secret") {
 			t.Errorf("%s %q, sensitive: got %v", c.format, c.content, hidden)
 		}
+	}
+}
+
+func TestWhatIsNestedWithoutEndIsRefused(t *testing.T) {
+	deep := strings.Repeat("[", 2_000_000)
+	for format, content := range map[string]string{
+		"toml": "a = \"]]]]\" # ]]\nb = \n" + deep, "json": deep, "yaml": deep, "xml": strings.Repeat("<a>", 100_000),
+	} {
+		if err := install.CheckFormat(format, []byte(content), false); err == nil || !strings.Contains(err.Error(), "deep") && !strings.Contains(err.Error(), "depth") {
+			t.Errorf("%s: got %v", format, err)
+		}
+	}
+	var wide strings.Builder
+	for i := range 6_000 {
+		fmt.Fprintf(&wide, "[t%d]\na = [ \"[\\\"[\", '[', \"\"\"[\n\\\"\"\"\", '''[\n''' ] # [\n", i)
+	}
+	if err := install.CheckFormat("toml", []byte(wide.String()), false); err != nil {
+		t.Errorf("many tables are refused: %v", err)
 	}
 }
 

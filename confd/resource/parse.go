@@ -168,7 +168,32 @@ func (p *parser) resource(doc document) Resource {
 	if doc.Backend != nil {
 		r.Backend = p.backend(*doc.Backend)
 	}
+	p.idle(r, t)
 	return r
+}
+
+// idle warns of settings that have nothing to work on.
+func (p *parser) idle(r Resource, t *table) {
+	reloads := !r.Reload.IsZero() || r.ReloadGroup != "" || r.Caddy != nil
+	for _, c := range []struct {
+		setting string
+		idle    bool
+		needs   string
+	}{
+		{"check_cmd_timeout", t.CheckCmdTimeout.given && r.Check.IsZero(), "check_cmd"},
+		{"check_dirs", len(t.CheckDirs) > 0 && r.Check.IsZero() && r.ReloadGroup == "", "check_cmd"},
+		{"reload_cmd_timeout", t.ReloadCmdTimeout.given && !reloads, "reload_cmd"},
+		{"min_reload_interval", t.MinReloadInterval.Duration > 0 && !reloads, "reload_cmd"},
+		{"on_reload_failure", t.OnReloadFailure != "" && !reloads, "reload_cmd"},
+		{"confirm_cmd", !r.Confirm.IsZero() && !reloads, "reload_cmd"},
+		{"confirm_cmd_timeout", t.ConfirmCmdTimeout.given && r.Confirm.IsZero(), "confirm_cmd"},
+		{"shrink_grace", t.ShrinkGrace.given && r.MaxShrinkPercent == 0, "max_shrink_percent"},
+		{"expiry_grace", t.ExpiryGrace.given && r.MaxExpiredPercent == 0, "max_expired_percent"},
+	} {
+		if c.idle {
+			p.warn("template."+c.setting, "%s has no effect without %s", c.setting, c.needs)
+		}
+	}
 }
 
 // name returns the path of file below conf.d without .toml.
