@@ -41,6 +41,10 @@ type Config struct {
 	Files   []string // file backend: files and directories
 	Filter  string   // file backend: pattern for the names of files in directories
 
+	// StateDir is the directory for what is known of stores, for a start at which they do not answer; ""
+	// for none. With Noop nothing is kept.
+	StateDir string
+
 	Onetime  bool          // one pass, then return
 	Watch    bool          // follow changes; otherwise look at every Interval
 	Interval time.Duration // between two looks at everything, with or without Watch
@@ -104,8 +108,15 @@ const replacedGrace = 30 * time.Second
 func (c Config) source() keys.Config {
 	return keys.Config{
 		Backend: c.Backend, Client: c.Client, Scheme: c.Scheme, SRV: c.SRV, Files: c.Files, Filter: c.Filter,
-		Watch: c.Watch, Interval: c.Interval,
+		Watch: c.Watch, Interval: c.Interval, StateDir: c.stateDir(),
 	}
+}
+
+func (c Config) stateDir() string {
+	if c.Noop {
+		return ""
+	}
+	return c.StateDir
 }
 
 // elsewhere are backends of confd that kvconfd does not have.

@@ -10,6 +10,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/pkg/agentstatus"
@@ -89,6 +90,16 @@ func allFlags(cmd *cobra.Command) *pflag.FlagSet {
 		flags.AddFlagSet(child.Flags())
 	}
 	return flags
+}
+
+// defaultStateDir is the usual directory for state if it is there, as the service manager makes it, and may be
+// written.
+func defaultStateDir() string {
+	const dir = "/var/lib/kvconfd"
+	if unix.Access(dir, unix.W_OK|unix.X_OK) != nil {
+		return ""
+	}
+	return dir
 }
 
 // options are the flags as they are typed, where Config wants something else.
@@ -182,6 +193,7 @@ func (o *options) addFlags(cmd *cobra.Command, confDir string, asConfd bool) {
 	flags.BoolVar(&o.Onetime, "onetime", false, "bring everything up to date once and exit, with 1 if anything failed; wins over --watch")
 	flags.BoolVar(&o.Watch, "watch", false, "follow changes as they happen; otherwise look at every interval")
 	flags.DurationVar(&o.Interval, "interval", DefaultInterval, "`time` between two looks at everything; with --watch too, as a safety net")
+	flags.StringVar(&o.StateDir, "state-dir", defaultStateDir(), "`directory` for what is known of the store, for a start at which it does not answer; empty for none")
 	flags.BoolVar(&o.Noop, "noop", false, "change nothing, log what would change")
 	flags.BoolVar(&o.SyncOnly, "sync-only", false, "write files, but run no check_cmd and no reload_cmd")
 	flags.BoolVar(&o.KeepStageFile, "keep-stage-file", false, "leave the staged file where it was not installed")

@@ -101,7 +101,7 @@ func (c Config) sourceOf(b resource.Backend) keys.Config {
 		srv = fmt.Sprintf("_%s._tcp.%s.", b.Backend, b.SRVDomain)
 	}
 	return keys.Config{
-		Backend: b.Backend, Scheme: b.Scheme, SRV: srv, Files: b.Files, Filter: b.Filter, Watch: c.Watch, Interval: c.Interval,
+		Backend: b.Backend, Scheme: b.Scheme, SRV: srv, Files: b.Files, Filter: b.Filter, Watch: c.Watch, Interval: c.Interval, StateDir: c.stateDir(),
 		Client: kvclient.Config{
 			Endpoints: b.Nodes, Username: b.Username, Password: b.Password, PasswordFile: b.PasswordFile,
 			CAFile: b.ClientCAKeys, CertFile: b.ClientCert, KeyFile: b.ClientKey,

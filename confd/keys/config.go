@@ -104,7 +104,15 @@ func Open(cfg Config, deps Deps) (Source, error) {
 		}
 		f.store, f.close = client, func() { client.Close() }
 	}
-	return f, nil
+	return keptOn(f, cfg, deps.Log), nil
+}
+
+// keptOn returns source as it keeps what it knows on disk, if cfg says where.
+func keptOn(source Source, cfg Config, log *slog.Logger) Source {
+	if cfg.StateDir == "" {
+		return source
+	}
+	return &kept{source, cfg, log}
 }
 
 // NewClient returns a client of the store that cfg names. It connects to nobody yet, but may ask the DNS.

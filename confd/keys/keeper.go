@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -23,7 +24,21 @@ const (
 	saveShare = 200
 )
 
-// keeper keeps a snapshot of one mirror on disk. It belongs to one goroutine at a time.
+// kept is a source that keeps what it knows on disk.
+type kept struct {
+	Source
+	cfg Config
+	log *slog.Logger
+}
+
+func (k *kept) Run(ctx context.Context, m *Mirror, roots []string, poke <-chan struct{}) {
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	keeping.Go(func() { newKeeper(k.cfg, m, k.log).run(ctx) })
+	k.Source.Run(ctx, m, roots, poke)
+}
+
+// keeper keeps a snapshot of one mirror on disk. It belongs to one goroutine.
 type keeper struct {
 	path   string
 	store  string // of which the mirror is

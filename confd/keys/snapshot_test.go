@@ -166,8 +166,8 @@ func TestAStartWithoutItsStoreUsesWhatAnEarlierRunHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		run := func() (store *deaf, m *Mirror, stop func()) {
 			store = &deaf{answer: make(chan kv.Result)}
-			set := NewSet(Deps{Store: store})
-			m, err := set.Mirror(Config{Backend: BackendEtcd, Watch: true, Interval: time.Hour, StateDir: dir})
+			m = NewMirror(false)
+			source, err := Open(Config{Backend: BackendEtcd, Watch: true, Interval: time.Hour, StateDir: dir}, Deps{Store: store})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -175,9 +175,9 @@ func TestAStartWithoutItsStoreUsesWhatAnEarlierRunHasLeft(t *testing.T) {
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				set.Run(ctx, map[*Mirror][]string{m: {"/a", "/b"}})
+				source.Run(ctx, m, []string{"/a", "/b"}, nil)
 			}()
-			return store, m, func() { cancel(); <-ended; set.Close() }
+			return store, m, func() { cancel(); <-ended; source.Close() }
 		}
 		first, m, stop := run()
 		time.Sleep(2 * patience)
