@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/kvd-io/kvd/e2e/parts"
 )
@@ -126,15 +125,7 @@ func TestTheReadmesQuickStartWorksAsPrinted(t *testing.T) {
 			sh.run(b.text)
 			continue
 		}
-		// A person takes longer to read on than the block before takes to have its effect.
-		want, got := blocks[i+1].text+"\n", sh.run(b.text)
-		for deadline := time.Now().Add(20 * time.Second); got != want; got = sh.run(b.text) {
-			if time.Now().After(deadline) {
-				log, _ := os.ReadFile(sh.log)
-				t.Fatalf("%s\nprinted\n%s\nand not\n%s\nlogs:\n%s", b.text, got, want, log)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		sh.await(b.text, blocks[i+1].text+"\n")
 	}
 }
 
