@@ -30,7 +30,7 @@ const (
 
 // commands are the commands of kvconfd.
 func commands(o *options) []*cobra.Command {
-	return []*cobra.Command{checkCommand(o), diffCommand(o), renderCommand(o), explainCommand(o), statusCommand(o), releaseCommand(o)}
+	return []*cobra.Command{initCommand(o), checkCommand(o), diffCommand(o), renderCommand(o), explainCommand(o), statusCommand(o), releaseCommand(o)}
 }
 
 // formatFlag is the flag -o of a command.

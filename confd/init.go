@@ -124,26 +124,16 @@ func (i *initOptions) run(ctx context.Context, env *program.Env, m starter.Machi
 	if err != nil {
 		return err
 	}
-	w, replaced, missing := env.Stdout, 0, 0
+	w := env.Stdout
 	describe(w, p, found)
-	for _, file := range files {
-		if !file.differs() {
-			fmt.Fprintf(w, "%s is there, and as it should be\n", file.Path)
-			continue
-		}
-		missing++
-		if file.there {
-			replaced++
-		}
-		fmt.Fprint(w, colour(unifiedDiff(file.Path, file.before, file.Content, file.there), isColoured(w)))
-	}
+	missing, replaced := i.show(w, files)
 	if replaced > 0 && !i.force && !i.dryRun {
 		return fmt.Errorf("%d of the files are there and say something else (see above); nothing was written. Use --force to replace them, or another -confdir", replaced)
 	}
 	i.firstRun(ctx, env, p, files, found)
 	switch {
 	case i.dryRun:
-		fmt.Fprintf(w, "\nnothing was written; without --dry-run: %d files\n", missing)
+		fmt.Fprint(w, "\nnothing was written\n")
 		return nil
 	case missing > 0:
 		if err := write(files); err != nil {
@@ -153,6 +143,27 @@ func (i *initOptions) run(ctx context.Context, env *program.Env, m starter.Machi
 	}
 	i.next(w, p, found)
 	return nil
+}
+
+// show says what would be written: how many files are not there as they should be, and how many of them
+// are there in another form. What is new is shown in full with --dry-run only.
+func (i *initOptions) show(w io.Writer, files []planned) (missing, replaced int) {
+	for _, file := range files {
+		switch {
+		case !file.differs():
+			fmt.Fprintf(w, "%s is there, and as it should be\n", file.Path)
+			continue
+		case !file.there && !i.dryRun:
+			fmt.Fprintf(w, "%s is new: %d lines\n", file.Path, bytes.Count(file.Content, []byte("\n")))
+		default:
+			fmt.Fprint(w, colour(unifiedDiff(file.Path, file.before, file.Content, file.there), isColoured(w)))
+		}
+		missing++
+		if file.there {
+			replaced++
+		}
+	}
+	return missing, replaced
 }
 
 // plan returns the files and what is in their places.
@@ -205,7 +216,7 @@ func (i *initOptions) firstRun(ctx context.Context, env *program.Env, p starter.
 		}
 		c.print(w, isColoured(w))
 		if c.Differs && found.Present {
-			fmt.Fprintf(w, "# %s is there, and kvconfd did not make it: keep a copy\n", found.Dest)
+			fmt.Fprintf(w, "# unless kvconfd has made it, keep a copy of what is there: cp -a %[1]s %[1]s.before\n", found.Dest)
 		}
 	}
 	if found.NoDir {

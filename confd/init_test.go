@@ -15,7 +15,11 @@ import (
 func runInit(t *testing.T, store string, args ...string) (code int, output string) {
 	t.Helper()
 	var out bytes.Buffer
-	args = append([]string{"init", "-endpoints", store, "-config-file", filepath.Join(t.TempDir(), "none.toml")}, args...)
+	settings := filepath.Join(t.TempDir(), "confd.toml") // not those of this machine
+	if err := os.WriteFile(settings, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"init", "-endpoints", store, "-config-file", settings}, args...)
 	code = program.Run(t.Context(), Program(), args, func(string) (string, bool) { return "", false }, &program.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out})
 	return code, out.String()
 }
@@ -44,7 +48,7 @@ func TestInitWritesASetThatWorks(t *testing.T) {
 		t.Fatalf("code %d\n%s", code, output)
 	}
 	for _, want := range []string{
-		"+++ " + r.path("new/conf.d/prometheus.toml"), "+++ " + r.path("new/templates/kvd.json.tmpl"), // what it writes
+		r.path("new/conf.d/prometheus.toml") + " is new", r.path("new/templates/kvd.json.tmpl") + " is new", // what it writes
 		"+++ " + r.path("site.json"), "-[]", `+    "targets": ["10.0.0.9:8009"],`, "keep a copy", // what the first run changes
 		"kvconfd check -confdir " + r.path("new"), "kvconfd -watch -confdir",
 	} {
@@ -86,7 +90,7 @@ func TestInitReplacesNothingUnlessForced(t *testing.T) {
 		t.Errorf("code %d, and the file says %q\n%s", code, r.read("new/conf.d/haproxy.toml"), output)
 	}
 	code, output = runInit(t, nobody, append(args, "--force", "--dry-run")...)
-	if code != 0 || !strings.Contains(output, "nothing was written") || r.read("new/conf.d/haproxy.toml") != "# mine\n" {
+	if code != 0 || !strings.Contains(output, "nothing was written") || !strings.Contains(output, "+++ "+r.path("new/templates/haproxy.cfg.tmpl")) || r.read("new/conf.d/haproxy.toml") != "# mine\n" {
 		t.Errorf("--dry-run: code %d, and the file says %q\n%s", code, r.read("new/conf.d/haproxy.toml"), output)
 	}
 	code, output = runInit(t, nobody, append(args, "--force")...)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -141,6 +142,64 @@ func TestShippedTemplatesMakeTheirGoldenFiles(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestEveryShippedDirectoryIsComplete(t *testing.T) {
+	page, err := os.ReadFile("../docs/how-to/proxies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := templates.FS.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != len(shipped("", "")) {
+		t.Errorf("%d directories, and %d programs in these tests", len(entries), len(shipped("", "")))
+	}
+	for _, entry := range entries {
+		program := entry.Name()
+		if _, known := shipped("", "")[program]; !known { // and so by accepting
+			t.Errorf("%s: nobody says whether its program accepts the file", program)
+		}
+		r := newRig(t, nil)
+		r.install(program, "")
+		var golden []string
+		for _, file := range keyFiles(t, program) {
+			golden = append(golden, filepath.Base(goldenOf(program, file)))
+		}
+		slices.Sort(golden)
+		for dir, want := range map[string][]string{"conf.d": {program + ".toml"}, "golden": golden} {
+			var got []string
+			found, err := os.ReadDir(filepath.Join("..", "templates", program, dir))
+			if err != nil {
+				t.Error(err)
+			}
+			for _, file := range found {
+				got = append(got, file.Name())
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s/%s holds %q, want %q", program, dir, got, want)
+			}
+		}
+		// What kvconfd check finds wrong, but for what this machine lacks.
+		b, err := newBench(Config{ConfDir: r.cfg.ConfDir}, r.deps.Log)
+		if err != nil || len(b.resources) != 1 || len(b.broken) > 0 {
+			t.Fatalf("%s: %d resources, %v (%v)", program, len(b.resources), b.broken, err)
+		}
+		resource := b.resources[0]
+		if resource.Name != program || resource.MaxShrinkPercent == 0 || resource.MaxExpiredPercent == 0 {
+			t.Errorf("%s: %+v", program, resource)
+		}
+		toml, readme := r.read(program+"/conf.d/"+program+".toml"), string(page)
+		reason := regexp.MustCompile(`(?m)^# .* has no command that checks|^# .* nothing is to be checked`)
+		if resource.Check.IsZero() && !reason.MatchString(toml) && resource.OutputFormat == "" {
+			t.Errorf("%s: nothing checks the file, and nothing says why", program)
+		}
+		name, tcp := strings.CutSuffix(program, "-tcp")
+		if heading := "\n## " + name + map[bool]string{true: " for TCP"}[tcp] + "\n"; !strings.Contains(readme, heading) || !strings.Contains(readme, "\n| ["+program+"](") {
+			t.Errorf("%s: no section %q and no row of the table in proxies.md", program, heading)
+		}
 	}
 }
 
