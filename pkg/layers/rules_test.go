@@ -45,7 +45,7 @@ var plan = []layer{
 	{"confd/install", nil, "bytes, files and commands are the same whoever made them"},
 	{"confd/resource", []string{"confd/install", "pkg/kv", "pkg/spelling"}, "what is wanted is read; doing it is for others"},
 	{"confd/guard", nil, "a decision about counts and times has to know nothing else"},
-	{"confd/starter", []string{"templates", "pkg/spelling"}, "it fits files to a machine; what kvconfd makes of them is not its matter"},
+	{"confd/starter", []string{"templates", "confd/resource", "pkg/spelling"}, "it fits files to a machine; what kvconfd makes of them is not its matter"},
 	{"confd/report", []string{"pkg/..."}, "it says what it was told; how a target gets there is the loop's matter"},
 
 	{"pkg", []string{"pkg/..."}, "libraries are below every program"},
