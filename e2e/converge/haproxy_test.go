@@ -22,10 +22,25 @@ import (
 	"github.com/kvd-io/kvd/templates"
 )
 
-// The commands of a HAProxy as a user without systemd has it. A reload before it runs is none.
+// The commands of a HAProxy as a user without systemd has it. A signal that reaches its master while
+// that one executes itself again is lost, and nobody is told; so the script that reloads waits for a
+// new worker, and fails if none has come. Before HAProxy runs there is nothing to reload.
 const (
 	haproxyCheck  = `check_cmd = "haproxy -c -f {{.src}}"`
-	haproxyReload = `reload_cmd = "test ! -e $DIR/haproxy.pid || kill -USR2 $(cat $DIR/haproxy.pid)"`
+	haproxyReload = `reload_cmd = "sh $DIR/reload.sh"`
+
+	reloadScript = `cd "$DIR"
+test -e haproxy.pid || exit 0
+workers() { grep -c 'Loading success' haproxy.log; }
+before=$(workers)
+kill -USR2 $(cat haproxy.pid) || exit 1
+for i in $(seq 50); do
+	test $(workers) -gt $before && exit 0
+	sleep 0.02
+done
+echo 'HAProxy has no new worker'
+exit 1
+`
 )
 
 // haproxy is a real HAProxy, as master and workers, that serves what kvconfd writes.
@@ -33,7 +48,6 @@ type haproxy struct {
 	w       *world
 	address string
 	run     *process
-	log     *record
 }
 
 // newHAProxy gives a world the shipped template of HAProxy, with settings beside those of the file
@@ -41,7 +55,8 @@ type haproxy struct {
 func newHAProxy(w *world, settings ...string) *haproxy {
 	w.t.Helper()
 	parts.Need(w.t, "haproxy")
-	h := &haproxy{w: w, address: freeAddress(w.t), log: &record{}}
+	h := &haproxy{w: w, address: freeAddress(w.t)}
+	w.write("reload.sh", reloadScript)
 	w.env = append(w.env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin", "KVD_HTTP_ADDR="+h.address, "KVD_STATS_SOCKET="+w.path("admin.sock"), "KVD_HAPROXY_USER=none", "KVD_LOG=127.0.0.1:9 local0")
 	template, err := fs.ReadFile(templates.FS, "haproxy/templates/haproxy.cfg.tmpl")
 	if err != nil {
@@ -61,11 +76,16 @@ func (h *haproxy) start() {
 		}
 		return ""
 	})
-	h.run = launch(h.w.t, h.log, h.w.env, parts.Path(h.w.t, "haproxy"), "-W", "-f", h.w.path("haproxy.cfg"), "-p", h.w.path("haproxy.pid"))
+	log, err := os.Create(h.w.path("haproxy.log"))
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
+	h.w.t.Cleanup(func() { log.Close() })
+	h.run = launch(h.w.t, log, h.w.env, parts.Path(h.w.t, "haproxy"), "-W", "-f", h.w.path("haproxy.cfg"), "-p", h.w.path("haproxy.pid"))
 	h.w.t.Cleanup(func() {
 		h.run.killAll()
 		if h.w.t.Failed() {
-			text := h.log.String()
+			text := h.w.read("haproxy.log")
 			h.w.t.Logf("haproxy:\n%s", text[max(0, len(text)-3000):])
 		}
 	})

@@ -13,7 +13,7 @@ func TestAReloadThatFailsIsTriedAgainWithoutANewWrite(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	// A reload fails as long as there is a file "broken".
-	h := newHAProxy(w, haproxyCheck, `reload_cmd = "echo x >>$DIR/reloads; test ! -e $DIR/broken || exit 1; test ! -e $DIR/haproxy.pid || kill -USR2 $(cat $DIR/haproxy.pid)"`)
+	h := newHAProxy(w, haproxyCheck, `reload_cmd = "echo x >>$DIR/reloads; test ! -e $DIR/broken || exit 1; sh $DIR/reload.sh"`)
 	one, two := startBackend(t, "one"), startBackend(t, "two")
 	w.register("web", one)
 	w.start()

@@ -142,8 +142,8 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	s := &soak{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 1)), acts: map[string]int{}}
 	s.h = newHAProxy(s.world,
 		`check_cmd = "test ! -e $DIR/broken.check && haproxy -c -f {{.src}}"`,
-		`reload_cmd = "test ! -e $DIR/broken.reload || exit 1; test ! -e $DIR/hanging.reload || sleep 600; test ! -e $DIR/haproxy.pid || kill -USR2 $(cat $DIR/haproxy.pid)"`,
-		`reload_cmd_timeout = "1s"`)
+		`reload_cmd = "test ! -e $DIR/broken.reload || exit 1; test ! -e $DIR/hanging.reload || { echo $$ >$DIR/hanging.pid; sleep 600; }; sh $DIR/reload.sh"`,
+		`reload_cmd_timeout = "5s"`)
 	s.good = map[string]string{templateFile: s.read(templateFile), resourceFile: s.read(resourceFile)}
 	for n := range services {
 		var all []*instance
@@ -294,7 +294,16 @@ var faults = []struct {
 	}},
 	{"checks fail", func(s *soak) func() { return s.there("broken.check") }},
 	{"reloads fail", func(s *soak) func() { return s.there("broken.reload") }},
-	{"reloads hang", func(s *soak) func() { return s.there("hanging.reload") }},
+	{"reloads hang", func(s *soak) func() {
+		mend := s.there("hanging.reload")
+		return func() {
+			mend()
+			if pid, err := strconv.Atoi(strings.TrimSpace(s.read("hanging.pid"))); err == nil {
+				syscall.Kill(-pid, syscall.SIGKILL) // what hangs would do so until its time is up
+				s.remove("hanging.pid")
+			}
+		}
+	}},
 	{"template broken", func(s *soak) func() { return s.spoilt(templateFile, "{{end}}") }},
 	{"template refused", func(s *soak) func() { return s.spoilt(templateFile, "no configuration\n") }},
 	{"template missing", func(s *soak) func() {
@@ -305,8 +314,8 @@ var faults = []struct {
 	}},
 	{"resource file broken", func(s *soak) func() { return s.spoilt(resourceFile, "[[[") }},
 	{"another broken resource", func(s *soak) func() {
-		s.write("conf/conf.d/more.toml", "src = ")
-		return func() { s.remove("conf/conf.d/more.toml") }
+		s.write("conf/conf.d/bad.toml", "src = ")
+		return func() { s.remove("conf/conf.d/bad.toml") }
 	}},
 	{"another resource", func(s *soak) func() {
 		s.write("conf/templates/more.tmpl", `{{range gets "/services/*/*"}}{{.Key}} {{end}}`)
