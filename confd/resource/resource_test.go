@@ -34,24 +34,117 @@ keys = ["/nginx/", "/app//x", "/nginx/below", "/nginx"]
 mode = "0640"
 uid = 12
 gid = 13
+symlink = "follow"
 check_cmd = "nginx -t -c {{.src}}"
 check_cmd_timeout = 5
+check_dirs = ["/etc/nginx/", "/etc/ssl"]
 reload_cmd = "touch {{ .dest }}; docker ps --format '{{.ID}}'"
 reload_cmd_timeout = "1m30s"
-min_keys = 2
+reload_group = "nginx"
+min_reload_interval = "2s"
 on_reload_failure = "rollback"
+confirm_cmd = ["curl", "-f", "http://127.0.0.1/{{.dest}}"]
+confirm_cmd_timeout = "3s"
+retry_max = "10s"
+output_format = "yml"
+debounce = "500ms"
+debounce_max = "5s"
+min_keys = 2
+max_shrink_percent = 50
+shrink_grace = "10m"
+max_expired_percent = 30
+expiry_grace = "90s"
+sensitive = true
+[nginx]
+pid_file = "/run/n.pid"
+[backend]
+backend = "etcdv3"
+nodes = ["https://a:2379", "b:2379"]
+scheme = "https"
+srv_domain = "example.org"
+srv_record = "_x._tcp.example.org"
+client_cert = "/c"
+client_key = "/k"
+client_cakeys = "/ca"
+client_insecure = true
+basic_auth = true
+username = "u"
+password = "p"
+file = ["/f"]
+filter = "*.yaml"
 `, "")
 	mode := fs.FileMode(0o640)
 	want := resource.Resource{
 		Name: "a", File: "/c/conf.d/a.toml", Src: "/c/templates/sub/nginx.tmpl", Dest: "/etc/nginx/nginx.conf",
 		Prefix: "/production", Keys: []string{"/production/app/x", "/production/nginx"},
-		Mode: &mode, UID: 12, GID: 13,
-		Check:   install.Command{Shell: "nginx -t -c {{.src}}", Template: true, Timeout: 5 * time.Second},
-		Reload:  install.Command{Shell: "touch /etc/nginx/nginx.conf; docker ps --format '{{.ID}}'", Timeout: 90 * time.Second},
-		MinKeys: 2, Rollback: true,
+		Mode: &mode, UID: 12, GID: 13, FollowSymlink: true,
+		Check:       install.Command{Shell: "nginx -t -c {{.src}}", Template: true, Timeout: 5 * time.Second, Sensitive: true},
+		Reload:      install.Command{Shell: "touch /etc/nginx/nginx.conf; docker ps --format '{{.ID}}'", Timeout: 90 * time.Second, Sensitive: true},
+		Confirm:     install.Command{Argv: []string{"curl", "-f", "http://127.0.0.1//etc/nginx/nginx.conf"}, Timeout: 3 * time.Second, Sensitive: true},
+		ReloadGroup: "nginx", CheckDirs: []string{"/etc/nginx", "/etc/ssl"}, OutputFormat: "yaml",
+		MinKeys: 2, MaxShrinkPercent: 50, ShrinkGrace: 10 * time.Minute, MaxExpiredPercent: 30, ExpiryGrace: 90 * time.Second,
+		Debounce: 500 * time.Millisecond, DebounceMax: 5 * time.Second, MinReloadInterval: 2 * time.Second, RetryMax: 10 * time.Second,
+		Rollback: true, Sensitive: true,
+		Nginx: &resource.Nginx{PidFile: "/run/n.pid"},
+		Backend: &resource.Backend{
+			Backend: "etcdv3", Nodes: []string{"https://a:2379", "b:2379"}, Scheme: "https", SRVDomain: "example.org", SRVRecord: "_x._tcp.example.org",
+			ClientCert: "/c", ClientKey: "/k", ClientCAKeys: "/ca", ClientInsecure: true, Username: "u", Password: "p", Files: []string{"/f"}, Filter: "*.yaml",
+		},
 	}
 	if !reflect.DeepEqual(r, want) || len(warnings) > 0 {
 		t.Errorf("got  %+v %q\nwant %+v", r, warnings, want)
+	}
+}
+
+func TestTheTablesOfProgramsArrive(t *testing.T) {
+	r, _ := parse(t, table("/d")+"[haproxy]\nsocket = \"/run/h.sock\"\nmaster_socket = \"/run/m.sock\"\n", "")
+	if want := (&resource.HAProxy{Socket: "/run/h.sock", MasterSocket: "/run/m.sock"}); !reflect.DeepEqual(r.HAProxy, want) {
+		t.Errorf("got %+v", r.HAProxy)
+	}
+	r, _ = parse(t, table("/d")+"[nginx]\n", "")
+	if r.Nginx == nil || r.Nginx.PidFile != "/run/nginx.pid" {
+		t.Errorf("got %+v", r.Nginx)
+	}
+	r, _ = parse(t, table("/d")+"[Caddy]\n", "")
+	if r.Caddy == nil || r.Caddy.Admin != "localhost:2019" {
+		t.Errorf("got %+v", r.Caddy)
+	}
+	r, _ = parse(t, table("/d")+"[caddy]\nadmin = \"unix//run/caddy.sock\"\n", "")
+	if r.Caddy.Admin != "unix//run/caddy.sock" {
+		t.Errorf("got %+v", r.Caddy)
+	}
+}
+
+func TestWhatIsNotSaidHasAUsualValue(t *testing.T) {
+	r, _ := parse(t, table("/d")+`check_cmd = ["true"]
+reload_cmd = "true"
+confirm_cmd = "true"
+debounce = "2s"
+max_shrink_percent = 50
+max_expired_percent = 50
+sensitive = true
+[backend]
+backend = "file"
+file = ["/f"]
+`, "")
+	switch {
+	case r.Check.Timeout != resource.DefaultCheckTimeout, r.Reload.Timeout != resource.DefaultReloadTimeout, r.Confirm.Timeout != resource.DefaultConfirmTimeout:
+		t.Errorf("time-outs %v %v %v", r.Check.Timeout, r.Reload.Timeout, r.Confirm.Timeout)
+	case r.DebounceMax != 8*time.Second || r.ShrinkGrace != resource.DefaultShrinkGrace || r.ExpiryGrace != resource.DefaultExpiryGrace:
+		t.Errorf("got %v %v %v", r.DebounceMax, r.ShrinkGrace, r.ExpiryGrace)
+	case r.Mode == nil || *r.Mode != 0o600:
+		t.Error("a sensitive file does not have mode 0600")
+	case r.Backend.Filter != "*" || r.Check.Template:
+		t.Errorf("got %+v %+v", r.Backend, r.Check)
+	}
+}
+
+func TestAListIsACommandWithoutAShell(t *testing.T) {
+	r, _ := parse(t, table("/d")+`check_cmd = ["haproxy", "-c", "-f", "{{.src}}"]
+reload_cmd = ["kill", "-USR2", "{{.dest}}"]
+`, "")
+	if !slices.Equal(r.Check.Argv, []string{"haproxy", "-c", "-f", "{{.src}}"}) || !slices.Equal(r.Reload.Argv, []string{"kill", "-USR2", "/d"}) {
+		t.Errorf("got %v and %v", r.Check, r.Reload)
 	}
 }
 
@@ -115,25 +208,100 @@ func TestBadResourceFilesSayWhatIsWrong(t *testing.T) {
 		"[template]\nmode = 0644":   "line 2: not valid TOML",
 		"[template]\ndest = \"/b\"": "src is missing",
 		"[template]\nsrc = \"a\"":   "dest is missing",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = \"/x\"":                   "line 4: template.keys: it must be a list: [\"/x\"]",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = [1]":                      "template.keys: it must be a list of texts",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nrelod_cmd = \"x\"":               "unknown setting \"template.relod_cmd\": did you mean reload_cmd?",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nreload_comand = \"x\"":           "did you mean reload_cmd?",
-		"[Template]\nsrc = \"a\"\ndest = \"/b\"\ncheck_command_timeout = \"1s\"":  "did you mean check_cmd_timeout?",
-		"[templates]\nsrc = \"a\"\ndest = \"/b\"":                                 "did you mean template?",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmode = \"4755\"":                 "not a file mode",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmode = \"rw\"":                   "not a file mode",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nowner = \"nobody-of-that-name\"": "not a user",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\ngroup = \"nobody-of-that-name\"": "not a group",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nuid = -2":                        "not a number",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmin_keys = -1":                   "line 4: min_keys is -1",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\ncheck_cmd_timeout = \"soon\"":    "not a duration",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\nreload_cmd_timeout = -1":         "not between",
-		"[template]\nsrc = \"a\"\ndest = \"/b\"\non_reload_failure = \"pray\"":    "rollback",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = \"/x\"":                                 "line 4: template.keys: it must be a list: [\"/x\"]",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nkeys = [1]":                                    "template.keys: it must be a list of texts",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nrelod_cmd = \"x\"":                             "unknown setting \"template.relod_cmd\": did you mean reload_cmd?",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nreload_comand = \"x\"":                         "did you mean reload_cmd?",
+		"[Template]\nsrc = \"a\"\ndest = \"/b\"\ncheck_command_timeout = \"1s\"":                "did you mean check_cmd_timeout?",
+		"[templates]\nsrc = \"a\"\ndest = \"/b\"":                                               "did you mean template?",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmode = \"4755\"":                               "not a file mode",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmode = \"rw\"":                                 "not a file mode",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nowner = \"nobody-of-that-name\"":               "not a user",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\ngroup = \"nobody-of-that-name\"":               "not a group",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nuid = -2":                                      "not a number",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nmin_keys = -1":                                 "line 4: min_keys is -1",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\ncheck_cmd_timeout = \"soon\"":                  "not a duration",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\nreload_cmd_timeout = -1":                       "not between",
+		"[template]\nsrc = \"a\"\ndest = \"/b\"\non_reload_failure = \"pray\"":                  "line 4: on_reload_failure is \"pray\"; use one of keep, rollback",
+		table("/b") + "symlink = \"keep\"":                                                      "use one of replace, follow",
+		table("/b") + "output_format = \"ini\"":                                                 "use one of json, yaml, yml, toml, xml",
+		table("/b") + "max_shrink_percent = 101":                                                "use 1 to 100",
+		table("/b") + "max_expired_percent = -1":                                                "use 1 to 100",
+		table("/b") + "max_shrink_percent = 5\nshrink_grace = 0":                                "line 5: shrink_grace is 0",
+		table("/b") + "debounce = \"2s\"\ndebounce_max = \"1s\"":                                "line 5: debounce_max 1s is shorter",
+		table("/b") + "debounce = \"200h\"":                                                     "not between 0 and a week",
+		table("/b") + "check_cmd = []":                                                          "line 4: template.check_cmd: it must be a text for the shell, or a list",
+		table("/b") + "check_cmd = [\"\"]":                                                      "it must be a text for the shell, or a list",
+		table("/b") + "check_cmd = [\"a\", 1]":                                                  "it must be a list of texts",
+		table("/b") + "check_cmd = \"a\"\ncheck_cmd_timeout = \"0s\"":                           "check_cmd_timeout is 0",
+		table("/b") + "check_cmd = \"a\\u0000b\"":                                               "zero byte",
+		table("/b") + "check_dirs = [\"etc\"]":                                                  "not the absolute path",
+		table("/b") + "check_dirs = [\"/\"]":                                                    "not the absolute path of a directory below the root",
+		table("/c/conf.d/x"):                                                                    "line 3: dest /c/conf.d/x is in /c/conf.d, which is read",
+		table("/c/templates"):                                                                   "is in /c/templates",
+		table("/etc/{{.Name}}.conf"):                                                            "there is no for_each",
+		table("/etc/a.conf") + "for_each = \"/v/*\"":                                            "is the same for every key",
+		table("/etc/{{.Name}}/a.conf") + "for_each = \"/v/*\"":                                  "names the key in a directory",
+		table("/etc/{{.Value}}.conf") + "for_each = \"/v/*\"":                                   "cannot be used with for_each",
+		table("/etc/{{.Name}.conf") + "for_each = \"/v/*\"":                                     "cannot be used with for_each",
+		table("/etc/{{.Name}}.conf") + "for_each = \"/v/[\"":                                    "not a pattern",
+		table("/etc/{{.Name}}.conf") + "for_each = \"/\"":                                       "not a pattern",
+		table("/etc/{{.Name}}.conf") + "for_each = \"/v/*\"\nkeys = [\"/w\"]":                   "add \"/v\" to keys",
+		table("/etc/{{.Name}}.conf") + "for_each = \"/v/*\"\nreload_cmd = \"touch {{.dest}}\"":  "there are many",
+		table("/b") + "[haproxy]":                                                               "socket is missing",
+		table("/b") + "[haproxy]\nsocket = \"h\"":                                               "line 5: haproxy.socket \"h\" is not an absolute path",
+		table("/b") + "[haproxy]\nsockt = \"/h\"":                                               "unknown setting \"haproxy.sockt\": did you mean socket?",
+		table("/b") + "[haproxi]\nsocket = \"/h\"":                                              "did you mean haproxy?",
+		table("/b") + "[nginx]\npidfile = \"/h\"":                                               "did you mean pid_file?",
+		table("/b") + "[nginx]\n[caddy]":                                                        "[nginx] and [caddy]: one file is read by one program",
+		table("/b") + "[backend]":                                                               "does not say which",
+		table("/b") + "[backend]\nbackend = \"vault\"":                                          "one that kvconfd does not have",
+		table("/b") + "[backend]\nbackend = \"file\"":                                           "at least one file",
+		table("/b") + "[backend]\nbackend = \"etcd\"\nnode = [\"a\"]":                           "did you mean nodes?",
+		table("/b") + "[backend]\nbackend = \"etcd\"\nscheme = \"ftp\"":                         "scheme is \"ftp\"",
+		table("/b") + "[backend]\nbackend = \"etcd\"\nfilter = \"[\"":                           "not a pattern for file names",
+		table("/b") + "[backend]\nbackend = \"etcd\"\npassword = \"a\"\npassword_file = \"/b\"": "keep one",
+		table("/b") + "uid = \"x\"":                                                             "line 4: template.uid",
 	} {
-		if _, _, err := resource.Parse("f", []byte(text), "", ""); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := resource.Parse("f", []byte(text), "/c", ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want an error with %q", text, err, want)
 		}
+	}
+}
+
+func TestEverythingThatIsWrongIsToldAtOnce(t *testing.T) {
+	_, _, err := resource.Parse("f", []byte("[template]\ndest = \"/b\"\nmode = \"rw\"\nsymlink = \"x\"\n"), "/c", "")
+	var problems resource.Problems
+	if !errors.As(err, &problems) || len(problems) != 3 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSettingsThatHaveNothingToWorkOnAreWarnedOf(t *testing.T) {
+	for _, setting := range []string{
+		`check_cmd_timeout = "1s"`, `check_dirs = ["/x"]`, `reload_cmd_timeout = "1s"`, `min_reload_interval = "1s"`, `on_reload_failure = "rollback"`,
+		`confirm_cmd = "x"`, `confirm_cmd_timeout = "1s"`, `shrink_grace = "1s"`, `expiry_grace = "1s"`,
+	} {
+		_, warnings := parse(t, table("/d")+setting, "")
+		name, _, _ := strings.Cut(setting, " ")
+		if len(warnings) != 1 || warnings[0].Line != 4 || !strings.HasPrefix(warnings[0].Text, name+" has no effect without ") {
+			t.Errorf("%s: warned of %v", setting, warnings)
+		}
+	}
+}
+
+func TestASettingInTheWrongTableIsSentToTheRightOne(t *testing.T) {
+	_, warnings := parse(t, "reload_cmd = \"x\"\n"+table("/d")+"nodes = [\"x\"]\n", "")
+	text := resource.Problems(warnings).Error()
+	if !strings.Contains(text, "line 1: unknown setting \"reload_cmd\" is ignored; reload_cmd belongs below [template]") || !strings.Contains(text, "nodes belongs below [backend]") {
+		t.Errorf("got %s", text)
+	}
+}
+
+func TestAUserWithANumberIsNotLookedUpByName(t *testing.T) {
+	r, warnings := parse(t, table("/d")+"uid = 5\nowner = \"nobody-of-that-name\"\n", "")
+	if r.UID != 5 || len(warnings) != 1 || !strings.Contains(warnings[0].Text, "owner is not used") {
+		t.Errorf("got %d, %v", r.UID, warnings)
 	}
 }
 
