@@ -318,15 +318,14 @@ func (c haChange) up() (commands []string) {
 	if c.before != nil && c.before.weight != c.after.weight {
 		commands = append(commands, fmt.Sprintf("set server %s weight %d", name, c.after.weight))
 	}
-	if c.before == nil && checked {
+	if c.before == nil && checked { // its first check comes downinter after it was added
 		commands = append(commands, "enable health "+name)
 	}
-	if c.after.disabled {
-		return commands
-	}
-	if c.before == nil || c.before.disabled {
+	switch {
+	case c.after.disabled:
+	case c.before == nil || c.before.disabled:
 		commands = append(commands, "set server "+name+" state ready")
-	} else if moved && checked {
+	case moved && checked:
 		// What was found out about the old address says nothing of the new one. A server that has just
 		// been read from the file is up until a check fails.
 		commands = append(commands, "set server "+name+" health up")

@@ -42,7 +42,10 @@ func newNginxRig(t testing.TB, server string) *nginxRig {
 			t.Logf("output of nginx:\n%s", r.output.String())
 		}
 	})
-	until(t, "nginx has workers", func() bool { return r.alive() == nil })
+	until(t, "nginx has its workers", func() bool {
+		serving, _, err := r.workers()
+		return err == nil && len(serving) == 2
+	})
 	return r
 }
 
