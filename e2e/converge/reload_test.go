@@ -150,6 +150,6 @@ func TestAKilledReloadCommandOfABusyNginxLosesNoVersion(t *testing.T) {
 		}
 		w.start()
 		n.until("/a", "a "+strconv.Itoa(i))
-		w.settled("sites")
+		w.paid("sites")
 	}
 }

@@ -191,11 +191,23 @@ func (w *world) untilSaid(text string) {
 // settled waits until no reload is owed and nothing staged is left in the directories.
 func (w *world) settled(dirs ...string) {
 	w.t.Helper()
-	w.until("no reload is owed and nothing is staged", func() string {
+	w.without("a reload is owed, or a staged file", dirs, func(name string) bool { return strings.HasPrefix(name, ".") && !strings.HasSuffix(name, ".last-good") })
+}
+
+// paid is settled after kvconfd was killed: a staged file is left until it is old, as it might be that
+// of another kvconfd.
+func (w *world) paid(dirs ...string) {
+	w.t.Helper()
+	w.without("a reload is owed", dirs, func(name string) bool { return strings.HasSuffix(name, ".reload-pending") })
+}
+
+func (w *world) without(what string, dirs []string, is func(name string) bool) {
+	w.t.Helper()
+	w.until("nowhere "+what, func() string {
 		for _, dir := range append(dirs, ".") {
 			entries, _ := os.ReadDir(w.path(dir))
 			for _, entry := range entries {
-				if strings.HasPrefix(entry.Name(), ".") && !strings.HasSuffix(entry.Name(), ".last-good") {
+				if is(entry.Name()) {
 					return entry.Name() + " is there"
 				}
 			}
