@@ -266,6 +266,7 @@ func (g *following) follow(ctx context.Context, r reading) error {
 	compare := time.NewTicker(g.interval)
 	defer compare.Stop()
 	var again reconciliation
+	level := slog.LevelWarn // of a comparison that fails: one line tells of it
 	for {
 		select {
 		case event := <-events:
@@ -290,10 +291,10 @@ func (g *following) follow(ctx context.Context, r reading) error {
 			switch {
 			case err == nil:
 				g.replace(merged)
-				again = reconciliation{known: merged.from.Index}
+				again, level = reconciliation{known: merged.from.Index}, slog.LevelWarn
 			case kv.Temporary(err) && ctx.Err() == nil:
-				g.log.Warn("everything was to be read again, to compare it with what is known; it is tried again later", "reason", err)
-				again = reconciliation{known: again.known}
+				g.log.Log(ctx, level, "everything was to be read again, to compare it with what is known; it is tried again later", "reason", err)
+				again, level = reconciliation{known: again.known}, slog.LevelDebug
 			default: // how things stand is found out by a new round
 				return nil
 			}
