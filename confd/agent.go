@@ -319,6 +319,7 @@ func (a *agent) apply(ctx context.Context) {
 	}
 	for key, g := range a.groups {
 		if wanted[key] == nil {
+			g.dismiss()
 			g.stop()
 			delete(a.groups, key)
 		}

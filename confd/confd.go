@@ -23,8 +23,10 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/confd/proxy"
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/report"
+	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 )
@@ -77,6 +79,9 @@ type Deps struct {
 	Running func(Control)
 	// Moment is called when something was written below Config.Moments; it returns at once. May be nil.
 	Moment func()
+	// Applier returns what speaks to the program that reads a resource's files, nil if there is none; nil:
+	// what the resource says.
+	Applier func(resource.Resource) proxy.Applier
 	// Step is called before each step on the way of a change, for tests that end the process there;
 	// may be nil. The steps are render, check, owe, write, apply, reload, confirm and paid.
 	Step func(target, step string)

@@ -71,14 +71,15 @@ type group struct {
 
 	wake chan struct{} // holds one signal: there is something to look at
 
-	mu      sync.Mutex    // guards the fields below, by which others ask for something
-	wanted  []task        // the resources to work on from now on; nil: the same
-	look    bool          // templates may have changed
-	compare bool          // files may have changed: everything is compared
-	calm    bool          // nothing is under way: all that was taken from the feeds is done
-	beat    time.Time     // when the present turn began; zero: there is none
-	longest time.Duration // that a turn can take
-	title   string        // of the group, for people
+	mu        sync.Mutex    // guards the fields below, by which others ask for something
+	wanted    []task        // the resources to work on from now on; nil: the same
+	look      bool          // templates may have changed
+	compare   bool          // files may have changed: everything is compared
+	calm      bool          // nothing is under way: all that was taken from the feeds is done
+	beat      time.Time     // when the present turn began; zero: there is none
+	longest   time.Duration // that a turn can take
+	title     string        // of the group, for people
+	dismissed bool          // its resources are there no more
 }
 
 // feed is one mirror that a group reads.
@@ -196,8 +197,23 @@ func (g *group) run(ctx context.Context) {
 	}
 }
 
+// dismiss says that no resource is left for g, before it is stopped.
+func (g *group) dismiss() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dismissed = true
+}
+
 // end lets go of everything.
 func (g *group) end() {
+	g.mu.Lock()
+	dismissed := g.dismissed
+	g.mu.Unlock()
+	for _, t := range g.targets {
+		if dismissed {
+			t.leave(nil)
+		}
+	}
 	for _, f := range g.feeds {
 		f.close()
 	}
@@ -261,7 +277,7 @@ func (g *group) turn(ctx context.Context) time.Time {
 // names are what no other group may touch at the same time.
 func (g *group) names() (names []string) {
 	for _, t := range g.targets {
-		names = append(names, "file "+t.Dest)
+		names = append(names, "name "+t.Name, "file "+t.Dest)
 		if t.reloads() {
 			names = append(names, groupKey(t.Resource))
 		}

@@ -119,7 +119,7 @@ func (v *view) run(ctx context.Context, cfg Config, deps Deps) error {
 		beside.Go(func() { v.report.Publish(serving, *v.publish) })
 	}
 	deps.Report = v.report
-	deps.Running = func(c Control) { v.report.Attach(asked{c, cfg}) }
+	deps.Running = func(c Control) { v.report.Attach(c) }
 	return Run(ctx, cfg, deps)
 }
 

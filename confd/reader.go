@@ -99,7 +99,7 @@ func (g *group) settle(ctx context.Context) {
 		return
 	}
 	r.at = time.Time{}
-	step, err := g.reload(ctx, owing)
+	step, err := g.reload(ctx, owing, report.Reloaded)
 	r.failure.tell(g.log, "not reloaded", err)
 	if err == nil {
 		r.retry.Reset()
@@ -117,8 +117,9 @@ func (g *group) settle(ctx context.Context) {
 	g.rollBack(ctx, step, err, owing)
 }
 
-// reload runs the command and sees to it that the new versions run. The error is of the step.
-func (g *group) reload(ctx context.Context, owing []*output) (step string, err error) {
+// reload runs the command and sees to it that the new versions run. The error is of the step. state is
+// what the outputs are when the command is done; those that have failed stay as they are.
+func (g *group) reload(ctx context.Context, owing []*output, state report.State) (step string, err error) {
 	r := g.reader
 	r.bucket.take(time.Now())
 	marks := map[proxy.Applier]proxy.Mark{}
@@ -142,8 +143,9 @@ func (g *group) reload(ctx context.Context, owing []*output) (step string, err e
 		return report.StepReload, err
 	}
 	for _, o := range owing {
-		o.status.How = "reload"
-		o.become(report.Reloaded, "", nil)
+		if o.status.How = "reload"; state != report.Failed {
+			o.become(state, "", nil)
+		}
 	}
 	g.step(owing[0], report.StepConfirm)
 	began = time.Now()
@@ -238,11 +240,6 @@ func confirmBy(ctx context.Context, command install.Command) error {
 
 // paid notes that what the files of outputs hold is what runs, as seen at a time.
 func (g *group) paid(outputs []*output, at time.Time) {
-	for _, o := range outputs {
-		if o.rendered && o.isOnDisk() || o.vanished {
-			o.converge(at)
-		}
-	}
 	noted := map[string]bool{}
 	for _, o := range outputs {
 		g.step(o, "paid")
@@ -256,8 +253,9 @@ func (g *group) paid(outputs []*output, at time.Time) {
 			continue
 		}
 		o.owes = false
-		if o.status.State == report.Converged || o.vanished {
+		if o.vanished || o.rendered && o.isOnDisk() {
 			o.set.succeeded()
+			o.converge(at)
 		}
 	}
 	g.forget(outputs)
@@ -269,7 +267,7 @@ func (o *output) keepGood() error {
 	if o.vanished || !o.isOnDisk() || !t.keepsGood() || t.ForEach != "" && !t.Rollback && t.applier == nil {
 		return nil
 	}
-	content := o.live
+	content := o.want
 	if content == nil {
 		current, ok, err := o.file.Current()
 		if err != nil || !ok {
@@ -326,7 +324,7 @@ func (g *group) rollBack(ctx context.Context, step string, reason error, owing [
 			s.at = time.Now().Add(s.quarantine.Next())
 		}
 	}
-	if _, err := g.reload(ctx, owing); err != nil {
+	if _, err := g.reload(ctx, owing, report.Failed); err != nil {
 		g.log.Error("the version before could not be reloaded either", "reason", err)
 		return
 	}

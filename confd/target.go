@@ -63,7 +63,7 @@ func newTarget(r task, s *shared) *target {
 	t := &target{
 		task: r, shared: s, waiting: true, relist: true,
 		log:     s.deps.Log.With("resource", filepath.Base(r.File)),
-		applier: newApplier(r.Resource, s.deps.Log),
+		applier: s.applier(r.Resource),
 		pace:    pace{quiet: s.cfg.Quiet, longest: s.cfg.QuietMax},
 		book:    r.Destination(r.Dest),
 		expired: map[string]bool{},
@@ -111,14 +111,17 @@ func (t *target) openManifest() error {
 	return nil
 }
 
-// newApplier returns what speaks to the program that reads the files of r, nil if there is none, or if
+// applier returns what speaks to the program that reads the files of r, nil if there is none, or if
 // nobody says how it is to be reloaded where that is needed.
-func newApplier(r resource.Resource, log *slog.Logger) proxy.Applier {
+func (s *shared) applier(r resource.Resource) proxy.Applier {
+	log := s.deps.Log.With("resource", filepath.Base(r.File))
 	switch {
+	case s.deps.Applier != nil:
+		return s.deps.Applier(r)
 	case r.Reload.IsZero() && r.Caddy == nil:
 		return nil
 	case r.HAProxy != nil:
-		return proxy.NewHAProxy(proxy.HAProxyConfig{Socket: r.HAProxy.Socket, MasterSocket: r.HAProxy.MasterSocket, Log: log.With("resource", filepath.Base(r.File))})
+		return proxy.NewHAProxy(proxy.HAProxyConfig{Socket: r.HAProxy.Socket, MasterSocket: r.HAProxy.MasterSocket, Log: log})
 	case r.Nginx != nil:
 		return proxy.NewNginx(proxy.NginxConfig{PidFile: r.Nginx.PidFile})
 	case r.Caddy != nil:
