@@ -88,17 +88,17 @@ type analyzer struct {
 	name      string // of the template under way
 	tree      *parse.Tree
 	defined   map[string]*parse.Tree
-	declared  map[string]int   // how often each variable gets a value
-	variables map[string]known // those that get one once, and that can be known
+	declared  map[string]int      // how often each variable gets a value
+	variables map[string]estimate // those that get one once, and that can be known
 }
 
-// known is a text as far as it is known: "*" stands for the rest.
-type known struct {
+// estimate is a text as far as it is known: "*" stands for the rest.
+type estimate struct {
 	text  string
 	exact bool
 }
 
-var anything = known{text: "*"}
+var anything = estimate{text: "*"}
 
 // text looks through a template and all that it defines.
 func (a *analyzer) text(name, text string) {
@@ -110,7 +110,7 @@ func (a *analyzer) text(name, text string) {
 	outer := *a
 	a.name, a.defined = name, trees
 	for _, define := range slices.Sorted(maps.Keys(trees)) {
-		a.tree, a.declared, a.variables = trees[define], map[string]int{}, map[string]known{}
+		a.tree, a.declared, a.variables = trees[define], map[string]int{}, map[string]estimate{}
 		eachPipe(a.tree, func(pipe *parse.PipeNode, loop bool) {
 			for _, variable := range pipe.Decl {
 				a.declared[variable.Ident[0]]++
@@ -137,8 +137,8 @@ func (a *analyzer) text(name, text string) {
 }
 
 // pipe returns what a pipeline makes, and notes what its calls read.
-func (a *analyzer) pipe(pipe *parse.PipeNode) known {
-	var value *known
+func (a *analyzer) pipe(pipe *parse.PipeNode) estimate {
+	var value *estimate
 	for _, command := range pipe.Cmds {
 		made := a.command(command, value)
 		value = &made
@@ -150,8 +150,8 @@ func (a *analyzer) pipe(pipe *parse.PipeNode) known {
 }
 
 // command returns what one command of a pipeline makes; piped is what the one before made.
-func (a *analyzer) command(command *parse.CommandNode, piped *known) known {
-	args := make([]known, 0, len(command.Args))
+func (a *analyzer) command(command *parse.CommandNode, piped *estimate) estimate {
+	args := make([]estimate, 0, len(command.Args))
 	for _, arg := range command.Args[1:] {
 		args = append(args, a.value(arg))
 	}
@@ -165,12 +165,12 @@ func (a *analyzer) command(command *parse.CommandNode, piped *known) known {
 }
 
 // value returns what a node stands for.
-func (a *analyzer) value(node parse.Node) known {
+func (a *analyzer) value(node parse.Node) estimate {
 	switch node := node.(type) {
 	case *parse.StringNode:
-		return known{node.Text, true}
+		return estimate{node.Text, true}
 	case *parse.NumberNode:
-		return known{node.Text, true}
+		return estimate{node.Text, true}
 	case *parse.PipeNode:
 		return a.pipe(node)
 	case *parse.IdentifierNode:
@@ -191,7 +191,7 @@ var readers = map[string]ReadKind{
 }
 
 // call returns what a function makes, and notes what it reads.
-func (a *analyzer) call(function *parse.IdentifierNode, args []known) known {
+func (a *analyzer) call(function *parse.IdentifierNode, args []estimate) estimate {
 	name := function.Ident
 	if kind, ok := readers[name]; ok && len(args) > 0 {
 		a.read(function, kind, args[0], name != "get" && (name != "getv" || len(args) > 1))
@@ -201,22 +201,22 @@ func (a *analyzer) call(function *parse.IdentifierNode, args []known) known {
 		a.include(function, args[0].text)
 	case name == "getenv" && len(args) > 0 && args[0].exact:
 		if value := a.env.World.Getenv(args[0].text); value != "" || len(args) == 1 {
-			return known{value, true}
+			return estimate{value, true}
 		}
 		return args[1]
 	case name == "printf" && len(args) > 0 && args[0].exact:
 		return formatted(args[0].text, args[1:])
 	case name == "print":
-		whole := known{exact: true}
+		whole := estimate{exact: true}
 		for _, arg := range args {
-			whole = known{whole.text + arg.text, whole.exact && arg.exact}
+			whole = estimate{whole.text + arg.text, whole.exact && arg.exact}
 		}
 		return whole
 	}
 	return anything
 }
 
-func (a *analyzer) read(function *parse.IdentifierNode, kind ReadKind, key known, fallback bool) {
+func (a *analyzer) read(function *parse.IdentifierNode, kind ReadKind, key estimate, fallback bool) {
 	if key == anything {
 		return
 	}
@@ -229,7 +229,7 @@ func (a *analyzer) read(function *parse.IdentifierNode, kind ReadKind, key known
 		a.problem(function, fmt.Sprintf("%s %q: the pattern is malformed", function.Ident, key.text))
 	case !strings.HasPrefix(key.text, "/") && !strings.HasPrefix(key.text, "*"):
 		a.problem(function, fmt.Sprintf("%s %q finds nothing: keys begin with a slash", function.Ident, key.text))
-	case function.Ident == "lsdir" && key == known{"/", true}:
+	case function.Ident == "lsdir" && key == estimate{"/", true}:
 		a.problem(function, "lsdir of / lists nothing, as in confd; name a directory below it")
 	case kind == ReadKey && len(key.text) > 1 && strings.HasSuffix(key.text, "/"):
 		a.problem(function, fmt.Sprintf("%s %q finds nothing: keys do not end with a slash", function.Ident, key.text))
@@ -263,8 +263,8 @@ func (a *analyzer) problem(node parse.Node, text string) {
 func (a *analyzer) line(node parse.Node) int { return lineOf(a.tree, node) }
 
 // formatted is what printf makes of what is known.
-func formatted(format string, args []known) known {
-	whole := known{exact: true}
+func formatted(format string, args []estimate) estimate {
+	whole := estimate{exact: true}
 	for {
 		before, verb, found := strings.Cut(format, "%")
 		whole.text += before
@@ -274,10 +274,10 @@ func formatted(format string, args []known) known {
 		case strings.HasPrefix(verb, "%"):
 			whole.text, format = whole.text+"%", verb[1:]
 		case len(args) > 0 && verb != "" && strings.Contains("svd", verb[:1]):
-			whole = known{whole.text + args[0].text, whole.exact && args[0].exact}
+			whole = estimate{whole.text + args[0].text, whole.exact && args[0].exact}
 			format, args = verb[1:], args[1:]
 		default:
-			return known{whole.text + "*", false}
+			return estimate{whole.text + "*", false}
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
 )
 
 var codingFunctions = []function{
@@ -46,6 +47,9 @@ const jsonBytesMax = 16 << 20
 
 func decodeJSON[T any](r *run) func(s string) (T, error) {
 	return func(s string) (value T, err error) {
+		if value, ok := known[T](r.decoded, s); ok {
+			return value, r.live()
+		}
 		if len(s) > jsonBytesMax {
 			return value, limitError(fmt.Sprintf("the JSON is larger than %d MiB", jsonBytesMax>>20))
 		}
@@ -56,8 +60,44 @@ func decodeJSON[T any](r *run) func(s string) (T, error) {
 		if err == nil {
 			_, err = size(value)
 		}
+		if err == nil {
+			r.decoded.keep(s, value)
+		}
 		return value, r.fault(s, err)
 	}
+}
+
+// decodedJSONs remembers what was decoded from texts, so that a change of one value does not decode
+// all the others again. It keeps what the last run used. Templates cannot change what they are given.
+type decodedJSONs struct {
+	before, now map[string]any
+	bytes       *int // of the texts in now
+}
+
+// decodedBytesMax bounds the texts that are remembered.
+const decodedBytesMax = 8 << 20
+
+func (d decodedJSONs) next() decodedJSONs {
+	return decodedJSONs{before: d.now, now: make(map[string]any, len(d.now)), bytes: new(int)}
+}
+
+func (d decodedJSONs) keep(s string, value any) {
+	if *d.bytes+len(s) <= decodedBytesMax && strings.TrimSpace(s) != "null" { // null is another nil for each type
+
+		*d.bytes += len(s)
+		d.now[s] = value
+	}
+}
+
+// known returns what s was decoded to, if it was to a value of this type.
+func known[T any](d decodedJSONs, s string) (value T, ok bool) {
+	if value, ok = d.now[s].(T); ok {
+		return value, true
+	}
+	if value, ok = d.before[s].(T); ok {
+		d.keep(s, value)
+	}
+	return value, ok
 }
 
 func (r *run) encodeJSON(indent string) func(value any) (string, error) {

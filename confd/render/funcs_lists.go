@@ -36,15 +36,26 @@ var listFunctions = []function{
 			switch list := list.(type) {
 			case []string:
 				slices.Reverse(list)
+			case Texts:
+				copied := slices.Clone(list)
+				slices.Reverse(copied)
+				return copied
 			case []KVPair:
 				slices.Reverse(list)
 			}
 			return list
 		})),
 	fn("sortByLength TEXTS", "A list of texts, the shortest first, in place; those of one length keep their order.",
-		`{{sortByLength (split "ccc,a,bb" ",")}}`, "[a bb ccc]", FromConfd, plain(func(list []string) []string {
-			slices.SortStableFunc(list, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
-			return list
+		`{{sortByLength (split "ccc,a,bb" ",")}}`, "[a bb ccc]", FromConfd, plain(func(list any) ([]string, error) {
+			texts, ok := list.([]string)
+			if own, isOwn := list.(Texts); isOwn {
+				texts, ok = slices.Clone(own), true
+			}
+			if !ok {
+				return nil, fmt.Errorf("a %T is not a list of texts", list)
+			}
+			slices.SortStableFunc(texts, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+			return texts, nil
 		})),
 	fn("sortKVByLength PAIRS", "Pairs, the shortest key first, in place; those of one length keep their order.",
 		`{{range sortKVByLength (gets "/app/up/*")}}{{.Key}} {{end}}`, "/app/up/z /app/up/aa ", FromConfd, plain(func(list []KVPair) []KVPair {

@@ -14,12 +14,12 @@ var serviceFunctions = []function{
 	fn("withTag TAG SERVERS", "Those of a service's servers that have this tag.",
 		`{{range services "/services"}}{{range withTag "canary" .Servers}}{{.ID}} {{end}}{{end}}`, "w2 ", FromKvd,
 		plain(func(tag string, servers []Server) []Server {
-			return choose(servers, func(s Server) bool { return slices.Contains(s.Tags, tag) })
+			return only(servers, func(s Server) bool { return slices.Contains(s.Tags, tag) })
 		})),
 	fn("withoutTag TAG SERVERS", "Those of a service's servers that do not have this tag.",
 		`{{range services "/services"}}{{range withoutTag "canary" .Servers}}{{.ID}} {{end}}{{end}}`, "a1 w1 ", FromKvd,
 		plain(func(tag string, servers []Server) []Server {
-			return choose(servers, func(s Server) bool { return !slices.Contains(s.Tags, tag) })
+			return only(servers, func(s Server) bool { return !slices.Contains(s.Tags, tag) })
 		})),
 	fn("safeName TEXT", "TEXT in the letters that every proxy allows in a name: letters, digits, `.`, `_`, `:` and `-`. If it had to be changed, a hash of the original follows, so that two texts do not become one name.",
 		`{{safeName "web-1"}} {{safeName "a b"}}`, "web-1 a_b-c8687a08", FromKvd, plain(serverID)),
@@ -29,13 +29,4 @@ var serviceFunctions = []function{
 	fn("isIP TEXT", "Whether TEXT is an IP address.",
 		`{{isIP "10.0.0.1"}} {{isIP "example.org"}}`, "true false", FromKvd,
 		plain(func(text string) bool { _, err := netip.ParseAddr(text); return err == nil })),
-}
-
-func choose(servers []Server, want func(Server) bool) (chosen []Server) {
-	for _, server := range servers {
-		if want(server) {
-			chosen = append(chosen, server)
-		}
-	}
-	return chosen
 }

@@ -106,14 +106,14 @@ func (r *run) printf(format string, values ...any) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if strings.ContainsAny(format, "*[.0123456789+#xqUX") { // widths, values used twice, and verbs that spell bytes out
-		verbs := strings.Count(format, "%")
+	verbs, padding, plain := verbsIn(format)
+	if !plain { // a value may be used twice, or be spelled out: at ten times its length at the most
 		longest := 0
 		for _, value := range values {
 			one, _ := size(value)
 			longest = max(longest, one)
 		}
-		bytes = verbs*10*longest + widths(format)
+		bytes = product(verbs, 10*longest) + padding
 	}
 	if err := r.spend(len(format) + bytes); err != nil {
 		return "", err
@@ -121,21 +121,36 @@ func (r *run) printf(format string, values ...any) (string, error) {
 	return fmt.Sprintf(format, values...), nil
 }
 
-// widths returns how many bytes the widths and precisions in format ask for at the most.
-func widths(format string) int {
-	const fmtMax = 1_000_000 // fmt takes no larger one
-	total, number := 0, 0
-	for i := range len(format) {
-		switch c := format[i]; {
-		case c == '*':
-			total += 2 * fmtMax
-		case c >= '0' && c <= '9':
-			number = min(10*number+int(c-'0'), fmtMax)
-		default:
-			total, number = total+4*number, 0
+// verbsIn returns how many verbs format has, what their widths and precisions ask for at the most,
+// and whether all of them are plain: they print a value as it is.
+func verbsIn(format string) (verbs, padding int, plain bool) {
+	const fmtMax = 1_000_000 // fmt takes no larger width
+	plain = true
+	for {
+		_, rest, found := strings.Cut(format, "%")
+		if !found {
+			return verbs, padding, plain
 		}
+		verbs++
+		end, number := 0, 0
+		for ; end < len(rest) && strings.IndexByte("+-# 0123456789.*[]", rest[end]) >= 0; end++ {
+			plain = false
+			switch c := rest[end]; {
+			case c >= '0' && c <= '9':
+				number = min(10*number+int(c-'0'), fmtMax)
+				continue
+			case c == '*':
+				number = fmtMax
+			}
+			padding, number = padding+4*number, 0
+		}
+		padding += 4 * number
+		if end < len(rest) {
+			plain = plain && strings.IndexByte("svdt%", rest[end]) >= 0
+			end++
+		}
+		format = rest[end:]
 	}
-	return total + 4*number
 }
 
 // ExampleKeys are the keys that the examples of functions read.

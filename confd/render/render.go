@@ -70,10 +70,12 @@ type Template struct {
 	parsed *template.Template
 	env    Env
 
-	mu       sync.Mutex      // guards the fields below
-	literals map[string]bool // texts that stand in the template and in those it included, which an error may name
-	records  records
-	included map[string]*included // by name, as last read
+	mu        sync.Mutex      // guards the fields below
+	literals  map[string]bool // texts that stand in the template and in those it included, which an error may name
+	records   records
+	decoded   decodedJSONs
+	lastBytes int                  // of the last output
+	included  map[string]*included // by name, as last read
 }
 
 // Output is the result of one render.

@@ -18,6 +18,7 @@ type run struct {
 	tree    Tree
 	reads   *Reads
 	records records // of this run, to be kept for the next
+	decoded decodedJSONs
 	skipped []string
 	output  limitedBuffer
 
@@ -36,6 +37,8 @@ func newRun(t *Template, tree Tree) *run {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r.records = t.records.next()
+	r.decoded = t.decoded.next()
+	r.output.Grow(t.lastBytes + t.lastBytes/16)
 	return r
 }
 
@@ -44,7 +47,7 @@ func (t *Template) keep(r *run) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !r.lenient {
-		t.records = r.records
+		t.records, t.decoded, t.lastBytes = r.records, r.decoded, r.output.Len()
 	}
 }
 
@@ -180,9 +183,9 @@ func (m *measure) value(value any, level int) {
 			m.value(part, level+1)
 		}
 	case []string:
-		for _, part := range value {
-			m.bytes += 16 + len(part)
-		}
+		m.texts(value)
+	case Texts:
+		m.texts(value)
 	case KVPair:
 		m.bytes += len(value.Key) + len(value.Value)
 	case KVPairs:
@@ -196,10 +199,10 @@ func (m *measure) value(value any, level int) {
 			m.value(group.Items, level+1)
 		}
 	case Service:
-		m.servers(value.Servers)
+		m.service(value)
 	case []Service:
 		for _, service := range value {
-			m.servers(service.Servers)
+			m.service(service)
 		}
 	case Server:
 		m.servers([]Server{value})
@@ -212,10 +215,22 @@ func (m *measure) value(value any, level int) {
 	}
 }
 
+func (m *measure) texts(texts []string) {
+	for _, text := range texts {
+		m.bytes += 16 + len(text)
+	}
+}
+
 func (m *measure) pairs(pairs []KVPair) {
 	for _, pair := range pairs {
 		m.bytes += 32 + len(pair.Key) + len(pair.Value)
 	}
+}
+
+func (m *measure) service(s Service) {
+	m.servers(s.Servers)
+	m.servers(s.TCP)
+	m.servers(s.TCPByIP)
 }
 
 func (m *measure) servers(servers []Server) {

@@ -17,10 +17,16 @@ import (
 	"github.com/kvd-io/kvd/pkg/registry"
 )
 
-// Service is one service of the registry with those of its instances that take traffic.
+// Service is one service of the registry with those of its instances that take traffic. What it
+// holds is shared by renders and does not change.
 type Service struct {
 	Name    string   // letters, digits, "_", "-" and single dots within: safe in any proxy's configuration; unique whatever the case
 	Servers []Server // in the order of their instance names; may be empty
+
+	TCP []Server `json:"-"` // those that are reached over TCP
+	// TCPByIP are those that are reached over TCP and registered with an IP address, for proxies that
+	// refuse a file with a host name which does not resolve.
+	TCPByIP []Server `json:"-"`
 
 	// Meta joins the meta entries of all its instances, also of those that take no traffic now: where
 	// they differ, the first instance by name counts. Values have no control characters; nothing else
@@ -28,38 +34,48 @@ type Service struct {
 	Meta map[string]string
 	// Domains are the host names in the instances' meta entry "domain", separated there by commas or
 	// spaces: in lower case, sorted, and none of them a domain of another service too.
-	Domains []string
+	Domains Texts
 }
 
-// Server is one instance that is up. Its Address and Port are valid, whatever the store holds.
+// Server is one instance that is up: its registry.Record, without methods and in one piece, because
+// text/template looks those up slowly. Its Address and Port are valid, whatever the store holds.
 type Server struct {
-	registry.Record
-	ID   string // the instance's name in letters, digits, ".", "_", ":" and "-"; unique in its service
-	IsIP bool   // Address is an IP address, not a host name
+	Service  string            `json:"service"`
+	Instance string            `json:"instance"`
+	Address  string            `json:"address"`
+	Port     int               `json:"port"`
+	Protocol string            `json:"protocol"`
+	State    string            `json:"state"`
+	Kept     bool              `json:"kept,omitempty"`
+	Weight   int               `json:"weight,omitempty"` // 0 to 256; 0 if the record does not say one
+	Tags     Texts             `json:"tags,omitempty"`
+	Meta     map[string]string `json:"meta,omitempty"`
+	Host     string            `json:"host,omitempty"`
+	Owner    string            `json:"owner,omitempty"`
+
+	ID       string // the instance's name in letters, digits, ".", "_", ":" and "-"; unique in its service
+	HostPort string // address and port, with an IPv6 address in brackets
+	IsIP     bool   // Address is an IP address, not a host name
 }
 
-// TCP returns the servers that are reached over TCP.
-func (s Service) TCP() []Server {
-	return s.filter(func(server Server) bool { return server.Protocol != "udp" })
-}
+// Texts is a list that belongs to a record: what works in place works on a copy of it.
+type Texts []string
 
-// TCPByIP returns the servers that are reached over TCP and registered with an IP address, for
-// proxies that refuse a file with a host name which does not resolve.
-func (s Service) TCPByIP() []Server {
-	return s.filter(func(server Server) bool { return server.Protocol != "udp" && server.IsIP })
-}
-
-func (s Service) filter(keep func(Server) bool) (servers []Server) {
-	for _, server := range s.Servers {
-		if keep(server) {
-			servers = append(servers, server)
+// only returns the servers that are wanted, without a copy if all of them are.
+func only(servers []Server, want func(Server) bool) (wanted []Server) {
+	for i, server := range servers {
+		if !want(server) {
+			wanted = slices.Clone(servers[:i])
+			for _, server := range servers[i+1:] {
+				if want(server) {
+					wanted = append(wanted, server)
+				}
+			}
+			return wanted
 		}
 	}
 	return servers
 }
-
-// HostPort returns address and port, with an IPv6 address in brackets.
-func (s Server) HostPort() string { return net.JoinHostPort(s.Address, strconv.Itoa(s.Port)) }
 
 // nameBytesMax is the longest host name, and so the longest name of a service.
 const nameBytesMax = 253
@@ -195,30 +211,34 @@ func decode(key, name string, instances []KVPair) *decoded {
 			d.service.addMeta(key+"/"+instance.Key, server.Meta, skip)
 		}
 	}
+	d.service.TCP = only(d.service.Servers, func(s Server) bool { return s.Protocol != "udp" })
+	d.service.TCPByIP = only(d.service.TCP, func(s Server) bool { return s.IsIP })
 	return d
 }
 
 // readServer decodes and validates one record. The key's segment, not the record, names it.
 func readServer(instance, value string) (Server, error) {
-	var server Server
-	if err := json.Unmarshal([]byte(value), &server.Record); err != nil {
+	var r registry.Record
+	if err := json.Unmarshal([]byte(value), &r); err != nil {
 		return Server{}, fmt.Errorf("not a registration record: %w", err)
 	}
-	address, err := netip.ParseAddr(server.Address)
-	server.IsIP = err == nil && address.Zone() == ""
+	address, err := netip.ParseAddr(r.Address)
+	isIP := err == nil && address.Zone() == ""
 	switch {
-	case !server.IsIP && (len(server.Address) > nameBytesMax || !hostName.MatchString(server.Address)):
-		return Server{}, fmt.Errorf("address %q is neither an IP address nor a host name", server.Address)
-	case server.IsIP && (address.IsUnspecified() || address.IsMulticast()):
-		return Server{}, fmt.Errorf("address %s is not one of a server", server.Address)
-	case server.Port < 1 || server.Port > 65535:
-		return Server{}, fmt.Errorf("port %d is not between 1 and 65535", server.Port)
-	case hasControls(server.Record):
+	case !isIP && (len(r.Address) > nameBytesMax || !hostName.MatchString(r.Address)):
+		return Server{}, fmt.Errorf("address %q is neither an IP address nor a host name", r.Address)
+	case isIP && (address.IsUnspecified() || address.IsMulticast()):
+		return Server{}, fmt.Errorf("address %s is not one of a server", r.Address)
+	case r.Port < 1 || r.Port > 65535:
+		return Server{}, fmt.Errorf("port %d is not between 1 and 65535", r.Port)
+	case hasControls(r):
 		return Server{}, errors.New("it contains control characters")
 	}
-	server.Instance, server.ID = instance, serverID(instance)
-	server.Weight = min(max(server.Weight, 0), 256)
-	return server, nil
+	return Server{
+		Service: r.Service, Instance: instance, Address: r.Address, Port: r.Port, Protocol: r.Protocol, State: r.State, Kept: r.Kept,
+		Weight: min(max(r.Weight, 0), 256), Tags: r.Tags, Meta: r.Meta, Host: r.Host, Owner: r.Owner,
+		ID: serverID(instance), HostPort: net.JoinHostPort(r.Address, strconv.Itoa(r.Port)), IsIP: isIP,
+	}, nil
 }
 
 // hasControls reports whether a text of r, printed by a template, could begin another line.

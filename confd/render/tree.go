@@ -175,9 +175,9 @@ func (t Tree) glob(dir string, segments []string, found *KVPairs) {
 // List returns the names of the keys and directories directly below dir, sorted, and the last
 // segment of dir if it is itself a key. The root lists its keys only, as confd's does.
 func (t Tree) List(dir string) []string {
-	names := map[string]bool{}
+	names := []string{}
 	if _, ok := t.Get(dir); ok {
-		names[path.Base(dir)] = true
+		names = append(names, path.Base(dir))
 	}
 	clean := cleanDir(dir)
 	switch {
@@ -185,7 +185,7 @@ func (t Tree) List(dir string) []string {
 	case dir == clean || dir == clean+"/":
 		for _, e := range t.children(clean) {
 			if e.name != "" && !(e.isDir && clean == "") {
-				names[e.name] = true
+				names = append(names, e.name)
 			}
 		}
 	default: // confd takes the letters of dir off the key, and they are not there
@@ -195,25 +195,28 @@ func (t Tree) List(dir string) []string {
 			}
 			rest := strings.TrimPrefix(strings.TrimPrefix(key, dir), "/")
 			name, _, _ := strings.Cut(rest, "/")
-			names[name] = true
+			names = append(names, name)
 		})
 	}
-	return sortedNames(names)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // ListDir returns the names of the directories directly below dir, sorted. The root has none, as
 // in confd.
 func (t Tree) ListDir(dir string) []string {
-	names := map[string]bool{}
+	names := []string{}
 	clean := cleanDir(dir)
 	if clean != "" && strings.HasPrefix(dir, "/") {
+		canonical := dir == clean || dir == clean+"/"
 		for _, e := range t.children(clean) {
-			if e.isDir && (len(dir) <= len(clean)+1 && strings.HasPrefix(clean+"/", dir) || t.anyBelow(dir, clean+"/"+e.name+"/")) {
-				names[e.name] = true
+			if e.isDir && (canonical || t.anyBelow(dir, clean+"/"+e.name+"/")) {
+				names = append(names, e.name)
 			}
 		}
 	}
-	return sortedNames(names)
+	slices.Sort(names)
+	return names
 }
 
 // anyBelow reports whether a key begins with the letters of both.
@@ -307,12 +310,3 @@ func (t Tree) children(dir string) (found []entry) {
 
 // cleanDir returns the clean form of an absolute path with "" for the root.
 func cleanDir(dir string) string { return kv.Clean(dir) }
-
-func sortedNames(set map[string]bool) []string {
-	names := make([]string, 0, len(set))
-	for name := range set {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
