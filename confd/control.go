@@ -189,7 +189,7 @@ func (c *control) explain(ctx context.Context, t task, item any, path string, li
 	}
 	out, err := template.Render(ctx, t.tree(view), item)
 	if out.Reads != nil {
-		e.Reads = out.Reads.List()
+		e.Reads = out.Reads.Names()
 		if out.Reads.World() {
 			e.Others = "the time, names of the network, interfaces or files"
 		}

@@ -37,27 +37,6 @@ func (r *Reads) World() bool { return r.world }
 // Included returns the names of the templates that were included or asked for, in order, none twice.
 func (r *Reads) Included() []string { return r.included }
 
-// List returns the keys, directories (with a slash at the end) and patterns that were looked at, as the
-// template sees them, in order.
-func (r *Reads) List() (asked []string) {
-	if r.all {
-		return []string{"/"}
-	}
-	for key := range r.keys {
-		asked = append(asked, key)
-	}
-	for dir := range r.dirs {
-		asked = append(asked, dir+"/")
-	}
-	for _, patterns := range r.patterns {
-		for pattern := range patterns {
-			asked = append(asked, pattern)
-		}
-	}
-	slices.Sort(asked)
-	return asked
-}
-
 // touches is Touches for a key as the template sees it.
 func (r *Reads) touches(key string) bool {
 	if r.all {
