@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/resource"
 )
@@ -33,6 +34,11 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return err
 	}
 	defer a.close()
+	if !cfg.Noop {
+		if err := install.SweepCheckDirs(); err != nil {
+			deps.Log.Warn("cannot remove what checks of an earlier run have left", "reason", err)
+		}
+	}
 	err = a.load()
 	switch {
 	case cfg.Onetime && err == nil:

@@ -533,6 +533,9 @@ func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, c
 	var checked []*output
 	for _, o := range outputs {
 		t := o.target
+		if !o.vanished && staged[o] == nil {
+			change.Kept = append(change.Kept, o.file.Path)
+		}
 		if o.vanished || t.Check.IsZero() && !together {
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 type Change struct {
 	Staged  []*Staged // new versions
 	Removed []string  // destinations that vanish: absolute paths
+	Kept    []string  // destinations of the group that stay as they are
 }
 
 // CheckDir is a private directory in which a checker finds a group's files as they would be. The directories
@@ -66,6 +67,9 @@ func NewCheckDir(change Change, dirs []string) (*CheckDir, error) {
 	}
 	for _, dest := range change.Removed {
 		c.removed[dest] = true
+		c.shallow = append(c.shallow, filepath.Dir(dest))
+	}
+	for _, dest := range change.Kept {
 		c.shallow = append(c.shallow, filepath.Dir(dest))
 	}
 	slices.Sort(c.shallow)

@@ -149,6 +149,16 @@ func TestDirectoriesToBeCheckedAreMirroredWithAllThatIsBelow(t *testing.T) {
 	})
 }
 
+func TestAMemberThatStaysIsCheckedWithTheNewVersionOfAnother(t *testing.T) {
+	dir := tree(t, map[string]string{"main/main.conf": "include #/parts/a.conf", "parts/a.conf": "old"})
+	staged := stageAll(t, dir, map[string]string{"parts/a.conf": "new"})
+	main := filepath.Join(dir, "main/main.conf")
+	c := checkDir(t, install.Change{Staged: staged, Kept: []string{main}})
+	if data, err := os.ReadFile(c.Vars(main).Src); err != nil || string(data) != "include "+c.Path+dir+"/parts/a.conf" {
+		t.Errorf("got %q, %v", data, err)
+	}
+}
+
 func TestBinaryFilesAreLinkedAsTheyAre(t *testing.T) {
 	dir := tree(t, map[string]string{"data.bin": "\x00 #/data.bin"})
 	c := checkDir(t, install.Change{Staged: stageAll(t, dir, map[string]string{"a": "#/a\x00"})})

@@ -50,9 +50,9 @@ type table struct {
 	DebounceMax       duration `toml:"debounce_max"`
 	MinKeys           int      `toml:"min_keys"`
 	MaxShrinkPercent  int      `toml:"max_shrink_percent"`
-	ShrinkGrace       duration `toml:"shrink_grace"`
+	ShrinkGrace       grace    `toml:"shrink_grace"`
 	MaxExpiredPercent int      `toml:"max_expired_percent"`
-	ExpiryGrace       duration `toml:"expiry_grace"`
+	ExpiryGrace       grace    `toml:"expiry_grace"`
 	Sensitive         bool     `toml:"sensitive"`
 }
 
@@ -165,6 +165,20 @@ func (d *duration) UnmarshalTOML(value any) error {
 	}
 	d.given = true
 	return nil
+}
+
+// grace is a duration, or "forever".
+type grace struct {
+	duration
+	forever bool
+}
+
+func (g *grace) UnmarshalTOML(value any) error {
+	if value == "forever" {
+		g.given, g.forever = true, true
+		return nil
+	}
+	return g.duration.UnmarshalTOML(value)
 }
 
 // settings returns the names that each table knows.

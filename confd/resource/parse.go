@@ -255,15 +255,15 @@ func (p *parser) percent(setting string, value int) int {
 	return value
 }
 
-// grace returns for how long the guard with this limit holds a file, 0 if there is no limit.
-func (p *parser) grace(setting string, value duration, limit int, usual time.Duration) time.Duration {
+// grace returns for how long the guard with this limit holds a file, 0 if for ever or if there is no limit.
+func (p *parser) grace(setting string, value grace, limit int, usual time.Duration) time.Duration {
 	switch {
-	case limit == 0:
+	case limit == 0, value.forever:
 		return 0
 	case !value.given:
 		return usual
 	case value.Duration == 0:
-		p.wrong("template."+setting, "%s is 0, so the limit would hold nothing; give a time such as \"5m\", or leave the limit out", setting)
+		p.wrong("template."+setting, "%s is 0, so the limit would hold nothing; give a time such as \"5m\" or \"forever\", or leave the limit out", setting)
 	}
 	return value.Duration
 }

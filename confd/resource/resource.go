@@ -50,9 +50,9 @@ type Resource struct {
 
 	MinKeys          int           // hold the existing file while fewer keys are found; 0 never holds
 	MaxShrinkPercent int           // hold it if more than this part of the keys is gone at once; 0 never holds
-	ShrinkGrace      time.Duration // for how long MaxShrinkPercent holds; positive if that is set
+	ShrinkGrace      time.Duration // for how long MaxShrinkPercent holds; 0: until the keys are back or it is released
 	// MaxExpiredPercent holds the file if more than this part of the keys has expired, rather than been
-	// removed, at once; 0 never holds. ExpiryGrace is for how long; positive if that is set.
+	// removed, at once; 0 never holds. ExpiryGrace is for how long; 0: until they are back or it is released.
 	MaxExpiredPercent int
 	ExpiryGrace       time.Duration
 

@@ -139,6 +139,13 @@ file = ["/f"]
 	}
 }
 
+func TestAGraceCanBeForEver(t *testing.T) {
+	r, _ := parse(t, table("/d")+"max_shrink_percent = 50\nshrink_grace = \"forever\"\n", "")
+	if r.MaxShrinkPercent != 50 || r.ShrinkGrace != 0 {
+		t.Errorf("got %d, %v", r.MaxShrinkPercent, r.ShrinkGrace)
+	}
+}
+
 func TestAListIsACommandWithoutAShell(t *testing.T) {
 	r, _ := parse(t, table("/d")+`check_cmd = ["haproxy", "-c", "-f", "{{.src}}"]
 reload_cmd = ["kill", "-USR2", "{{.dest}}"]
