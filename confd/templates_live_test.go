@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/kvd-io/kvd/confd/proxy"
 	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/e2e/parts"
 )
@@ -98,5 +99,66 @@ func TestDnsmasqAnswersWithWhatIsRegistered(t *testing.T) {
 	}
 	if got := fmt.Sprint(d.ask("web.service.kvd")); !strings.Contains(got, "10.0.0.1") || !strings.Contains(got, "10.0.0.3") {
 		t.Errorf("web has the addresses %s", got)
+	}
+}
+
+// What happens every day must not take a reload of HAProxy: the shipped templates are written so that its
+// applier can make these changes at run time.
+func TestEverydayChangesOfTheShippedHAProxyFilesTakeNoReload(t *testing.T) {
+	for _, program := range []string{"haproxy", "haproxy-tcp"} {
+		t.Run(program, func(t *testing.T) {
+			parts.Need(t, "haproxy")
+			r := newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
+			settings := shipped(r.dir, freeAddress(t))[program]
+			_, port, _ := net.SplitHostPort(freeAddress(t))
+			settings["KVD_TCP_PORTS"], settings["KVD_TCP_ADDR"] = "web:"+port, "127.0.0.1"
+			r.setWorld(settings)
+			r.install(program, "")
+			register := func(instance, address, more string) func() {
+				return func() {
+					r.set("/services/web/"+instance, fmt.Sprintf(`{"address":%q,"port":1,"protocol":"tcp"%s}`, address, more))
+				}
+			}
+			render := func() []byte {
+				if err := r.once(); err != nil {
+					t.Fatal(err)
+				}
+				return []byte(r.read("proxy.cfg"))
+			}
+			r.cfg.SyncOnly = true
+			register("first", "127.0.0.1", `,"state":"up"`)()
+			register("second", "127.0.0.2", `,"state":"up","weight":10`)()
+			live := render()
+			startProxy(t, r, "haproxy", "-W", "-f", r.path("proxy.cfg"))
+			applier := proxy.NewHAProxy(proxy.HAProxyConfig{Socket: r.path("socket"), Log: r.deps.Log})
+			r.until("HAProxy runs the first file", func() bool { return applier.Confirm(t.Context(), live, proxy.Mark{}) == nil })
+			for _, step := range []struct {
+				what   string
+				change func()
+			}{
+				{"comes", register("third", "127.0.0.3", `,"state":"up"`)},
+				{"moves", register("first", "127.0.0.9", `,"state":"up"`)},
+				{"gets another weight", register("second", "127.0.0.2", `,"state":"up","weight":20`)},
+				{"gets its first weight", register("third", "127.0.0.3", `,"state":"up","weight":7`)},
+				{"has an IPv6 address", register("third", "::1", `,"state":"up","weight":7`)},
+				{"drains", register("second", "127.0.0.2", `,"state":"draining"`)},
+				{"is back", register("second", "127.0.0.2", `,"state":"up"`)},
+				{"goes", func() { r.remove("/services/web/first") }},
+			} {
+				step.change()
+				next := render()
+				plan, err := applier.Plan(t.Context(), live, next)
+				if err != nil || plan.Kind != proxy.Runtime {
+					t.Fatalf("an instance %s: %v (%v)", step.what, plan, err)
+				}
+				if err := applier.Apply(t.Context(), plan); err != nil {
+					t.Fatalf("an instance %s: %v", step.what, err)
+				}
+				r.until("HAProxy runs what the file says after an instance "+step.what, func() bool {
+					return applier.Confirm(t.Context(), next, proxy.Mark{}) == nil
+				})
+				live = next
+			}
+		})
 	}
 }
