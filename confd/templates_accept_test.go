@@ -133,7 +133,8 @@ func wellFormedForTraefik(path string) error {
 			Services map[string]struct {
 				LoadBalancer struct {
 					Servers []struct {
-						URL string `json:"url"`
+						URL    string `json:"url"`
+						Weight *int   `json:"weight"`
 					} `json:"servers"`
 				} `json:"loadBalancer"`
 			} `json:"services"`
@@ -162,6 +163,9 @@ func wellFormedForTraefik(path string) error {
 	}
 	for name, service := range file.HTTP.Services {
 		for _, server := range service.LoadBalancer.Servers {
+			if server.Weight != nil && *server.Weight < 1 {
+				return fmt.Errorf("service %s has a server of weight %d", name, *server.Weight)
+			}
 			if u, err := url.Parse(server.URL); err != nil || u.Scheme != "http" || u.Port() == "" || u.Path != "" {
 				return fmt.Errorf("service %s has a server %q (%v)", name, server.URL, err)
 			}
