@@ -541,7 +541,7 @@ func TestAFileThatPassesToAnotherCommandIsNeverInTwoHands(t *testing.T) {
 func TestReloadsArePostponedByTheirIntervalAndTheLastVersionGetsThere(t *testing.T) {
 	r := storeRig(t)
 	w := r.witnessed()
-	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nmin_reload_interval = 1\nreload_cmd = \"cp $DIR/a.out $DIR/live; date +%s%N >>$DIR/times\"")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nmin_reload_interval = 1\nreload_cmd = \"date +%s%N >>$DIR/times; cp $DIR/a.out $DIR/live\"")
 	r.set("/x", "0")
 	r.start()
 	r.eventually("live", "0")

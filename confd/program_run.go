@@ -103,7 +103,8 @@ func (v *view) run(ctx context.Context, cfg Config, deps Deps) error {
 		})
 	}
 	hangups, reloading := make(chan os.Signal, 1), make(chan struct{}, 1)
-	beside.Go(func() { tee(serving, deps.Hangup, hangups, reloading) })
+	given := deps.Hangup
+	beside.Go(func() { tee(serving, given, hangups, reloading) })
 	deps.Hangup = hangups
 	beside.Go(func() { v.report.Notify(serving, reloading) })
 	if v.publish != nil {
