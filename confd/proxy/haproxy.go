@@ -566,7 +566,7 @@ func (h *HAProxy) compare(ctx context.Context, config *haConfig, states haStates
 		}
 		for name, state := range running {
 			switch {
-			case section.byName[name] != nil:
+			case section.byName(name) != nil:
 			case state.admin&adminMaint == 0:
 				return fmt.Errorf("server %s/%s runs, but is not in the file", section.name, name)
 			case isPlainName(name) && isPlainName(section.name):

@@ -22,9 +22,9 @@ type haSection struct {
 	header     string
 	lines      []string // all but the server lines that are understood
 	servers    []*haServer
-	byName     map[string]*haServer
-	defaults   *haSection // that it inherits from; nil if the file has none before it
-	opaque     string     // why its servers are not understood, "" if they are
+	names      map[string]*haServer // of servers; see byName
+	defaults   *haSection           // that it inherits from; nil if the file has none before it
+	opaque     string               // why its servers are not understood, "" if they are
 
 	inherited map[int]haInherited // that were asked for, by the number of default-server lines
 }
@@ -70,6 +70,7 @@ func parseHAProxy(content []byte) *haConfig {
 	named := map[string]*haSection{}
 	headers := map[string]bool{}
 	defaultServers := 0
+	var room []haServer // for the next servers
 	text := string(content)
 	if strings.IndexByte(text, 0) >= 0 {
 		c.opaque = "it holds a NUL byte"
@@ -81,7 +82,7 @@ func parseHAProxy(content []byte) *haConfig {
 		}
 		word, rest, _ := strings.Cut(line, " ")
 		switch {
-		case strings.ContainsAny(word, `"'\$`):
+		case !plain && strings.ContainsAny(word, `"'\$`):
 			c.opaque = "a line begins with a quoted or expanded word"
 		case word[0] == '.':
 			c.opaque = "it holds directives such as " + word
@@ -117,7 +118,14 @@ func parseHAProxy(content []byte) *haConfig {
 			section.lines = append(section.lines, line)
 			continue
 		}
-		section.addServer(rest, defaultServers)
+		if len(room) == 0 {
+			room = make([]haServer, 128)
+		}
+		server := &room[0]
+		room = room[1:]
+		server.name, _, _ = strings.Cut(rest, " ")
+		server.line, server.section, server.defaults = rest, section, defaultServers
+		section.servers = append(section.servers, server)
 	}
 	return c
 }
@@ -127,17 +135,18 @@ func (s *haSection) holdsServers() bool { return s.kind == "backend" || s.kind =
 // title is how people are told of the section.
 func (s *haSection) title() string { return strings.TrimSpace(s.kind + " " + s.name) }
 
-func (s *haSection) addServer(line string, defaults int) {
-	name, _, _ := strings.Cut(line, " ")
-	if s.byName == nil {
-		s.byName = map[string]*haServer{}
+// byName returns the server of that name, nil if there is none. It finds names that are there twice.
+func (s *haSection) byName(name string) *haServer {
+	if s.names == nil {
+		s.names = make(map[string]*haServer, len(s.servers))
+		for _, server := range s.servers {
+			if s.names[server.name] != nil {
+				s.opaque = "there are two servers " + server.name
+			}
+			s.names[server.name] = server
+		}
 	}
-	if s.byName[name] != nil {
-		s.opaque = "there are two servers " + name
-	}
-	server := &haServer{name: name, line: line, section: s, defaults: defaults}
-	s.byName[name] = server
-	s.servers = append(s.servers, server)
+	return s.names[name]
 }
 
 // inheritedBy returns the defaults section that a section with these words after its keyword has:
@@ -156,21 +165,35 @@ func inheritedBy(kind, words string, named map[string]*haSection, last *haSectio
 // normalLine returns a line without its comment and with single blanks. plain is false for a line
 // with quotes, escapes or variables, which is kept as it is.
 func normalLine(line string) (normal string, plain bool) {
-	if strings.ContainsAny(line, "\"'\\$") {
-		trimmed := strings.TrimSpace(line)
-		if strings.HasPrefix(trimmed, "#") {
-			return "", true
-		}
-		return trimmed, false
-	}
-	line, _, _ = strings.Cut(line, "#")
-	line = strings.Trim(line, " \t\r\n\v\f")
+	start, end, single := -1, 0, true // of what is no blank and no comment
 	for i := 0; i < len(line); i++ {
-		if c := line[i]; c == '\t' || c == '\r' || c == '\v' || c == '\f' || c == ' ' && line[i+1] == ' ' {
-			return strings.Join(strings.FieldsFunc(line, isBlank), " "), true
+		switch c := line[i]; c {
+		case '"', '\'', '\\', '$':
+			trimmed := strings.TrimSpace(line)
+			return trimmed, false
+		case '#':
+			return tidy(line, start, end, single), true
+		case ' ', '\t', '\r', '\n', '\v', '\f':
+		default:
+			if start < 0 {
+				start = i
+			} else if gap := i - end; gap > 1 || gap == 1 && line[end] != ' ' {
+				single = false
+			}
+			end = i + 1
 		}
 	}
-	return line, true
+	return tidy(line, start, end, single), true
+}
+
+func tidy(line string, start, end int, single bool) string {
+	if start < 0 {
+		return ""
+	}
+	if single {
+		return line[start:end]
+	}
+	return strings.Join(strings.FieldsFunc(line[start:end], isBlank), " ")
 }
 
 func isBlank(r rune) bool {

@@ -112,7 +112,12 @@ func diffServers(before, after *haSection) (changes []haChange, reason string) {
 	moved := len(before.servers) != len(after.servers)
 	for i, server := range after.servers {
 		moved = moved || before.servers[i].name != server.name
-		old := before.byName[server.name]
+		var old *haServer
+		if i < len(before.servers) && before.servers[i].name == server.name {
+			old = before.servers[i]
+		} else {
+			old = before.byName(server.name)
+		}
 		if old != nil && old.line == server.line && old.defaults == server.defaults {
 			continue
 		}
@@ -124,8 +129,13 @@ func diffServers(before, after *haSection) (changes []haChange, reason string) {
 			changes = append(changes, change)
 		}
 	}
+	if !moved && len(changes) == 0 {
+		return nil, ""
+	}
+	before.byName("") // both look for names that are there twice
+	after.byName("")
 	for _, server := range before.servers {
-		if after.byName[server.name] != nil {
+		if after.byName(server.name) != nil {
 			continue
 		}
 		change, reason := diffServer(server, nil)
@@ -133,9 +143,6 @@ func diffServers(before, after *haSection) (changes []haChange, reason string) {
 			return nil, "server " + server.name + ": " + reason
 		}
 		changes = append(changes, change)
-	}
-	if !moved && len(changes) == 0 {
-		return nil, ""
 	}
 	return changes, after.refuses(changes, moved)
 }
