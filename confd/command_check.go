@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -15,31 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/program"
 )
-
-// finding is something that is wrong, or probably is, in the configuration directory.
-type finding struct {
-	File    string `json:"file"`
-	Line    int    `json:"line,omitempty"`
-	Mistake bool   `json:"mistake"` // it will not work; otherwise it is probably not meant
-	Text    string `json:"text"`
-}
-
-func (f finding) String() string {
-	where, word := f.File, "warning"
-	if f.Line > 0 {
-		where = fmt.Sprintf("%s:%d", f.File, f.Line)
-	}
-	if f.Mistake {
-		word = "error"
-	}
-	return fmt.Sprintf("%s: %s: %s", where, word, f.Text)
-}
 
 func checkCommand(o *options) *cobra.Command {
 	var out formatFlag
@@ -70,95 +49,47 @@ Exit codes: 0 nothing that cannot work, 1 there are errors.`,
 	return cmd
 }
 
-func tellFindings(w io.Writer, asJSON bool, findings []finding, resources int) error {
-	mistakes := len(slices.DeleteFunc(slices.Clone(findings), func(f finding) bool { return !f.Mistake }))
+func tellFindings(w io.Writer, asJSON bool, findings []resource.Finding, resources int) error {
+	count := map[resource.Severity]int{}
+	for _, f := range findings {
+		count[f.Severity]++
+	}
 	var err error
 	if asJSON {
-		err = writeJSON(w, map[string]any{"resources": resources, "errors": mistakes, "findings": append([]finding{}, findings...)})
+		err = writeJSON(w, map[string]any{"resources": resources, "errors": count[resource.Error], "findings": append([]resource.Finding{}, findings...)})
 	} else {
 		for _, f := range findings {
 			fmt.Fprintln(w, f)
 		}
-		_, err = fmt.Fprintf(w, "%d resources, %d errors, %d warnings\n", resources, mistakes, len(findings)-mistakes)
+		_, err = fmt.Fprintf(w, "%d resources, %d errors, %d warnings, %d notes\n", resources, count[resource.Error], count[resource.Warning], count[resource.Note])
 	}
-	if err == nil && mistakes > 0 {
+	if err == nil && count[resource.Error] > 0 {
 		err = &program.ExitError{Code: exitDiffers}
 	}
 	return err
 }
 
 // check looks for mistakes in the configuration directory of cfg.
-func check(cfg Config) (findings []finding, resources int, err error) {
+func check(cfg Config) (findings []resource.Finding, resources int, err error) {
 	loaded, err := resource.Load(cfg.ConfDir, cfg.Prefix)
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot read the configuration directory: %w", err)
 	}
+	findings = resource.Lint(cfg.ConfDir, cfg.Prefix)
 	b := &bench{cfg: cfg}
 	for _, l := range loaded {
-		add := func(line int, mistake bool, format string, args ...any) {
-			findings = append(findings, finding{l.File, line, mistake, fmt.Sprintf(format, args...)})
-		}
-		var problems resource.Problems
-		switch {
-		case errors.As(l.Err, &problems):
-			for _, p := range problems {
-				add(p.Line, true, "%s", p.Text)
-			}
-		case l.Err != nil:
-			add(0, true, "%v", l.Err)
-		}
-		for _, p := range l.Warnings {
-			add(p.Line, false, "%s", p.Text)
-		}
-		if l.Err == nil {
-			surroundings(l.Resource, add)
+		if _, err := os.Stat(l.Resource.Src); l.Err == nil && err == nil { // a missing template has been told
 			findings = append(findings, b.checkTemplate(l.Resource)...)
 		}
-	}
-	if len(loaded) == 0 {
-		findings = append(findings, finding{filepath.Join(cfg.ConfDir, "conf.d"), 0, false, "there are no resource files (*.toml)"})
 	}
 	return findings, len(loaded), nil
 }
 
-// surroundings looks for what a resource needs of this machine.
-func surroundings(r resource.Resource, add func(line int, mistake bool, format string, args ...any)) {
-	dir := filepath.Dir(r.Dest)
-	if r.ForEach != "" {
-		dir, _, _ = r.Files()
-	}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		add(0, false, "dest: the directory %s is not there", dir)
-	}
-	for name, command := range map[string]install.Command{"check_cmd": r.Check, "reload_cmd": r.Reload, "confirm_cmd": r.Confirm} {
-		if first := firstWord(command); first != "" {
-			if _, err := exec.LookPath(first); err != nil {
-				add(0, false, "%s: there is no program %q on this machine", name, first)
-			}
-		}
-	}
-}
-
-// firstWord returns the program that a command calls, "" if that is a matter of the shell.
-func firstWord(c install.Command) string {
-	if len(c.Argv) > 0 {
-		return c.Argv[0]
-	}
-	first, _, _ := strings.Cut(strings.TrimSpace(c.Shell), " ")
-	if strings.ContainsAny(first, `$&|;<>(){}[]"'=*?!~#\`) || slices.Contains(shellWords, first) {
-		return ""
-	}
-	return first
-}
-
-// shellWords are words that the shell itself knows.
-var shellWords = []string{":", ".", "[", "alias", "bg", "cd", "command", "echo", "eval", "exec", "exit", "export", "false", "fg", "for", "if", "kill", "printf", "read", "return", "set", "shift", "test", "time", "trap", "true", "ulimit", "umask", "until", "wait", "while"}
-
 // checkTemplate looks for mistakes in the template of r.
-func (b *bench) checkTemplate(r resource.Resource) (findings []finding) {
+func (b *bench) checkTemplate(r resource.Resource) (findings []resource.Finding) {
 	t, err := b.parse(r)
 	if err != nil {
-		return []finding{{r.Src, 0, true, err.Error()}}
+		return []resource.Finding{{File: r.Src, Severity: resource.Error, Text: err.Error()}}
 	}
 	scope := render.Scope{Prefix: r.Prefix, Keys: r.Keys}
 	seen := map[string]bool{}
@@ -167,7 +98,10 @@ func (b *bench) checkTemplate(r resource.Resource) (findings []finding) {
 			continue
 		}
 		text := fmt.Sprintf("%s reads %s, which is not below any of the keys of %s: %s", read.Function, read.Key, filepath.Base(r.File), keysText(r))
-		f := finding{cmp.Or(templatePath(r, read.Template), r.Src), read.Line, !read.Default, text}
+		f := resource.Finding{File: cmp.Or(templatePath(r, read.Template), r.Src), Line: read.Line, Severity: resource.Error, Text: text}
+		if read.Default {
+			f.Severity = resource.Warning
+		}
 		if !seen[f.String()] {
 			findings = append(findings, f)
 		}

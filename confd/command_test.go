@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
@@ -102,14 +103,14 @@ func TestCheckFindsWhatCannotWork(t *testing.T) {
 	if code != 1 {
 		t.Errorf("exit code %d", code)
 	}
-	for _, want := range []string{"typo.toml", "did you mean reload_cmd", "unparsed.tmpl", `"getw" not defined`, `program.toml: warning: reload_cmd: there is no program "no-such-program"`, "4 resources, 2 errors, 1 warnings"} {
+	for _, want := range []string{"typo.toml", "did you mean reload_cmd", "unparsed.tmpl", `"getw" not defined`, "program.toml:5: warning: reload_cmd starts no-such-program, which is not found", "4 resources, 2 errors, 1 warnings"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("not found: %s\n%s", want, stdout)
 		}
 	}
 	var answer struct {
 		Errors   int
-		Findings []finding
+		Findings []resource.Finding
 	}
 	_, stdout, _ = r.command("check", "-o", "json")
 	if err := json.Unmarshal([]byte(stdout), &answer); err != nil || answer.Errors != 2 || len(answer.Findings) != 3 {

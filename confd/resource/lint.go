@@ -23,17 +23,17 @@ import (
 type Severity string
 
 const (
-	Error   Severity = "error"   // it cannot work as it is, on this machine
-	Warning Severity = "warning" // it works, but hardly as it is meant
+	Error   Severity = "error"   // it cannot work as it is
+	Warning Severity = "warning" // it does not work on this machine, or hardly as it is meant
 	Note    Severity = "note"    // it works, and somebody may be surprised one day
 )
 
 // Finding is something about a resource file that its author should know.
 type Finding struct {
-	File     string // "" is the configuration directory as a whole
-	Line     int    // 0 is the file as a whole
-	Severity Severity
-	Text     string // what, why, and what to do
+	File     string   `json:"file"`           // "" is the configuration directory as a whole
+	Line     int      `json:"line,omitempty"` // 0 is the file as a whole
+	Severity Severity `json:"severity"`
+	Text     string   `json:"text"` // what, why, and what to do
 }
 
 // String returns "FILE:LINE: SEVERITY: TEXT".
@@ -134,7 +134,7 @@ func (l *linter) files() {
 		l.add(Error, "template.dest", "dest %s is a directory; name the file in it", l.Dest)
 	}
 	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-		l.add(Error, "template.dest", "the directory %s does not exist; create it, or correct dest", dir)
+		l.add(Warning, "template.dest", "the directory %s does not exist; create it, or correct dest", dir)
 	}
 	for _, dir := range l.CheckDirs {
 		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
@@ -144,7 +144,7 @@ func (l *linter) files() {
 	if b := l.Backend; b != nil {
 		for setting, file := range map[string]string{"client_cert": b.ClientCert, "client_key": b.ClientKey, "client_cakeys": b.ClientCAKeys, "password_file": b.PasswordFile} {
 			if _, err := os.Stat(file); file != "" && err != nil {
-				l.add(Error, "backend."+setting, "%s cannot be read: %v", setting, err)
+				l.add(Warning, "backend."+setting, "%s cannot be read: %v", setting, err)
 			}
 		}
 	}
@@ -206,7 +206,7 @@ func (l *linter) command(setting string, c install.Command) {
 		program = words[0]
 	}
 	if _, err := exec.LookPath(program); err != nil && !strings.Contains(program, "{{") {
-		l.add(Error, "template."+setting, "%s starts %s, which is not found or may not be executed; install it, or give its whole path", setting, program)
+		l.add(Warning, "template."+setting, "%s starts %s, which is not found or may not be executed; install it, or give its whole path", setting, program)
 	}
 }
 
