@@ -167,7 +167,7 @@ func (a *agent) mapped(r resource.Resource) resource.Resource {
 // cannot be opened is left out, with its resources, until the next look.
 func (a *agent) open() (tasks []task, roots map[string][]string) {
 	roots = map[string][]string{ownStore: nil}
-	if a.cfg.Moments != "" && !a.cfg.Onetime {
+	if a.cfg.Moments != "" && !a.cfg.Onetime && (a.deps.MayFollow == nil || a.deps.MayFollow()) {
 		roots[ownStore] = []string{a.cfg.Moments}
 	}
 	for _, r := range a.resources {

@@ -1,10 +1,10 @@
 package confd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,7 +16,6 @@ import (
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kv"
-	"github.com/kvd-io/kvd/pkg/kvclient"
 )
 
 // readMax bounds how long the commands that render without an agent wait for a store.
@@ -67,23 +66,12 @@ func newBench(cfg Config, log *slog.Logger) (*bench, error) {
 	return b, nil
 }
 
-// sourceFor says where the keys of a resource come from.
-func (c Config) sourceFor(r resource.Resource) keys.Config {
-	source := c.source()
+// source says where the keys of a resource come from.
+func (b *bench) source(r resource.Resource) keys.Config {
 	if r.Backend == nil {
-		return source
+		return b.cfg.source()
 	}
-	own := r.Backend
-	source.Backend, source.Scheme, source.SRV = own.Backend, own.Scheme, own.SRVRecord
-	if own.SRVRecord == "" && own.SRVDomain != "" {
-		source.SRV = fmt.Sprintf("_%s._tcp.%s.", own.Backend, strings.TrimSuffix(own.SRVDomain, "."))
-	}
-	source.Client = kvclient.Config{
-		Endpoints: own.Nodes, Username: own.Username, Password: own.Password, PasswordFile: own.PasswordFile,
-		CAFile: own.ClientCAKeys, CertFile: own.ClientCert, KeyFile: own.ClientKey,
-	}
-	source.Files, source.Filter = own.Files, cmp.Or(own.Filter, "*")
-	return source
+	return b.cfg.sourceOf(*r.Backend)
 }
 
 // read reads what resources need from their sources, each source once.
@@ -95,8 +83,8 @@ func (b *bench) read(ctx context.Context, resources []resource.Resource) error {
 	defer cancel()
 	wanted, configs := map[string][]string{}, map[string]keys.Config{}
 	for _, r := range resources {
-		config := b.cfg.sourceFor(r)
-		name := storeName(config)
+		config := b.source(r)
+		name := storeTitle(config)
 		configs[name] = config
 		for _, key := range r.Keys {
 			wanted[name] = append(wanted[name], config.Key(key))
@@ -120,11 +108,11 @@ func (b *bench) read(ctx context.Context, resources []resource.Resource) error {
 
 // view returns what the template of r may see.
 func (b *bench) view(r resource.Resource) (keys.View, render.Tree) {
-	view, config := keys.View{}, b.cfg.sourceFor(r)
+	view, config := keys.View{}, b.source(r)
 	if b.given != nil {
 		view = *b.given
 	} else {
-		view = b.views[storeName(config)]
+		view = b.views[storeTitle(config)]
 	}
 	seen := make([]string, len(r.Keys))
 	for i, key := range r.Keys {
@@ -163,13 +151,7 @@ func (b *bench) samples(ctx context.Context, r resource.Resource) []sample {
 
 // parse reads the template of r.
 func (b *bench) parse(r resource.Resource) (*render.Template, error) {
-	text, err := readTemplate(r.Src)
-	if err != nil {
-		return nil, err
-	}
-	return render.Parse(filepath.Base(r.Src), text, render.Env{
-		World: b.world, Include: render.IncludeDir(filepath.Join(b.cfg.ConfDir, "templates")), Sensitive: r.Sensitive,
-	})
+	return parseTemplate(b.cfg, Deps{World: b.world}, r)
 }
 
 func (s *sample) render(ctx context.Context) {
@@ -235,6 +217,22 @@ func (b *bench) useKeys(ctx context.Context, path string) error {
 	}
 	view := mirror.View()
 	b.given = &view
+	return nil
+}
+
+// useSnapshot has the bench render from a snapshot: a file, or "-" for what in holds.
+func (b *bench) useSnapshot(path string, in io.Reader) error {
+	var snapshot keys.Snapshot
+	var err error
+	if path == "-" {
+		snapshot, err = keys.ReadSnapshot(in)
+	} else {
+		snapshot, err = keys.LoadSnapshot(path)
+	}
+	if err != nil {
+		return fmt.Errorf("--from: %w", err)
+	}
+	b.given = &snapshot.View
 	return nil
 }
 

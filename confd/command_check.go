@@ -149,6 +149,7 @@ type offline struct {
 }
 
 func (f *offline) addTo(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.from, "from", "", "take the keys from this `snapshot`, as kvconfd keeps in its --state-dir, or - for stdin, and ask no store")
 	cmd.Flags().StringVar(&f.keys, "keys", "", "take the keys from this YAML or JSON `file` and ask no store")
 }
 
@@ -158,12 +159,24 @@ func (f *offline) open(ctx context.Context, o *options, env *program.Env) (*benc
 	if err != nil {
 		return nil, trouble(err)
 	}
-	if f.keys != "" {
-		if err := b.useKeys(ctx, f.keys); err != nil {
-			return nil, trouble(err)
-		}
+	return b, f.apply(ctx, b, env)
+}
+
+// apply has a bench read from where the flags say.
+func (f *offline) apply(ctx context.Context, b *bench, env *program.Env) error {
+	var err error
+	switch {
+	case f.keys != "" && f.from != "":
+		return &program.ExitError{Code: program.ExitUsage, Err: errors.New("--from and --keys both say where the keys are: leave one out")}
+	case f.keys != "":
+		err = b.useKeys(ctx, f.keys)
+	case f.from != "":
+		err = b.useSnapshot(f.from, env.Stdin)
 	}
-	return b, nil
+	if err != nil {
+		return trouble(err)
+	}
+	return nil
 }
 
 // trouble is an error of a command that could not find out what it was asked.

@@ -235,6 +235,7 @@ all keys. Nothing is changed, checked or run.
 
 Exit codes: 0 rendered, 2 it could not be, 4 nothing is called NAME.`,
 		Example: `  kvconfd render haproxy
+  kvconfd render haproxy --from /var/lib/kvconfd/keys-0123456789abcdef.json
   kvconfd render ./haproxy.cfg.tmpl --keys sample.yaml`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {

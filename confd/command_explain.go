@@ -31,12 +31,7 @@ func (o *options) templateBench(ctx context.Context, from *offline, path string,
 	}
 	b.views = map[string]keys.View{}
 	b.resources = []resource.Resource{{Name: filepath.Base(path), Src: absolute, Dest: "stdout", Prefix: kv.Clean(b.cfg.Prefix), Keys: []string{kv.Clean(b.cfg.Prefix)}}}
-	if from.keys != "" {
-		if err := b.useKeys(ctx, from.keys); err != nil {
-			return nil, trouble(err)
-		}
-	}
-	return b, nil
+	return b, from.apply(ctx, b, env)
 }
 
 func explainCommand(o *options) *cobra.Command {
@@ -47,7 +42,7 @@ func explainCommand(o *options) *cobra.Command {
 		Short: "Say which resource makes a file, how it stands, and which keys made a line",
 		Long: `explain says which resource makes FILE, from which template and keys, where it stands, and what brings the
 running program to a new version. With LINE it says on which keys this line depends. It asks the kvconfd that runs
-on this host; if there is none, or with --keys, it renders by itself. Values of keys are not shown.
+on this host; if there is none, or with --from or --keys, it renders by itself. Values of keys are not shown.
 
 Exit codes: 0 explained, 2 it could not be found out, 3 this user may not ask, 4 nothing makes FILE.`,
 		Example: `  kvconfd explain /etc/haproxy/haproxy.cfg

@@ -82,6 +82,9 @@ type Deps struct {
 	// Applier returns what speaks to the program that reads a resource's files, nil if there is none; nil:
 	// what the resource says.
 	Applier func(resource.Resource) proxy.Applier
+	// MayFollow reports whether this user may read Config.Moments; asked whenever the configuration directory is
+	// looked at. It returns at once. A store refuses a reading as a whole. nil: always.
+	MayFollow func() bool
 	// Step is called before each step on the way of a change, for tests that end the process there;
 	// may be nil. The steps are render, check, owe, write, apply, reload, confirm and paid.
 	Step func(target, step string)

@@ -173,37 +173,24 @@ func (t task) tree(view keys.View) render.Tree {
 }
 
 func (c *control) explain(ctx context.Context, t task, item any, path string, line int) (report.Explanation, error) {
-	e := report.Explanation{File: path, Line: line, From: t.File, Src: t.Src, Check: t.Check.String(), Reload: t.Reload.String()}
+	view := t.mirror.View()
+	s := sample{Resource: t.Resource, name: t.Name, dest: path, tree: t.tree(view), item: item, index: view.Index()}
+	if item, ok := item.(render.Item); ok {
+		s.name += "/" + item.Name
+	} else {
+		s.dest = t.Dest
+	}
+	if s.template, s.err = parseTemplate(c.agent.cfg, c.agent.deps, t.Resource); s.err == nil {
+		s.render(ctx)
+	}
+	e, err := s.explain(ctx, line)
 	for _, status := range c.Status() {
-		if status.Dest == path || status.Name == t.Name && t.ForEach == "" {
+		if status.Name == s.name {
 			e.Target, e.File = status, status.Dest
 		}
 	}
-	template, err := parseTemplate(c.agent.cfg, c.agent.deps, t.Resource)
-	if err != nil {
-		return e, err
-	}
-	view := t.mirror.View()
 	if !view.Ready(t.Keys) {
 		e.Note = "the keys have not been read yet"
-	}
-	out, err := template.Render(ctx, t.tree(view), item)
-	if out.Reads != nil {
-		e.Reads = out.Reads.Names()
-		if out.Reads.World() {
-			e.Others = "the time, names of the network, interfaces or files"
-		}
-	}
-	if err != nil {
-		e.Note = err.Error()
-		return e, nil
-	}
-	if line == 0 {
-		return e, nil
-	}
-	causes, err := template.Explain(ctx, t.tree(view), item, line)
-	for _, cause := range causes {
-		e.Causes = append(e.Causes, report.Cause{Key: cause.Key, Effect: string(cause.How)})
 	}
 	return e, err
 }

@@ -1,16 +1,18 @@
 package confd
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
-	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/pkg/agentstatus"
+	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
@@ -107,10 +109,14 @@ func (v *view) run(ctx context.Context, cfg Config, deps Deps) error {
 	beside.Go(func() { tee(serving, given, hangups, reloading) })
 	deps.Hangup = hangups
 	beside.Go(func() { v.report.Notify(serving, reloading) })
+	var p *permission
 	if v.publish != nil {
 		moments := make(chan struct{}, 1)
 		cfg.Moments = agentstatus.NamesOf(v.publish.Prefix).Sync()
 		v.publish.Moments = moments
+		p = &permission{store: v.publish.Store, key: cfg.Moments, log: deps.Log}
+		p.ask(ctx)
+		deps.MayFollow = p.may.Load
 		deps.Moment = func() {
 			select {
 			case moments <- struct{}{}:
@@ -120,8 +126,64 @@ func (v *view) run(ctx context.Context, cfg Config, deps Deps) error {
 		beside.Go(func() { v.report.Publish(serving, *v.publish) })
 	}
 	deps.Report = v.report
-	deps.Running = func(c Control) { v.report.Attach(c) }
+	deps.Running = func(c Control) {
+		v.report.Attach(c)
+		if p != nil {
+			beside.Go(func() { p.run(serving, c.Poke) })
+		}
+	}
 	return Run(ctx, cfg, deps)
+}
+
+const (
+	permissionMax   = time.Second      // the store may take to say whether something may be read
+	permissionEvery = 15 * time.Second // it is asked again
+)
+
+// permission is whether this user may read a key: rights come and go.
+type permission struct {
+	store kv.Reader
+	key   string
+	log   *slog.Logger
+	may   atomic.Bool
+	told  bool
+}
+
+// ask asks the store, and reports whether the answer differs from the one before. A store that does not answer
+// changes nothing.
+func (p *permission) ask(ctx context.Context) (differs bool) {
+	ctx, cancel := context.WithTimeout(ctx, permissionMax)
+	defer cancel()
+	_, err := p.store.Read(ctx, kv.Read{Key: p.key})
+	switch {
+	case err == nil || kv.Is(err, kv.NotFound):
+		return !p.may.Swap(true)
+	case !kv.Is(err, kv.Denied):
+		return false
+	}
+	if !p.told {
+		p.log.Warn("this user may not read where kvctl converged asks hosts how far they are, so this one does not answer; everything else goes on", "directory", p.key, "reason", err)
+		p.told = true
+	}
+	return p.may.Swap(false)
+}
+
+// run asks again and again until ctx ends, and calls changed when the answer is another one.
+func (p *permission) run(ctx context.Context, changed func()) {
+	for {
+		if p.ask(ctx) {
+			changed()
+		}
+		wait := permissionEvery
+		if !p.may.Load() && !p.told { // the store has not answered yet
+			wait = permissionMax
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
 }
 
 // tee passes on signals, and tells of each first, until ctx ends.
@@ -141,15 +203,4 @@ func tee(ctx context.Context, from <-chan os.Signal, to chan<- os.Signal, told c
 			}
 		}
 	}
-}
-
-// storeName is what a source is called in status and metrics.
-func storeName(cfg keys.Config) string {
-	switch cfg.Backend {
-	case keys.BackendFile:
-		return cfg.Backend + " " + strings.Join(cfg.Files, ",")
-	case keys.BackendEnv:
-		return cfg.Backend
-	}
-	return cfg.Backend + " " + cmp.Or(cfg.SRV, strings.Join(cfg.Client.Endpoints, ","))
 }

@@ -34,9 +34,10 @@ func newStore(settings keys.Config, deps keys.Deps) (*store, error) {
 	return &store{settings: settings, source: source, mirror: keys.NewMirror(settings.Polls()), poke: make(chan struct{}, 1)}, nil
 }
 
-// follow has the mirror kept current for roots until ctx ends. What covers them already goes on.
+// follow has the mirror kept current for roots until ctx ends. What covers them already goes on, unless the
+// store does not answer: it may refuse what is not wanted any more.
 func (s *store) follow(ctx context.Context, roots []string) {
-	if s.stop != nil && coversAll(s.roots, roots) {
+	if s.stop != nil && coversAll(s.roots, roots) && (slices.Equal(s.roots, roots) || s.mirror.Status().Err == nil) {
 		return
 	}
 	s.pause()
