@@ -228,19 +228,25 @@ func TestTheRecordOfAnAgentThatDiedExpires(t *testing.T) {
 }
 
 func TestAnIndexIsToldOnlyWhenWhatRunsHasIt(t *testing.T) {
-	url := daemontest.Start(t, 1).URL()
-	r := newRig(t, newClient(t, url))
-	r.set("/x", "0")
-	r.resource("slow", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"sleep 0.3; cp $DIR/slow.out $DIR/runs\"")
-	r.runs("edge1", url)
-	r.eventually("runs", "0")
-	for i := range 4 {
-		r.set("/x", fmt.Sprint(i+1))
-		at := r.moment()
-		r.until("the moment is answered", func() bool { h, _ := hostRecord(t, r.deps.Store, "edge1"); return h.IsConverged(at) })
-		if got := r.read("runs"); got != fmt.Sprint(i+1) {
-			t.Fatalf("what runs is %q when index %d of %d is told", got, at, i+1)
-		}
+	for name, url := range map[string]string{"kvd": daemontest.Start(t, 1).URL(), "etcd": "http://" + startServer(t).address} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, newClient(t, url))
+			r.set("/x", "0")
+			r.set("/other/y", "0")
+			r.resource("fast", `{{getv "/y"}}`, "prefix = \"/other\"\nkeys = [\"/y\"]")
+			r.resource("slow", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"sleep 0.1; cp $DIR/slow.out $DIR/runs\"")
+			r.runs("edge1", url)
+			r.eventually("runs", "0")
+			for i := range 10 {
+				r.set("/x", fmt.Sprint(i+1))
+				r.set("/other/y", fmt.Sprint(i+1))
+				at := r.moment()
+				r.until("the moment is answered", func() bool { h, _ := hostRecord(t, r.deps.Store, "edge1"); return h.IsConverged(at) })
+				if slow, fast := r.read("runs"), r.read("fast.out"); slow != fmt.Sprint(i+1) || fast != slow {
+					t.Fatalf("what runs is %q and %q when index %d of %d is told", slow, fast, at, i+1)
+				}
+			}
+		})
 	}
 }
 
