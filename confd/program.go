@@ -1,9 +1,12 @@
 package confd
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -48,14 +51,20 @@ func ProgramAs(called string) program.Program {
 	dir := defaultConfDir(asConfd)
 	file := &configFile{}
 	command := func() *cobra.Command { return newCommand(dir, file, asConfd) }
+	versionLine := ""
+	if asConfd { // in the form that scripts may take apart
+		versionLine = fmt.Sprintf("%s %s (Git SHA: , Go Version: %s)", nameConfd, program.Version(), runtime.Version())
+	}
 	return program.Program{
-		Name:         "kvconfd",
-		Command:      command,
-		EnvAliases:   environmentAliases(ownFlags(command())),
-		ConfigFile:   dir + "/confd.toml",
-		ConfigFlag:   flagConfigFile,
-		DecodeConfig: file.decode,
-		Args:         doubleDashes,
+		VersionLine:   versionLine,
+		ConfigMayMiss: asConfd,
+		Name:          "kvconfd",
+		Command:       command,
+		EnvAliases:    environmentAliases(ownFlags(command())),
+		ConfigFile:    dir + "/confd.toml",
+		ConfigFlag:    flagConfigFile,
+		DecodeConfig:  file.decode,
+		Args:          doubleDashes,
 	}
 }
 
@@ -135,6 +144,11 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 			env := program.EnvFrom(cmd.Context())
 			for _, warning := range append(file.warnings(env.Origins), overlooked(env.Origins)...) {
 				env.Log.Warn(warning)
+			}
+			if path := cmd.Flag(flagConfigFile).Value.String(); env.Origins[flagConfigFile] != program.OriginDefault {
+				if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+					env.Log.Warn("there is no such file of settings", "file", path)
+				}
 			}
 			if len(args) > 0 { // which confd passes over
 				env.Log.Warn("arguments that are no flags have no effect", "arguments", args)

@@ -49,6 +49,12 @@ type Program struct {
 	// ConfigFile is read when --config is absent; it may be missing. Empty: no default file.
 	ConfigFile string
 
+	// ConfigMayMiss says that a file which is named may be missing as well. It is for the program to tell.
+	ConfigMayMiss bool
+
+	// VersionLine is what --version prints; "" means the name of the program and its version.
+	VersionLine string
+
 	// DecodeConfig turns the bytes of the configuration file at path into flag names and values.
 	// nil means that viper reads it by its extension (yaml, toml, json), with unknown names refused.
 	DecodeConfig func(path string, data []byte) (map[string]any, error)
@@ -172,6 +178,10 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 	root.SetErr(env.Stderr)
 	root.Version = Version()
 	root.SetVersionTemplate("{{.Name}} version {{.Version}}\n")
+	if p.VersionLine != "" {
+		root.Version = p.VersionLine
+		root.SetVersionTemplate("{{.Version}}\n")
+	}
 	addCommonFlags(root, p)
 	forgiving(root)
 	if !root.Runnable() { // cobra would print the help before anybody looks at --print-config

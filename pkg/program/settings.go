@@ -92,7 +92,7 @@ func resolve(p Program, cmd *cobra.Command, lookupEnv func(string) (string, bool
 		return origins, nil
 	}
 	values, err := readConfig(p, path)
-	if errors.Is(err, os.ErrNotExist) && origins[configFlag(p)] == OriginDefault {
+	if errors.Is(err, os.ErrNotExist) && (p.ConfigMayMiss || origins[configFlag(p)] == OriginDefault) {
 		return origins, nil
 	}
 	if err != nil {
