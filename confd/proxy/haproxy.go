@@ -482,28 +482,20 @@ func (h *HAProxy) Confirm(ctx context.Context, next []byte, mark Mark) error {
 	var problem error
 	var differsSince time.Time
 	for poll := newPoll(); ; {
-		states, err := h.ask(ctx)
+		fresh, err := h.confirmNew(ctx, config, before)
 		switch {
-		case err != nil:
-			if ctx.Err() == nil || problem == nil {
-				problem = err
-			}
-			if !isAbsent(err) && ctx.Err() == nil && !isPassing(err) {
-				return err
-			}
-		case h.info.generation() == before.worker:
-			problem = fmt.Errorf("HAProxy still runs the configuration of before: no new worker took the place of process %s; its log says why", before.worker.pid)
-		default:
-			if problem = h.compare(ctx, config, states); problem == nil {
-				return nil
-			}
-			if differsSince.IsZero() {
-				differsSince = time.Now()
-			}
-			if time.Since(differsSince) > settle {
-				return problem
-			}
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return cmp.Or(problem, err)
+		case !fresh && !isPassing(err):
+			return err
+		case fresh && differsSince.IsZero():
+			differsSince = time.Now()
+		case fresh && time.Since(differsSince) > settle:
+			return err
 		}
+		problem = err
 		if err := h.refused(ctx, before); err != nil {
 			return err
 		}
@@ -513,9 +505,40 @@ func (h *HAProxy) Confirm(ctx context.Context, next []byte, mark Mark) error {
 	}
 }
 
-// isPassing reports whether err may come from a worker that ends while it is asked.
+// errOldGeneration is the reason while nothing has come of a reload.
+type errOldGeneration struct{ pid string }
+
+func (e errOldGeneration) Error() string {
+	return fmt.Sprintf("HAProxy still runs the configuration of before: no new worker took the place of process %s; its log says why", e.pid)
+}
+
+// confirmNew looks once whether a generation other than before runs config. fresh reports whether
+// there is another generation.
+func (h *HAProxy) confirmNew(ctx context.Context, config *haConfig, before haMark) (fresh bool, err error) {
+	answer, err := h.socket.ask(ctx, "show info")
+	if err != nil {
+		return false, err
+	}
+	info, err := parseInfo(answer)
+	if err != nil {
+		return false, err
+	}
+	if info.generation() == before.worker {
+		return false, errOldGeneration{info.pid}
+	}
+	states, err := h.ask(ctx)
+	if err != nil {
+		return false, err
+	}
+	return true, h.compare(ctx, config, states)
+}
+
+// isPassing reports whether err may be over in a moment: nothing has come of a reload yet, or the
+// worker that was asked ended meanwhile.
 func isPassing(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || strings.Contains(err.Error(), "closed without an answer") || strings.Contains(err.Error(), "incomplete")
+	var old errOldGeneration
+	return errors.As(err, &old) || isAbsent(err) || errors.Is(err, errCut) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // refused asks the master whether a reload since before failed.

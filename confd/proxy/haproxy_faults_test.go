@@ -6,11 +6,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/e2e/parts"
 )
 
 const oneServer = "backend web\n    server a 127.0.0.1:1\n"
@@ -116,6 +119,28 @@ func TestAReloadIsConfirmedByANewWorkerThatServesTheFile(t *testing.T) {
 				t.Fatalf("it took a %s", kind)
 			}
 		}
+	}
+}
+
+func TestAProcessThatTakesOverFromAnotherIsANewGeneration(t *testing.T) {
+	r := newHARig(t, oneServer)
+	mark, err := r.Mark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := twoServers + "backend api\n"
+	r.write(r.config(next))
+	fresh := exec.Command(parts.Path(t, "haproxy"), "-db", "-f", r.file, "-x", r.dir+"/socket", "-sf", r.info.pid)
+	fresh.Stderr = &r.output
+	if err := fresh.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		fresh.Process.Kill()
+		fresh.Wait()
+	}()
+	if err := r.Confirm(t.Context(), []byte(r.config(next)), mark); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -70,7 +70,7 @@ func (s haSocket) dialogue(ctx context.Context, line string, end []byte) (string
 		answer = append(answer, buffer[:n]...)
 		switch {
 		case err == io.EOF && len(answer) == 0:
-			return "", errors.New("it closed without an answer")
+			return "", fmt.Errorf("it closed without an answer: %w", errCut)
 		case err == io.EOF || end != nil && bytes.Contains(answer, end):
 			return string(answer), nil
 		case err != nil:
@@ -80,6 +80,9 @@ func (s haSocket) dialogue(ctx context.Context, line string, end []byte) (string
 		}
 	}
 }
+
+// errCut is why an answer that ends too early cannot be used.
+var errCut = errors.New("it was cut off")
 
 // dialReason drops what the message around it says already.
 func dialReason(err error) error {
@@ -214,7 +217,7 @@ func parseStates(answer string) (haStates, error) {
 		ended = false
 	}
 	if !sound || !header || !ended {
-		return nil, errors.New("the answer to show servers state is incomplete or not understood")
+		return nil, fmt.Errorf("the answer to show servers state is incomplete or not understood: %w", errCut)
 	}
 	return states, nil
 }

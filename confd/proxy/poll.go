@@ -5,23 +5,22 @@ import (
 	"time"
 )
 
-// How often something is looked at that may change at any moment: at first as soon as it can be
-// told apart, then at a pace that costs next to nothing.
+// How often something is looked at that may change at any moment: the longer it takes, the less often,
+// so that what is told comes late by a tenth of the wait at most, within these bounds.
 const (
 	pollMin = time.Millisecond
 	pollMax = 20 * time.Millisecond
 )
 
 // poll paces looks.
-type poll struct{ next time.Duration }
+type poll struct{ since time.Time }
 
-func newPoll() *poll { return &poll{pollMin} }
+func newPoll() *poll { return &poll{time.Now()} }
 
 // wait returns when it is time for the next look; false: ctx has ended.
 func (p *poll) wait(ctx context.Context) bool {
-	timer := time.NewTimer(p.next)
+	timer := time.NewTimer(min(max(time.Since(p.since)/10, pollMin), pollMax))
 	defer timer.Stop()
-	p.next = min(p.next*3/2, pollMax)
 	select {
 	case <-ctx.Done():
 		return false
