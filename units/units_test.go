@@ -138,6 +138,9 @@ func TestTheUnitOfKvconfdKeepsAFileUpToDate(t *testing.T) {
 	h.Write("/etc/confd/conf.d/greeting.toml", "[template]\nsrc = \"greeting.tmpl\"\ndest = \"/var/lib/kvconfd/greeting\"\nkeys = [\"/greeting\"]\n")
 	h.Write("/etc/confd/templates/greeting.tmpl", `{{getv "/greeting"}}`)
 	h.Must("systemctl", "start", "kvconfd.service")
+	if got, err := h.Exec("cat", "/var/lib/kvconfd/greeting"); err != nil || got != "hello" {
+		t.Errorf("when it has started, the file says %q: %v", got, err)
+	}
 	for _, greeting := range []string{"hello", "good evening"} {
 		h.Must("kvctl", "set", "/greeting", greeting)
 		h.await(t, "the file", func() string {
@@ -147,7 +150,26 @@ func TestTheUnitOfKvconfdKeepsAFileUpToDate(t *testing.T) {
 			return ""
 		})
 	}
+	if got := h.Must("kvconfd", "status"); !strings.Contains(got, "/var/lib/kvconfd/greeting") || !strings.Contains(got, "converged") {
+		t.Errorf("the status is %s", got)
+	}
+	h.await(t, "what systemctl status says", func() string {
+		if got := h.property("kvconfd.service", "StatusText"); !strings.Contains(got, "1 of 1 converged") {
+			return got
+		}
+		return ""
+	})
+	if got := h.Must("kvctl", "converged", "--wait"); !strings.Contains(got, "1 of 1 host runs index ") {
+		t.Errorf("kvctl converged says %s", got)
+	}
+	if got := h.property("kvconfd.service", "WatchdogUSec"); got != "1min" {
+		t.Errorf("the watchdog waits %s", got)
+	}
 	h.Must("systemctl", "reload", "kvconfd.service")
+	h.Must("kvctl", "set", "/greeting", "good night", "--wait-live")
+	if got := h.Must("cat", "/var/lib/kvconfd/greeting"); got != "good night" {
+		t.Errorf("when it is said to be live, the file says %s", got)
+	}
 	h.Must("systemctl", "stop", "kvconfd.service")
 	if got := h.property("kvconfd.service", "Result"); got != "success" {
 		t.Errorf("kvconfd ended with %s", got)
