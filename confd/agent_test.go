@@ -448,3 +448,17 @@ func TestChangesInSubdirectoriesAndBehindLinksAreSeen(t *testing.T) {
 	r.write("keys/sub/x.yaml", "x: 2")
 	r.eventually("b.out", "2")
 }
+
+func TestAFileOfAGroupThatStaysIsUpToDateWhenAnotherChanges(t *testing.T) {
+	r := fileRig(t, "x: 1\ny: 1\n")
+	group := "keys = [\"/\"]\nreload_group = \"g\"\ncheck_cmd = \"true {{.src}}\"\nreload_cmd = \"true\"\n"
+	r.resource("a", `{{getv "/x"}}`, group)
+	r.resource("b", `{{getv "/y"}}`, group)
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	r.write("keys.yaml", "x: 2\ny: 1\n")
+	if err := r.once(); err != nil {
+		t.Error(err)
+	}
+}

@@ -160,6 +160,9 @@ func (g *group) bring(ctx context.Context, s *set) {
 		}
 	}
 	g.install(ctx, s, outputs, changed, plans)
+	if len(changed) > 0 {
+		g.stay(ctx, slices.DeleteFunc(slices.Clone(outputs), func(o *output) bool { return slices.Contains(changed, o) }))
+	}
 }
 
 // changed returns those of outputs whose files are not what they should be.
@@ -194,6 +197,13 @@ func (s *set) keepsStage() bool {
 
 // unchanged is for a pass that found all files of s to be what they should be.
 func (g *group) unchanged(ctx context.Context, s *set, outputs []*output) {
+	if g.stay(ctx, outputs) {
+		s.succeeded()
+	}
+}
+
+// stay notes that files are what they should be, and reports whether all of outputs could be rendered.
+func (g *group) stay(ctx context.Context, outputs []*output) (rendered bool) {
 	failed := false
 	for _, o := range outputs {
 		switch {
@@ -210,9 +220,7 @@ func (g *group) unchanged(ctx context.Context, s *set, outputs []*output) {
 			o.converge(time.Now())
 		}
 	}
-	if !failed {
-		s.succeeded()
-	}
+	return !failed
 }
 
 // ask has the running program say whether it is as the file has it. If not, it is owed a reload.
