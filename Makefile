@@ -33,7 +33,7 @@ demo: build ## show the whole chain working: registration, proxy, death, expiry,
 	bin/kvctl demo
 
 bench: ## measure kvd beside etcd and a do-nothing handler (about 30 min); BENCH='-run get' for a part
-	@sh e2e/install-parts.sh etcd wrk docker busybox ip
+	@sh e2e/install-parts.sh etcd wrk docker busybox ip haproxy
 	$(GO) run ./e2e/bench $(BENCH)
 
 test: parts lint build check ## install what the tests need, then vet, staticcheck and all tests; names every skip

@@ -23,7 +23,7 @@ func TestEveryScenarioRuns(t *testing.T) {
 	parts.Need(t, "wrk")
 	etcd := parts.Path(t, "etcd")
 	bin := parts.Build(t)
-	kvd, kvagent := filepath.Join(bin, "kvd"), filepath.Join(bin, "kvagent")
+	kvd, kvagent, kvconfd := filepath.Join(bin, "kvd"), filepath.Join(bin, "kvagent"), filepath.Join(bin, "kvconfd")
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			if s.name == "registration" {
@@ -32,8 +32,11 @@ func TestEveryScenarioRuns(t *testing.T) {
 				parts.Need(t, "busybox")
 				parts.Need(t, "ip")
 			}
+			if s.name == "proxied" {
+				parts.Need(t, "haproxy")
+			}
 			jsonFile := filepath.Join(t.TempDir(), "report.json")
-			args := []string{"-short", "-run", s.name, "-kvd", kvd, "-kvagent", kvagent, "-etcd", etcd, "-json", jsonFile}
+			args := []string{"-short", "-run", s.name, "-kvd", kvd, "-kvagent", kvagent, "-kvconfd", kvconfd, "-etcd", etcd, "-json", jsonFile}
 			if err := run(t.Context(), args, io.Discard, t.Output()); err != nil {
 				t.Fatal(err)
 			}

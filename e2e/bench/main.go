@@ -51,12 +51,17 @@ var scenarios = []scenario{
 	{"snapshot", "three members with 1,000,000 keys: writes while a snapshot is written", runSnapshot},
 	{"registration", "a container starts, passes its check and stops: until the store shows it", runRegistration},
 	{"registered", "1,000 containers at rest: what kvagent and the leader use", runRegistered},
+	{"proxied", "a change of one of 100 services, until HAProxy serves it; CONFD=PATH measures confd as well", runProxied},
+	{"rendered", "a change of one of 5,000 services, until the file is there", runRendered},
+	{"burst", "1,000 writes in a second: reloads, and when the last one is live", runBurst},
+	{"idle", "200 resources and 100,000 keys at rest: what kvconfd uses", runIdle},
 	{"join", "1,000,000 keys for a new member: how long it takes, and writes meanwhile", runJoin},
 }
 
 // bench is what scenarios work with.
 type bench struct {
 	kvd, etcd, kvagent string // programs
+	kvconfd            string // "" until a scenario has needed it
 	self               string // this program, which is the do-nothing handlers as well
 	dir                string // of this run; removed at its end
 	log                io.Writer
@@ -71,6 +76,10 @@ type bench struct {
 	registrations int  // runs of the scenario registration
 	containers    int  // of the scenario registered
 	real          bool // they are an engine's and not only told of by one
+
+	edits    int // of the scenarios proxied and rendered
+	services int // of the scenario rendered
+	followed int // keys of the scenario idle
 }
 
 func main() {
@@ -100,9 +109,13 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	flags.IntVar(&b.registrations, "registrations", 100, "runs of the scenario registration")
 	flags.IntVar(&b.containers, "containers", 1000, "of the scenario registered")
 	flags.BoolVar(&b.real, "real", false, "the containers of the scenario registered run; otherwise an engine only tells of them")
+	flags.IntVar(&b.edits, "changes", 100, "of the scenarios proxied and rendered")
+	flags.IntVar(&b.services, "services", 5000, "of the scenario rendered")
+	flags.IntVar(&b.followed, "followed", 100_000, "keys of the scenario idle")
 	short := flags.Bool("short", false, "100 ms, one round, few keys and watchers: shows that it works, says nothing about speed")
 	flags.StringVar(&b.kvd, "kvd", "", "kvd to measure; built from this module if empty")
 	flags.StringVar(&b.kvagent, "kvagent", "", "kvagent to measure; built from this module if empty")
+	flags.StringVar(&b.kvconfd, "kvconfd", "", "kvconfd to measure; built from this module if empty")
 	flags.StringVar(&b.etcd, "etcd", "etcd", "etcd to compare with")
 	jsonFile := flags.String("json", "", "write the report to this file")
 	docFile := flags.String("doc", "", "put the tables between the bench marks of this Markdown file")
@@ -112,6 +125,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	if *short {
 		b.duration, b.rounds, b.keys, b.watchers, b.expiring, b.kills = 100*time.Millisecond, 1, 2000, 200, 500, 1
 		b.registrations, b.containers = 2, 20
+		b.edits, b.services, b.followed = 2, 50, 1000
 	}
 	chosen, err := choose(*names)
 	if err != nil {
