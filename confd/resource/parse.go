@@ -385,6 +385,9 @@ func (p *parser) backend(t backendTable) *Backend {
 	if t.Scheme != "" && t.Scheme != "http" && t.Scheme != "https" {
 		p.wrong("backend.scheme", "scheme is %q; use \"http\" or \"https\"", t.Scheme)
 	}
+	if t.ClientInsecure {
+		p.warn("backend.client_insecure", "client_insecure has no effect: certificates are always verified; name the authority in client_cakeys")
+	}
 	if t.Password != "" && t.PasswordFile != "" {
 		p.wrong("backend.password_file", "there are password and password_file; keep one")
 	}
@@ -396,7 +399,7 @@ func (p *parser) backend(t backendTable) *Backend {
 	}
 	return &Backend{
 		Backend: t.Backend, Nodes: t.Nodes, Scheme: t.Scheme, SRVDomain: t.SRVDomain, SRVRecord: t.SRVRecord,
-		ClientCert: t.ClientCert, ClientKey: t.ClientKey, ClientCAKeys: t.ClientCAKeys, ClientInsecure: t.ClientInsecure,
+		ClientCert: t.ClientCert, ClientKey: t.ClientKey, ClientCAKeys: t.ClientCAKeys,
 		Username: t.Username, Password: t.Password, PasswordFile: t.PasswordFile, Files: t.File, Filter: filter,
 	}
 }

@@ -95,7 +95,6 @@ type Backend struct {
 	Scheme                              string   // of Nodes without one: "", "http" or "https"
 	SRVDomain, SRVRecord                string   // find Nodes by DNS
 	ClientCert, ClientKey, ClientCAKeys string   // paths of PEM files
-	ClientInsecure                      bool     // believe any certificate
 	Username, Password, PasswordFile    string
 	Files                               []string // of the file backend: files and directories
 	Filter                              string   // of the file backend: pattern for names in directories; "*" if not given

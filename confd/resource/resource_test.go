@@ -66,7 +66,6 @@ srv_record = "_x._tcp.example.org"
 client_cert = "/c"
 client_key = "/k"
 client_cakeys = "/ca"
-client_insecure = true
 basic_auth = true
 username = "u"
 password = "p"
@@ -88,7 +87,7 @@ filter = "*.yaml"
 		Nginx: &resource.Nginx{PidFile: "/run/n.pid"},
 		Backend: &resource.Backend{
 			Backend: "etcdv3", Nodes: []string{"https://a:2379", "b:2379"}, Scheme: "https", SRVDomain: "example.org", SRVRecord: "_x._tcp.example.org",
-			ClientCert: "/c", ClientKey: "/k", ClientCAKeys: "/ca", ClientInsecure: true, Username: "u", Password: "p", Files: []string{"/f"}, Filter: "*.yaml",
+			ClientCert: "/c", ClientKey: "/k", ClientCAKeys: "/ca", Username: "u", Password: "p", Files: []string{"/f"}, Filter: "*.yaml",
 		},
 	}
 	if !reflect.DeepEqual(r, want) || len(warnings) > 0 {
@@ -302,6 +301,13 @@ func TestASettingInTheWrongTableIsSentToTheRightOne(t *testing.T) {
 	text := resource.Problems(warnings).Error()
 	if !strings.Contains(text, "line 1: unknown setting \"reload_cmd\" is ignored; reload_cmd belongs below [template]") || !strings.Contains(text, "nodes belongs below [backend]") {
 		t.Errorf("got %s", text)
+	}
+}
+
+func TestCertificatesAreAlwaysVerified(t *testing.T) {
+	_, warnings := parse(t, table("/d")+"[backend]\nbackend = \"etcd\"\nclient_insecure = true\n", "")
+	if len(warnings) != 1 || warnings[0].Line != 6 || !strings.Contains(warnings[0].Text, "always verified") {
+		t.Errorf("got %v", warnings)
 	}
 }
 
