@@ -81,7 +81,7 @@ func (h *haproxy) start() {
 		h.w.t.Fatal(err)
 	}
 	h.w.t.Cleanup(func() { log.Close() })
-	h.run = launch(h.w.t, log, h.w.env, parts.Path(h.w.t, "haproxy"), "-W", "-f", h.w.path("haproxy.cfg"), "-p", h.w.path("haproxy.pid"))
+	h.run = launch(h.w.t, dated{log}, h.w.env, parts.Path(h.w.t, "haproxy"), "-W", "-f", h.w.path("haproxy.cfg"), "-p", h.w.path("haproxy.pid"))
 	h.w.t.Cleanup(func() {
 		h.run.killAll()
 		if h.w.t.Failed() {
@@ -95,6 +95,16 @@ func (h *haproxy) start() {
 		}
 		return ""
 	})
+}
+
+// dated puts the time before what is written.
+type dated struct{ to io.Writer }
+
+func (d dated) Write(p []byte) (int, error) {
+	if _, err := fmt.Fprintf(d.to, "%s %s", time.Now().Format("15:04:05.000"), p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // running returns the servers that HAProxy would send requests to, as it tells itself: the service,

@@ -93,6 +93,12 @@ type soak struct {
 
 func TestWhateverBreaksHAProxyServesWhatTheStoreSaysAndNoRequestFails(t *testing.T) {
 	t.Parallel()
+	t.Run("by reloads", func(t *testing.T) { t.Parallel(); runSoak(t) })
+	t.Run("at the runtime socket", func(t *testing.T) { t.Parallel(); runSoak(t, "[haproxy]\nsocket = \"$DIR/admin.sock\"") })
+}
+
+func runSoak(t *testing.T, settings ...string) {
+	t.Helper()
 	length, within := setting(t, "KVD_CONVERGE_FOR", soakFor), setting(t, "KVD_CONVERGE_WITHIN", soakWithin)
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("KVD_CONVERGE_SEED"); text != "" {
@@ -102,7 +108,7 @@ func TestWhateverBreaksHAProxyServesWhatTheStoreSaysAndNoRequestFails(t *testing
 		}
 	}
 	t.Logf("KVD_CONVERGE_SEED=%d KVD_CONVERGE_FOR=%v go test ./e2e/converge -run %s -count=1 -v", seed, length, t.Name())
-	s := newSoak(t, seed)
+	s := newSoak(t, seed, settings...)
 	load := s.hammer()
 	var lags []time.Duration
 	for len(lags) == 0 || time.Since(s.begun) < length {
@@ -118,6 +124,10 @@ func TestWhateverBreaksHAProxyServesWhatTheStoreSaysAndNoRequestFails(t *testing
 	}
 	if len(failures) > 0 {
 		t.Errorf("%d of %d requests failed:\n%s", len(failures), asked, strings.Join(failures[:min(20, len(failures))], "\n"))
+		lines := append(strings.Split(s.read("haproxy.log"), "\n"), s.done...)
+		slices.Sort(lines)
+		at := slices.IndexFunc(lines, func(line string) bool { return line > failures[0][:12] })
+		t.Logf("around the first of them:\n%s", strings.Join(lines[max(0, at-80):min(len(lines), at+80)], "\n"))
 	}
 	if t.Failed() {
 		t.Logf("what was done:\n%s", strings.Join(s.done[max(0, len(s.done)-150):], "\n"))
@@ -137,13 +147,13 @@ func setting(t *testing.T, name string, otherwise time.Duration) time.Duration {
 	return d
 }
 
-func newSoak(t *testing.T, seed uint64) *soak {
+func newSoak(t *testing.T, seed uint64, settings ...string) *soak {
 	t.Helper()
 	s := &soak{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 1)), acts: map[string]int{}}
 	s.h = newHAProxy(s.world,
 		`check_cmd = "test ! -e $DIR/broken.check && haproxy -c -f {{.src}}"`,
 		`reload_cmd = "test ! -e $DIR/broken.reload || exit 1; test ! -e $DIR/hanging.reload || { echo $$ >$DIR/hanging.pid; sleep 600; }; sh $DIR/reload.sh"`,
-		`reload_cmd_timeout = "5s"`)
+		`reload_cmd_timeout = "5s"`+"\n"+strings.Join(settings, "\n"))
 	s.good = map[string]string{templateFile: s.read(templateFile), resourceFile: s.read(resourceFile)}
 	for n := range services {
 		var all []*instance
