@@ -15,12 +15,13 @@ import (
 const (
 	// publishTTL is how long what is published outlives an agent that is gone.
 	publishTTL = 15 * time.Second
-	// writesPerSecond bounds the writes of one agent; what changes faster is written as it is then.
+	// writesPerSecond bounds the writes of one agent, beside one for each moment that asks for it; what changes
+	// faster is written as it is then.
 	writesPerSecond = 5
-	// momentPatience is how long an agent that is asked how far it is may take to get there before it says so
-	// as it is, and momentLook how often it looks.
-	momentPatience = 200 * time.Millisecond
-	momentLook     = 5 * time.Millisecond
+	// An agent that is asked how far it is looks every momentLook whether it has got there, and less often
+	// when momentHurry is over.
+	momentLook  = 5 * time.Millisecond
+	momentHurry = 200 * time.Millisecond
 	// requestMax bounds one request, farewellMax what is done at the end.
 	requestMax  = 5 * time.Second
 	farewellMax = 2 * time.Second
@@ -47,12 +48,14 @@ type publisher struct {
 	tied   bool       // it is known whether there is a lease
 	beaten time.Time  // the last heartbeat began
 
-	said    time.Time           // the host's record was written last
-	sent    map[string]sentence // what is in the store, as far as is known, by key
-	tokens  float64             // writes that may be made now
-	filled  time.Time           // tokens were counted
-	refused bool                // it was said that the store refuses
-	retry   backoff.Backoff
+	said      time.Time // the host's record was written last
+	owed      kv.Index  // somebody waits to hear that everything up to here is live; 0: nobody
+	owedSince time.Time
+	sent      map[string]sentence // what is in the store, as far as is known, by key
+	tokens    float64             // writes that may be made now
+	filled    time.Time           // tokens were counted
+	refused   bool                // it was said that the store refuses
+	retry     backoff.Backoff
 }
 
 // sentence is one published record.
@@ -71,24 +74,21 @@ func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 	defer p.leave(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	asked := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
 		case <-cfg.Moments:
-			asked = true
-			p.catchUp(ctx)
+			p.owe()
 		case <-timer.C:
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		wait, err := p.turn(ctx, asked)
+		wait, err := p.turn(ctx)
 		switch {
 		case err == nil:
-			asked = asked && wait > 0 && wait < publishTTL/3
 			p.retry.Reset()
 		case ctx.Err() == nil:
 			p.fail(err)
@@ -101,26 +101,27 @@ func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 	}
 }
 
-// catchUp waits until the agent has worked through what its stores have told by now, for a little while.
-func (p *publisher) catchUp(ctx context.Context) {
+// owe notes that a moment asks for an answer: that everything is live which the stores have told by now.
+func (p *publisher) owe() {
 	agent := p.report.asked()
 	if agent == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, momentPatience)
-	defer cancel()
-	look := time.NewTicker(momentLook)
-	defer look.Stop()
-	for {
-		if store, ok := published(agent.Stores()); !ok || agent.Live() >= store.Index {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-look.C:
-		}
+	if store, ok := published(agent.Stores()); ok {
+		p.owed, p.owedSince = store.Index, time.Now()
 	}
+}
+
+// patience is how long to wait before it is looked again whether an answer that is owed can be given.
+func (p *publisher) patience() time.Duration {
+	switch since := time.Since(p.owedSince); {
+	case since < momentHurry:
+		return momentLook
+	case since < agentstatus.MomentTTL:
+		return momentHurry / 4
+	}
+	p.owed = 0 // who asked has gone
+	return publishTTL / 3
 }
 
 // published returns the store in which status is kept.
@@ -133,8 +134,8 @@ func published(stores []Store) (Store, bool) {
 }
 
 // turn brings the store to what is so, as far as the rate allows, and returns when to look again.
-func (p *publisher) turn(ctx context.Context, asked bool) (wait time.Duration, err error) {
-	wanted, ok := p.wanted()
+func (p *publisher) turn(ctx context.Context) (wait time.Duration, err error) {
+	host, wanted, ok := p.wanted()
 	if !ok {
 		return time.Second, nil
 	}
@@ -142,46 +143,63 @@ func (p *publisher) turn(ctx context.Context, asked bool) (wait time.Duration, e
 		return 0, err
 	}
 	key := p.names.Host(p.report.cfg.Host)
-	if sent, there := p.sent[key]; there && !asked && sent.means == wanted[key].means && time.Since(p.said) < publishTTL/3 {
+	answers := p.owed > 0 && host.Index >= p.owed
+	if sent, there := p.sent[key]; there && !answers && sent.means == wanted[key].means && time.Since(p.said) < publishTTL/3 {
 		wanted[key] = sent // it differs in its index alone, which nobody has asked for
+	}
+	if p.sent[key].value != wanted[key].value {
+		if !answers && !p.take() { // who asks is waiting, and asks for no more than one
+			return p.next(time.Second / writesPerSecond), nil
+		}
+		if err := p.put(ctx, key, wanted[key].value); err != nil {
+			return 0, err
+		}
+		p.sent[key], p.said = wanted[key], time.Now()
+	}
+	if answers {
+		p.owed = 0
+	}
+	for _, target := range slices.Sorted(maps.Keys(wanted)) {
+		want := wanted[target]
+		if sent, there := p.sent[target]; target == key || there && sent.means == want.means {
+			continue
+		}
+		if !p.take() {
+			return p.next(time.Second / writesPerSecond), nil
+		}
+		if err := p.put(ctx, target, want.value); err != nil {
+			return 0, err
+		}
+		p.sent[target] = want
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.sent)) {
 		if _, there := wanted[key]; there {
 			continue
 		}
 		if !p.take() {
-			return time.Second / writesPerSecond, nil
+			return p.next(time.Second / writesPerSecond), nil
 		}
 		if err := p.write(ctx, kv.Write{Op: kv.OpDelete, Key: key}); err != nil && !kv.Is(err, kv.NotFound) {
 			return 0, err
 		}
 		delete(p.sent, key)
 	}
-	for _, key := range slices.Sorted(maps.Keys(wanted)) { // the host's before those of its targets
-		want := wanted[key]
-		sent, there := p.sent[key]
-		if there && (sent.value == want.value || key != p.names.Host(p.report.cfg.Host) && sent.means == want.means) {
-			continue
-		}
-		if !p.take() {
-			return time.Second / writesPerSecond, nil
-		}
-		if err := p.put(ctx, key, want.value); err != nil {
-			return 0, err
-		}
-		p.sent[key] = want
-		if key == p.names.Host(p.report.cfg.Host) {
-			p.said = time.Now()
-		}
+	return p.next(max(0, publishTTL/3-time.Since(p.beaten))), nil
+}
+
+// next is when to look again: usual, or before if an answer is owed.
+func (p *publisher) next(usual time.Duration) time.Duration {
+	if p.owed == 0 {
+		return usual
 	}
-	return max(0, publishTTL/3-time.Since(p.beaten)), nil
+	return min(usual, p.patience())
 }
 
 // wanted returns the records that are to be in the store; false before there is anything to say.
-func (p *publisher) wanted() (map[string]sentence, bool) {
+func (p *publisher) wanted() (agentstatus.Host, map[string]sentence, bool) {
 	s := p.report.Status()
 	if p.report.asked() == nil {
-		return nil, false
+		return agentstatus.Host{}, nil, false
 	}
 	store, _ := published(s.Stores)
 	host := agentstatus.Host{Host: s.Host, Version: s.Version, Index: s.Index, Cluster: store.Cluster, Since: s.Started.Round(time.Second), Targets: len(s.Targets), Keys: []string{}}
@@ -214,7 +232,7 @@ func (p *publisher) wanted() (map[string]sentence, bool) {
 	means := host
 	means.Index = 0
 	wanted[p.names.Host(s.Host)] = sentence{host.Value(), means.Value()}
-	return wanted, true
+	return host, wanted, true
 }
 
 // take takes the right to one write.
