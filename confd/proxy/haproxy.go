@@ -292,17 +292,32 @@ func (c haChange) name() haName { return haName{c.backend, c.server} }
 // add is the command that makes the server. It is in maintenance then, without health checks.
 func (c haChange) add() string {
 	words := []string{"add server", c.name().String(), c.after.addr.String(), "weight", strconv.Itoa(c.after.weight)}
-	for _, keyword := range slices.Sorted(maps.Keys(c.after.other)) {
+	if c.after.disabled { // without the word its checks would run
+		words = append(words, "disabled")
+	}
+	settings := maps.Clone(defaultsToSpell)
+	if _, observed := c.after.other["observe"]; observed {
+		maps.Copy(settings, defaultsOfObserving)
+	}
+	maps.Copy(settings, c.after.other)
+	for _, keyword := range slices.Sorted(maps.Keys(settings)) {
 		if !addable[keyword] {
 			continue
 		}
 		words = append(words, keyword)
-		if value := c.after.other[keyword]; value != "" {
+		if value := settings[keyword]; value != "" {
 			words = append(words, value)
 		}
 	}
 	return strings.Join(words, " ")
 }
+
+// What a server of the file has if nothing is said, and one that is added has not: HAProxy 2.6 keeps
+// no connections to the latter, and draws no conclusions from what it observes.
+var (
+	defaultsToSpell     = map[string]string{"pool-max-conn": "-1", "pool-purge-delay": "5s"}
+	defaultsOfObserving = map[string]string{"error-limit": "10", "on-error": "fail-check"}
+)
 
 // up are the commands that bring a server to its address and weight, and make it serve.
 func (c haChange) up() (commands []string) {

@@ -132,7 +132,7 @@ func TestWhatABackendSaysDecidesWhatItsServersAllow(t *testing.T) {
 
 func TestDefaultsAreInheritedByName(t *testing.T) {
 	text := "defaults one\n    default-server maxconn 1 check\ndefaults two from one\n    default-server weight 3\ndefaults three\n    default-server inter 9s\nbackend web from two\n    default-server no-check\n"
-	want := "add server web/a 10.0.0.1:80 weight 3 maxconn 1"
+	want := "add server web/a 10.0.0.1:80 weight 3 maxconn 1 pool-max-conn -1 pool-purge-delay 5s"
 	changes, reason := diffHAProxy(parseHAProxy([]byte(text)), parseHAProxy([]byte(text+"    server a 10.0.0.1:80\n")))
 	if reason != "" || len(changes) != 1 || changes[0].add() != want {
 		t.Errorf("got %v, %q, want %q", changes, reason, want)

@@ -215,8 +215,8 @@ var addable = map[string]bool{
 	"check": true, "inter": true, "fastinter": true, "downinter": true, "fall": true, "rise": true,
 	"observe": true, "error-limit": true, "on-error": true, "on-marked-up": true, "on-marked-down": true,
 	"slowstart": true, "maxconn": true, "minconn": true, "maxqueue": true, "backup": true, "id": true,
-	"port": true, "addr": true, "proto": true, "check-proto": true, "pool-low-conn": true,
-	"pool-max-conn": true, "pool-purge-delay": true, "send-proxy": true, "send-proxy-v2": true,
+	"port": true, "addr": true, "pool-low-conn": true, "pool-max-conn": true,
+	"pool-purge-delay": true, "send-proxy": true, "send-proxy-v2": true,
 	"check-send-proxy": true, "ws": true,
 	"init-addr": false, "resolve-prefer": false, "resolve-net": false, "resolve-opts": false,
 }

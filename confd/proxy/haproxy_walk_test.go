@@ -140,10 +140,16 @@ func TestWhatRunsAfterARandomWalkIsWhatAFreshHAProxyReadsFromTheFile(t *testing.
 		w.step()
 		next := w.String()
 		kinds[r.bring(live, next)]++
-		want := freshStates(t, r, next)
+		want, wantLimits := freshStates(t, r, next)
 		got, err := r.ask(t.Context())
 		if err != nil {
 			t.Fatal(err)
+		}
+		gotLimits := limits(t, r.HAProxy)
+		for name, fresh := range wantLimits {
+			if gotLimits[name] != fresh {
+				t.Fatalf("seed %d, step %d: %s has %s, fresh it has %s\nbefore:\n%s\nafter:\n%s", seed, step, name, gotLimits[name], fresh, live, next)
+			}
 		}
 		if difference := diffStates(want, got); difference != "" {
 			t.Fatalf("seed %d, step %d: %s\nbefore:\n%s\nafter:\n%s", seed, step, difference, live, next)
@@ -156,8 +162,41 @@ func TestWhatRunsAfterARandomWalkIsWhatAFreshHAProxyReadsFromTheFile(t *testing.
 	}
 }
 
-// freshStates starts another HAProxy from the same text and returns its servers.
-func freshStates(t *testing.T, r *haRig, text string) haStates {
+// limits returns what HAProxy tells of each server's settings beside its state.
+func limits(t *testing.T, h *HAProxy) map[string]string {
+	t.Helper()
+	stat, err := h.socket.ask(t.Context(), "show stat -1 4 -1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := h.socket.ask(t.Context(), "show servers conn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	header := strings.Split(strings.TrimPrefix(strings.SplitN(stat, "\n", 2)[0], "# "), ",")
+	for line := range strings.Lines(stat) {
+		fields := strings.Split(line, ",")
+		if len(fields) != len(header) || strings.HasPrefix(line, "#") {
+			continue
+		}
+		for i, name := range header {
+			switch name {
+			case "slim", "qlimit", "src_ilim", "bck", "check_rise", "check_fall", "addr":
+				found[fields[0]+"/"+fields[1]] += " " + name + " " + fields[i]
+			}
+		}
+	}
+	for line := range strings.Lines(conn) {
+		if fields := strings.Fields(line); len(fields) > 11 && fields[0] != "#" {
+			found[fields[0]] += " purge " + fields[5] + " idle " + fields[11]
+		}
+	}
+	return found
+}
+
+// freshStates starts another HAProxy from the same text and returns its servers, and their limits.
+func freshStates(t *testing.T, r *haRig, text string) (haStates, map[string]string) {
 	t.Helper()
 	dir := shortDir(t)
 	file := filepath.Join(dir, "haproxy.cfg")
@@ -181,7 +220,7 @@ func freshStates(t *testing.T, r *haRig, text string) haStates {
 		states, err = fresh.ask(t.Context())
 		return err == nil
 	})
-	return states
+	return states, limits(t, fresh)
 }
 
 // diffStates says how got differs from want. Servers in maintenance that want does not have are on
