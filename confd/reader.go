@@ -153,7 +153,7 @@ func (g *group) reload(ctx context.Context, owing []*output, state report.State)
 	for _, o := range owing {
 		g.board.step(o.name, report.StepConfirm, began, err)
 		if err == nil {
-			o.log.Info("reloaded", "output", output)
+			o.log.Info("reloaded", "why", o.status.Why, "output", output)
 		}
 	}
 	return report.StepConfirm, err

@@ -148,7 +148,7 @@ func TestAReloadThatHAProxyRefusesIsToldAtOnceByItsMaster(t *testing.T) {
 	r := newHARig(t, oneServer)
 	broken := []byte(r.config(oneServer + "    nonsense\n"))
 	for _, master := range []string{r.dir + "/master", ""} {
-		r.cfg.MasterSocket, r.cfg.Wait = master, 700*time.Millisecond
+		r.cfg.MasterSocket, r.cfg.Wait = master, 30*time.Second
 		mark, err := r.Mark(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -157,7 +157,7 @@ func TestAReloadThatHAProxyRefusesIsToldAtOnceByItsMaster(t *testing.T) {
 		r.reload()
 		want := "refused the reload"
 		if master == "" {
-			want = "still runs the configuration of before"
+			want, r.cfg.Wait = "still runs the configuration of before", 700*time.Millisecond
 		}
 		if err := r.Confirm(t.Context(), broken, mark); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("master %q: %v", master, err)
@@ -186,6 +186,7 @@ func TestAHAProxyThatDiesAfterAReloadIsNotConfirmed(t *testing.T) {
 		t.Fatalf("HAProxy that does not run is a generation of its own: %v", err)
 	}
 	r.start()
+	r.cfg.Wait = 10 * time.Second
 	if err := r.Confirm(t.Context(), []byte(r.config(oneServer)), mark); err != nil {
 		t.Error(err)
 	}
