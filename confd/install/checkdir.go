@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -35,9 +36,10 @@ type CheckDir struct {
 	names   []string // the topmost mirrored directories: what is renamed in texts
 	entries int
 	copied  int64
+	buffer  bytes.Buffer // of the file that is looked into
 }
 
-// checkDirPattern is the name of check directories in the directory for temporary files.
+// checkDirPattern is the name of check directories.
 const checkDirPattern = "kvconfd-check-*"
 
 // What a check directory can hold.
@@ -56,9 +58,31 @@ const (
 //
 // On error nothing is left behind. It fails if there are more than 50,000 files to mirror.
 func NewCheckDir(change Change, dirs []string) (*CheckDir, error) {
-	root, err := os.MkdirTemp("", checkDirPattern)
+	var problems []error
+	for _, base := range checkDirBases() {
+		c, err := newCheckDir(base, change, dirs)
+		if err == nil {
+			return c, nil
+		}
+		problems = append(problems, err)
+	}
+	return nil, fmt.Errorf("cannot make a private directory for the check: %w; TMPDIR names where", errors.Join(problems...))
+}
+
+// checkDirBases returns where check directories are tried to be made: in TMPDIR, else in memory, as a
+// directory of a thousand files takes ten times as long on a disk, else where temporary files are.
+func checkDirBases() []string {
+	if os.Getenv("TMPDIR") != "" {
+		return []string{os.TempDir()}
+	}
+	return []string{"/dev/shm", os.TempDir()}
+}
+
+// newCheckDir makes a check directory below base.
+func newCheckDir(base string, change Change, dirs []string) (*CheckDir, error) {
+	root, err := os.MkdirTemp(base, checkDirPattern)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a private directory for the check: %w; TMPDIR names where", err)
+		return nil, err
 	}
 	c := &CheckDir{Path: root, staged: map[string]*Staged{}, removed: map[string]bool{}, deep: topmost(dirs)}
 	for _, s := range change.Staged {
@@ -76,7 +100,7 @@ func NewCheckDir(change Change, dirs []string) (*CheckDir, error) {
 	c.shallow = slices.Compact(c.shallow)
 	c.names = slices.DeleteFunc(topmost(append(slices.Clone(c.deep), c.shallow...)), func(dir string) bool { return dir == "/" })
 	if err := c.fill(); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot make a private directory for the check: %w", err), c.Remove())
+		return nil, errors.Join(err, c.Remove())
 	}
 	return c, nil
 }
@@ -133,7 +157,7 @@ func (c *CheckDir) mirror(dir string) error {
 				err = c.mirror(path)
 			}
 		default:
-			err = c.place(path)
+			err = c.place(path, entry)
 		}
 		if err != nil {
 			return err
@@ -150,14 +174,34 @@ func (c *CheckDir) opens(dir string) bool {
 }
 
 // place links to a file or directory, or copies a text in which paths are to be renamed.
-func (c *CheckDir) place(path string) error {
-	info, err := os.Stat(path)
-	if err == nil && info.Mode().IsRegular() && info.Size() <= textBytesMax {
-		if content, err := readBounded(path, textBytesMax); err == nil && c.mentions(content) {
-			return c.write(path, content, info.Mode().Perm())
+func (c *CheckDir) place(path string, entry fs.DirEntry) error {
+	isFile := entry.Type().IsRegular()
+	if entry.Type()&fs.ModeSymlink != 0 {
+		info, err := os.Stat(path)
+		isFile = err == nil && info.Mode().IsRegular()
+	}
+	if isFile {
+		if content, mode, err := c.read(path); err == nil && c.mentions(content) {
+			return c.write(path, content, mode)
 		}
 	}
 	return os.Symlink(path, filepath.Join(c.Path, path))
+}
+
+// read returns the content of a file that is small enough to be looked into, until the next call.
+func (c *CheckDir) read(path string) ([]byte, fs.FileMode, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil || info.Size() > textBytesMax {
+		return nil, 0, errors.Join(err, errors.New("too large"))
+	}
+	c.buffer.Reset()
+	_, err = c.buffer.ReadFrom(io.LimitReader(file, textBytesMax))
+	return c.buffer.Bytes(), info.Mode().Perm(), err
 }
 
 // write writes a text with its paths renamed.
@@ -224,19 +268,24 @@ func isBelow(path, dir string) bool {
 
 // SweepCheckDirs removes check directories that a crash left behind: those of this user that are older than an hour.
 func SweepCheckDirs() error {
-	found, err := filepath.Glob(filepath.Join(globQuote(os.TempDir()), checkDirPattern))
-	if err != nil {
-		return err
-	}
 	var problems []error
-	for _, path := range found {
-		info, err := os.Lstat(path)
-		if err != nil || !info.IsDir() || time.Since(info.ModTime()) < staleAfter {
-			continue
-		}
-		if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) == os.Geteuid() {
-			problems = append(problems, os.RemoveAll(path))
+	for _, base := range checkDirBases() {
+		found, err := filepath.Glob(filepath.Join(globQuote(base), checkDirPattern))
+		problems = append(problems, err)
+		for _, path := range found {
+			problems = append(problems, sweepCheckDir(path))
 		}
 	}
 	return errors.Join(problems...)
+}
+
+func sweepCheckDir(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || !info.IsDir() || time.Since(info.ModTime()) < staleAfter {
+		return nil // gone, or none of ours, or still in use
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
+		return nil
+	}
+	return os.RemoveAll(path)
 }

@@ -298,3 +298,19 @@ func symlink(t *testing.T, target, path string) {
 		t.Fatal(err)
 	}
 }
+
+func TestAPrivateDirectoryIsMadeInMemoryWhereThereIsRoom(t *testing.T) {
+	t.Setenv("TMPDIR", "")
+	c, err := install.NewCheckDir(install.Change{}, []string{t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Remove()
+	if _, err := os.Stat("/dev/shm"); err == nil && filepath.Dir(c.Path) != "/dev/shm" {
+		t.Errorf("it is %s", c.Path)
+	}
+	t.Setenv("TMPDIR", "/no/such/directory")
+	if _, err := install.NewCheckDir(install.Change{}, nil); err == nil || !strings.Contains(err.Error(), "TMPDIR names where") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -35,6 +35,7 @@ func TestOnlyTheEndOfLongOutputIsKept(t *testing.T) {
 }
 
 func TestACommandThatTakesTooLongIsKilledWithItsChildren(t *testing.T) {
+	t.Parallel()
 	pid := filepath.Join(t.TempDir(), "pid")
 	_, err := install.Run(t.Context(), install.Command{Shell: `sleep 600 & echo $! >` + pid + `; wait`, Timeout: 200 * time.Millisecond}, install.Vars{})
 	if err == nil || !strings.Contains(err.Error(), "longer than 200ms") {
@@ -44,6 +45,7 @@ func TestACommandThatTakesTooLongIsKilledWithItsChildren(t *testing.T) {
 }
 
 func TestADaemonThatHoldsTheOutputOpenIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
 	pid := filepath.Join(t.TempDir(), "pid")
 	_, err := install.Run(t.Context(), install.Command{Shell: `sleep 600 & echo $! >` + pid, Timeout: time.Minute}, install.Vars{})
 	if err != nil {
@@ -57,6 +59,7 @@ func TestADaemonThatHoldsTheOutputOpenIsNotWaitedFor(t *testing.T) {
 }
 
 func TestACommandMayFinishAfterTheAgentWasToldToStop(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ctx, stop := context.WithCancel(t.Context())
 	go func() {
@@ -165,6 +168,7 @@ func TestACommandThatIsEndedFromOutsideSaysSo(t *testing.T) {
 }
 
 func TestACommandThatIgnoresSigtermIsKilled(t *testing.T) {
+	t.Parallel()
 	pid := filepath.Join(t.TempDir(), "pid")
 	_, err := install.Run(t.Context(), install.Command{Shell: `trap "" TERM; (trap "" TERM; sleep 600) & echo $! >` + pid + `; wait; wait`, Timeout: 100 * time.Millisecond}, install.Vars{})
 	if err == nil || !strings.Contains(err.Error(), "longer than 100ms") {
@@ -174,6 +178,7 @@ func TestACommandThatIgnoresSigtermIsKilled(t *testing.T) {
 }
 
 func TestACommandIsAskedToEndBeforeItIsKilled(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	fails(t, install.Command{Shell: `trap "echo cleaning up; touch ` + dir + `/cleaned; exit 0" TERM; touch ` + dir + `/up; while :; do sleep 0.01; done`, Timeout: 300 * time.Millisecond},
 		"longer than 300ms", "cleaning up")
@@ -183,6 +188,7 @@ func TestACommandIsAskedToEndBeforeItIsKilled(t *testing.T) {
 }
 
 func TestAChildWithASessionOfItsOwnIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	pid := filepath.Join(t.TempDir(), "pid")
 	fails(t, install.Command{Shell: `setsid sh -c 'echo $$ >` + pid + `; exec sleep 600' & until test -s ` + pid + `; do sleep 0.01; done; sleep 600`, Timeout: 2 * time.Second}, "longer than 2s")
 	daemon := readPID(t, pid)
@@ -193,6 +199,7 @@ func TestAChildWithASessionOfItsOwnIsLeftAlone(t *testing.T) {
 }
 
 func TestACommandThatFloodsItsOutputIsCutOff(t *testing.T) {
+	t.Parallel()
 	c := install.Command{Shell: "yes flood", Timeout: 300 * time.Millisecond}
 	_, err := install.Run(t.Context(), c, install.Vars{})
 	if err == nil || !strings.Contains(err.Error(), "longer than 300ms") || len(err.Error()) > 10_000 {
