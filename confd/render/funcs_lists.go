@@ -133,7 +133,7 @@ func (r *run) sortBy(field string, list any) (any, error) {
 	}
 	type item struct {
 		value reflect.Value
-		by    any
+		by    order
 	}
 	items := make([]item, v.Len())
 	for i := range items {
@@ -141,9 +141,9 @@ func (r *run) sortBy(field string, list any) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		items[i] = item{v.Index(i), by}
+		items[i] = item{v.Index(i), orderOf(by)}
 	}
-	slices.SortStableFunc(items, func(a, b item) int { return compare(a.by, b.by) })
+	slices.SortStableFunc(items, func(a, b item) int { return a.by.compare(b.by) })
 	// What gets returns becomes a plain list of pairs, so that reverse knows it.
 	kind := v.Type()
 	if kind == reflect.TypeFor[KVPairs]() {
@@ -201,7 +201,7 @@ func (r *run) groupBy(field string, list any) ([]Group, error) {
 		}
 	}
 	groups := make([]Group, 0, len(byKey))
-	for _, key := range slices.SortedFunc(maps.Keys(byKey), func(a, b string) int { return compare(a, b) }) {
+	for _, key := range slices.SortedFunc(maps.Keys(byKey), func(a, b string) int { return orderOf(a).compare(orderOf(b)) }) {
 		groups = append(groups, Group{key, byKey[key].Interface()})
 	}
 	return groups, nil
@@ -255,21 +255,26 @@ func fieldOf(item reflect.Value, path string) (any, error) {
 	return item.Interface(), nil
 }
 
-// compare orders fields: what is missing, numbers, and then texts.
-func compare(a, b any) int {
-	rank := func(value any) (int, float64, string) {
-		if value == nil {
-			return 0, 0, ""
-		}
-		text := fmt.Sprint(value)
-		if number, err := strconv.ParseFloat(text, 64); err == nil && number == number {
-			return 1, number, text
-		}
-		return 2, 0, text
+// order is where a field stands among others: what is missing, numbers, and then texts.
+type order struct {
+	kind   int
+	number float64
+	text   string
+}
+
+func orderOf(value any) order {
+	if value == nil {
+		return order{}
 	}
-	rankA, numberA, textA := rank(a)
-	rankB, numberB, textB := rank(b)
-	return cmp.Or(cmp.Compare(rankA, rankB), cmp.Compare(numberA, numberB), cmp.Compare(textA, textB))
+	text := fmt.Sprint(value)
+	if number, err := strconv.ParseFloat(text, 64); err == nil && number == number { // not NaN, which has no place
+		return order{1, number, text}
+	}
+	return order{2, 0, text}
+}
+
+func (o order) compare(other order) int {
+	return cmp.Or(cmp.Compare(o.kind, other.kind), cmp.Compare(o.number, other.number), cmp.Compare(o.text, other.text))
 }
 
 var mapFunctions = []function{

@@ -16,7 +16,7 @@ import (
 // within renders text with little of everything, and returns the error.
 func within(t *testing.T, limit time.Duration, text string, pairs ...render.KVPair) error {
 	t.Helper()
-	limits := render.Limits{Time: limit, OutputBytes: 1 << 20, ValueBytes: 1 << 20, MadeBytes: 16 << 20, Depth: 1000}
+	limits := render.Limits{Time: limit, OutputBytes: 1 << 20, ValueBytes: 1 << 17, MadeBytes: 4 << 20, Depth: 1000}
 	parsed, err := render.Parse("test.tmpl", text, render.Env{World: world, Limits: limits, Include: func(name string) (string, error) {
 		if name == "loop" {
 			return `{{range 1000000000}}{{end}}`, nil
@@ -89,7 +89,7 @@ func TestATemplateCannotTakeTheMemory(t *testing.T) {
 		`{{$s := "'"}}{{range 60}}{{$s = squote $s}}{{end}}`, `{{$s := "\""}}{{range 60}}{{$s = quote $s}}{{end}}`, `{{$s := "\""}}{{range 60}}{{$s = quoteJson $s}}{{end}}`,
 		`{{$s := "\""}}{{range 60}}{{$s = quoteHaproxy $s}}{{end}}`, `{{$s := "\""}}{{range 60}}{{$s = quoteNginx $s}}{{end}}`, `{{$s := "."}}{{range 60}}{{$s = quoteRegex $s}}{{end}}`,
 		`{{$s := "a"}}{{range 60}}{{$s = base64Encode $s}}{{end}}`, `{{$s := "a"}}{{range 60}}{{$s = toJson $s}}{{end}}`,
-		`{{$s := "a"}}{{range 60}}{{$s = replace $s "a" "aa" -1}}{{end}}`, `{{$s := "a"}}{{range 60}}{{$s = regexReplaceAll "a" $s "aa"}}{{end}}`, `{{regexReplaceAll "a" (getv "/long") (getv "/long")}}`,
+		`{{$s := "a"}}{{range 60}}{{$s = replace $s "a" "aa" -1}}{{end}}`, `{{regexReplaceAll "a" (getv "/long") (getv "/long")}}`,
 		`{{$s := "a"}}{{range 60}}{{$s = join (split (print $s $s) "") "aa"}}{{end}}`, `{{replace (getv "/long") "" (getv "/long") -1}}`,
 		`{{$l := list 1}}{{range 60}}{{$l = list $l $l}}{{end}}{{$l}}`, `{{$l := list 1}}{{range 60}}{{$l = append $l $l $l}}{{end}}{{$l}}`,
 		`{{$l := list}}{{range 1000000}}{{$l = list $l}}{{end}}{{$l}}`, `{{$l := dict}}{{range 60}}{{$l = dict "a" $l "b" $l}}{{end}}{{toJson $l}}`, `{{$l := dict}}{{range 1000000}}{{$l = map "a" $l}}{{end}}{{$l}}`,
@@ -101,10 +101,12 @@ func TestATemplateCannotTakeTheMemory(t *testing.T) {
 		`{{range 1000000}}{{$g := groupBy "." (split (getv "/long") "")}}{{end}}`, `{{range 1000000}}{{$g := sortBy "." (split (getv "/long") "")}}{{end}}`,
 		`{{fromJson (repeat 100000 "[")}}`, `{{$x := fromJson (printf "%s%s" (repeat 5000 "[") (repeat 5000 "]"))}}{{$x}}`,
 	} {
-		fuzztest.WantBounded(t, 600<<20, func() {
-			if err := within(t, 10*time.Second, text, long); err == nil {
-				t.Errorf("%s is made", text)
-			}
+		t.Run(text[:min(len(text), 60)], func(t *testing.T) {
+			fuzztest.WantBounded(t, 600<<20, func() {
+				if err := within(t, 10*time.Second, text, long); err == nil {
+					t.Errorf("%s is made", text)
+				}
+			})
 		})
 	}
 }

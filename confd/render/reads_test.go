@@ -12,7 +12,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/kvd-io/kvd/confd/render"
-	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -32,7 +31,10 @@ func drawScope(t *rapid.T) render.Scope {
 	for i, key := range below {
 		below[i] = kv.Clean(scope.Prefix + key)
 	}
-	scope.Keys = resource.Minimal(below)
+	slices.Sort(below)
+	scope.Keys = slices.DeleteFunc(slices.Compact(slices.Clone(below)), func(key string) bool {
+		return slices.ContainsFunc(below, func(k string) bool { return kv.Below(key, k) && !kv.HiddenBelow(key, k) })
+	})
 	return scope
 }
 
