@@ -22,6 +22,15 @@ type missingError struct{ key string }
 
 func (e missingError) Error() string { return "key does not exist: " + e.key }
 
+// templateError is why another template could not be included. Besides its name it has no value.
+type templateError struct {
+	name   string
+	reason error
+}
+
+func (e templateError) Error() string { return e.reason.Error() }
+func (e templateError) Unwrap() error { return e.reason }
+
 // valueError is what is wrong with the value of a key.
 type valueError struct {
 	key    string
@@ -62,8 +71,18 @@ func (r *run) reason(err error) string {
 	case errors.As(err, &missing):
 		return "a key does not exist; its name was made by the template and is withheld, as the target is sensitive"
 	}
+	var file templateError
+	if errors.As(err, &file) && r.t.literal(file.name) {
+		return file.Error()
+	}
+	if found := harmless.FindString(err.Error()); found != "" {
+		return found
+	}
 	return "the reason is withheld, as the target is sensitive"
 }
+
+// harmless are the errors of text/template that name types and what stands in the template, and no value.
+var harmless = regexp.MustCompile(`can't evaluate field \w+ in type [\w.*\[\]{} ]+$|wrong type for value; expected [\w.*\[\]{} ]+; got [\w.*\[\]{} ]+$|wrong number of args for \w+: [\w ]+$|expected (integer|string|bool|float)|template "[^"]*" not defined$`)
 
 // withSuggestions adds to an error of parsing what may have been meant by functions that do not exist.
 func withSuggestions(name, text string, err error) error {

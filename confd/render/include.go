@@ -87,7 +87,7 @@ func (r *run) include(name string, data ...any) (string, error) {
 func (t *Template) includedTemplate(name string) (*template.Template, error) {
 	text, err := t.env.Include(name)
 	if err != nil {
-		return nil, err
+		return nil, templateError{name, err}
 	}
 	t.mu.Lock()
 	known := t.included[name]
@@ -97,7 +97,7 @@ func (t *Template) includedTemplate(name string) (*template.Template, error) {
 	}
 	parsed, err := t.parse(name, text)
 	if err != nil {
-		return nil, err
+		return nil, templateError{name, err}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,6 +1,10 @@
 package render
 
-import "text/template/parse"
+import (
+	"fmt"
+	"strings"
+	"text/template/parse"
+)
 
 // Names of the functions that instrument puts into templates.
 const (
@@ -88,4 +92,39 @@ func ask(tree *parse.Tree, name string, pos parse.Pos) parse.Node {
 		}},
 		List: &parse.ListNode{NodeType: parse.NodeList, Pos: pos},
 	}}
+}
+
+// nestingMax is how deep blocks of a template may lie in each other. text/template goes down into them,
+// and a stack that is used up ends the program.
+const nestingMax = 250
+
+// checkNesting looks whether text is nested too deep to be parsed.
+func checkNesting(name, text string) error {
+	var blocks []int // the open ones: how many "else if" each has, which lie in each other as well
+	depth, line := 0, 1
+	for {
+		before, action, found := strings.Cut(text, "{{")
+		if !found {
+			return nil
+		}
+		line += strings.Count(before, "\n")
+		text = action
+		inside, _, _ := strings.Cut(action[:min(len(action), 64)], "}}")
+		words := strings.Fields(strings.TrimSuffix(strings.TrimPrefix(inside, "-"), "-"))
+		switch {
+		case len(words) == 0:
+		case words[0] == "if" || words[0] == "with" || words[0] == "range" || words[0] == "block" || words[0] == "define":
+			blocks = append(blocks, 1)
+			depth++
+		case words[0] == "else" && len(words) > 1 && len(blocks) > 0:
+			blocks[len(blocks)-1]++
+			depth++
+		case words[0] == "end" && len(blocks) > 0:
+			depth -= blocks[len(blocks)-1]
+			blocks = blocks[:len(blocks)-1]
+		}
+		if depth > nestingMax {
+			return fmt.Errorf("template: %s:%d: blocks lie in each other more than %d deep", name, line, nestingMax)
+		}
+	}
 }

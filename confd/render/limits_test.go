@@ -3,9 +3,11 @@ package render_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -111,6 +113,30 @@ func TestATemplateCannotTakeTheMemory(t *testing.T) {
 	}
 }
 
+func TestATemplateCannotUseUpTheStack(t *testing.T) {
+	nested := func(begin, within, end string, n int) string {
+		return strings.Repeat(begin, n) + within + strings.Repeat(end, n)
+	}
+	for text, want := range map[string]string{
+		nested("{{if 1}}", "", "{{end}}", 1_000_000):                                                          "t:1: blocks lie in each other more than 250 deep",
+		"\n{{if 1}}" + strings.Repeat("\n{{- else if 1}}", 1_000_000) + "{{end}}":                             "blocks lie in each other",
+		nested("{{range .}}{{with 1}}", "", "{{end}}{{end}}", 126):                                            "blocks lie in each other",
+		"{{" + nested("(", "1", ")", 1_000_000) + "}}":                                                        "depth exceeded",
+		nested("{{if 1}}", "x", "{{end}}", 240):                                                               "",
+		nested("{{if 1}}{{else if 2}}{{else}}", "x", "{{end}}", 100):                                          "",
+		strings.Repeat("{{- if 1 -}} {{else if 2}}{{ else }}{{ end }}{{/* {{if}} */}}", 200):                  "",
+		`{{define "a"}}` + nested("{{if 1}}", `{{template "a"}}`, "{{end}}", 240) + `{{end}}{{template "a"}}`: "1000 deep",
+	} {
+		parsed, err := render.Parse("t", text, render.Env{World: world})
+		if err == nil {
+			_, err = parsed.Render(context.Background(), treeOf(), nil)
+		}
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40s: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func TestAFunctionThatPanicsIsAnErrorOfItsLine(t *testing.T) {
 	broken := world
 	broken.Hostname = func() (string, error) { panic("no name") }
@@ -181,6 +207,9 @@ func TestAnErrorOfASensitiveTemplateHasNoValue(t *testing.T) {
 		"{{range 1000000000}}{{services \"/services\"}}{{getv \"/n\"}}{{end}}": "key does not exist: /n",
 		"{{call (getv \"/secret\")}}":                                          "t:1:",
 		"{{sortBy (getv \"/secret\") (gets \"/*\")}}":                          "sortBy",
+		"{{include \"gone\"}}":                                                 "no gone",
+		"{{(get \"/secret\").Field}}":                                          "can't evaluate field Field in type render.KVPair",
+		"{{add \"1\" 1}}":                                                      "t:1:6: expected integer",
 		"{{slice (getv \"/secret\") 99}}":                                      "slice",
 		"{{fromJson (getv \"/secret\")}}":                                      "fromJson",
 	} {
@@ -269,4 +298,26 @@ func TestIncludesAreReadFromTheirDirectoryAlone(t *testing.T) {
 			t.Errorf("made %s (%v), want %s", out.Content, err, text)
 		}
 	}
+}
+
+func TestATemplateIsRenderedByManyAtOnce(t *testing.T) {
+	parsed, err := render.Parse("t", `{{range services "/services"}}{{.Name}}{{range .Servers}} {{.HostPort}}{{sortByLength .Tags}}{{reverse .Tags}}{{end}}{{end}}{{(json (getv "/json")).a}}{{include "x"}}`,
+		render.Env{World: world, Include: func(string) (string, error) { return `{{getv "/json" "literal"}}`, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for j := range 50 {
+				number := fmt.Sprint(i*j%5 + 1)
+				tree := treeOf(render.KVPair{Key: "/services/web/a", Value: `{"address":"10.0.0.` + number + `","port":80,"state":"up","tags":["long","x"]}`}, render.KVPair{Key: "/json", Value: `{"a":` + number + `}`})
+				out, err := parsed.Render(context.Background(), tree, nil)
+				if want := "web 10.0.0." + number + ":80[x long][x long]" + number + `{"a":` + number + "}"; err != nil || string(out.Content) != want {
+					t.Errorf("made %s (%v), want %s", out.Content, err, want)
+				}
+			}
+		})
+	}
+	all.Wait()
 }

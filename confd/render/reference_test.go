@@ -138,7 +138,7 @@ other value is best quoted for its reader:
 ## Limits
 
 A render may take 10 seconds, also in a loop that writes nothing, make 64 MiB, and build no single text or
-list beyond 64 MiB nor more than 1 GiB in all. Templates may call each other 10,000 deep and include each other 10
+list beyond 64 MiB nor more than 1 GiB in all. Templates may call each other 1,000 deep and include each other 10
 deep. A template that goes beyond fails, as on any other error: the file stays as it is, and the error names
 template, line, function, key and reason. It runs no command, and reads no file but templates.
 

@@ -26,7 +26,7 @@ type Limits struct {
 	OutputBytes int           // 64 MiB
 	ValueBytes  int           // of one text, list or map that a function makes: 64 MiB
 	MadeBytes   int           // of all that functions make in one render, kept or not: 1 GiB
-	Depth       int           // of templates that call each other: 10,000
+	Depth       int           // of templates that call each other: 1,000
 }
 
 func (l Limits) orDefaults() Limits {
@@ -43,7 +43,7 @@ func (l Limits) orDefaults() Limits {
 		l.MadeBytes = 1 << 30
 	}
 	if l.Depth <= 0 {
-		l.Depth = 10_000
+		l.Depth = 1000
 	}
 	return l
 }
@@ -102,6 +102,9 @@ func Parse(name, text string, env Env) (*Template, error) {
 
 // parse returns the template of text, ready to be bound to a run.
 func (t *Template) parse(name, text string) (*template.Template, error) {
+	if err := checkNesting(name, text); err != nil {
+		return nil, err
+	}
 	parsed, err := template.New(name).Funcs((&run{t: t}).functions()).Parse(text)
 	if err != nil {
 		return nil, withSuggestions(name, text, err)
