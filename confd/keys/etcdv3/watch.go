@@ -1,0 +1,210 @@
+package etcdv3
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// watch is the changes of several ranges, in one stream of one connection. The changes of each range are in order.
+type watch struct {
+	index   kv.Index
+	events  chan kv.Event
+	failed  chan error
+	ctx     context.Context // ends with Close
+	end     context.CancelFunc
+	running sync.WaitGroup
+
+	mu    sync.Mutex // guards the fields below
+	heard time.Time
+	why   error // why it was not heard since; nil if it is
+}
+
+// Watch watches everything at and below Only, or Key, from Index on, which must not be 0: who watches has read.
+// Whether a key has gone because its lease was over an etcd does not say: of a key with a lease it is
+// taken to be so. Errors by Kind: HistoryGone, Denied, Unavailable, Timeout.
+func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
+	if from.Index == 0 {
+		return nil, &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Invalid, Cause: "from no index"}
+	}
+	w := &watch{events: make(chan kv.Event), failed: make(chan error, 1), heard: time.Now()}
+	w.ctx, w.end = context.WithCancel(clientv3.WithRequireLeader(context.Background()))
+	first := make(chan clientv3.WatchResponse)
+	wanted := roots(from.Key, from.Only)
+	for _, root := range wanted {
+		changes := s.client.Watch(w.ctx, start(root), clientv3.WithRange(root+"0"), clientv3.WithRev(int64(from.Index)), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
+		w.running.Go(func() { w.pass(root, changes, first) })
+	}
+	timer := time.NewTimer(s.timeout)
+	defer timer.Stop()
+	for range wanted {
+		var err error
+		select {
+		case created := <-first:
+			if w.index = kv.Index(created.Header.GetRevision()); created.Err() != nil {
+				err = failed("watch", from.Key, reasonOf(created))
+			}
+		case err = <-w.failed:
+		case <-timer.C:
+			err = &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Unavailable, Cause: "no answer in time"}
+		case <-ctx.Done():
+			err = &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Timeout, Err: ctx.Err()}
+		}
+		if err != nil {
+			w.Close()
+			return nil, err
+		}
+	}
+	w.running.Go(func() { w.listen(s) })
+	return w, nil
+}
+
+// start is where the range of a root begins: what is in it and neither root nor below it is left out here.
+func start(root string) string {
+	if root == "" {
+		return "/"
+	}
+	return root
+}
+
+// reasonOf says why a watch has ended: a compaction is one whatever else is said.
+func reasonOf(r clientv3.WatchResponse) error {
+	if r.CompactRevision != 0 {
+		return rpctypes.ErrCompacted
+	}
+	return r.Err()
+}
+
+// pass passes on what changes brings about root.
+func (w *watch) pass(root string, changes clientv3.WatchChan, first chan<- clientv3.WatchResponse) {
+	created := false
+	for answer := range changes {
+		w.hear(nil)
+		if !created {
+			created = true
+			select {
+			case first <- answer:
+			case <-w.ctx.Done():
+				return
+			}
+		}
+		if answer.Err() != nil {
+			w.fail(failed("watch", root, reasonOf(answer)))
+			return
+		}
+		for _, change := range answer.Events {
+			event, err := eventOf(root, change)
+			if err != nil {
+				w.fail(err)
+				return
+			}
+			if event.Node == nil {
+				continue
+			}
+			select {
+			case w.events <- event:
+			case <-w.ctx.Done():
+				return
+			}
+		}
+	}
+	w.fail(&kv.Error{Op: "watch", Key: root, Kind: kv.Unavailable, Cause: "the watch has ended"})
+}
+
+// eventOf returns what a change is; without a node if it is not about root. What a key that is not spelled clean
+// amounts to only a read of all tells: that is HistoryGone.
+func eventOf(root string, change *clientv3.Event) (kv.Event, error) {
+	key := string(change.Kv.Key)
+	clean := kv.Clean(key)
+	if !covers(root, clean) || key == "" || key[0] != '/' {
+		return kv.Event{}, nil
+	}
+	if clean != key {
+		return kv.Event{}, &kv.Error{Op: "watch", Key: key, Kind: kv.HistoryGone, Index: kv.Index(change.Kv.ModRevision), Cause: "a key with an unusual name has changed"}
+	}
+	event := kv.Event{Action: kv.ActionSet, Node: &kv.Node{
+		Key: key, Value: string(change.Kv.Value), ModifiedIndex: kv.Index(change.Kv.ModRevision), CreatedIndex: kv.Index(change.Kv.CreateRevision),
+	}}
+	if change.Type == clientv3.EventTypeDelete {
+		event.Action, event.Node.Value = kv.ActionDelete, ""
+		if change.PrevKv != nil && change.PrevKv.Lease != 0 {
+			event.Action = kv.ActionExpire
+		}
+	}
+	return event, nil
+}
+
+func (w *watch) fail(err error) {
+	select {
+	case w.failed <- err:
+	default:
+	}
+}
+
+func (w *watch) hear(why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.why = why; why == nil {
+		w.heard = time.Now()
+	}
+}
+
+// listen asks the store for a sign of life every now and then: the client reconnects by itself and tells nobody.
+func (w *watch) listen(s *Store) {
+	tick := time.NewTicker(pulse)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			return
+		}
+		ctx, cancel := context.WithTimeout(w.ctx, s.timeout)
+		_, err := s.client.Get(ctx, "/", clientv3.WithCountOnly())
+		cancel()
+		if err != nil {
+			err = failed("get", "/", err)
+		}
+		if kv.Is(err, kv.Denied) { // an answer all the same
+			err = nil
+		}
+		w.hear(err)
+	}
+}
+
+// Contact returns when the store was heard last, and why it was not heard since.
+func (w *watch) Contact() (time.Time, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.why == nil {
+		return time.Now(), nil
+	}
+	return w.heard, w.why
+}
+
+func (w *watch) Index() kv.Index { return w.index }
+
+func (w *watch) Next(ctx context.Context) (kv.Event, error) {
+	select {
+	case event := <-w.events:
+		return event, nil
+	case err := <-w.failed:
+		w.fail(err)
+		return kv.Event{}, err
+	case <-w.ctx.Done():
+		return kv.Event{}, &kv.Error{Op: "watch", Kind: kv.Closed, Err: errors.New("closed")}
+	case <-ctx.Done():
+		return kv.Event{}, &kv.Error{Op: "watch", Kind: kv.Timeout, Err: ctx.Err()}
+	}
+}
+
+func (w *watch) Close() {
+	w.end()
+	w.running.Wait()
+}
