@@ -278,7 +278,6 @@ func TestAConfigurationDirectoryThatComesLaterIsFound(t *testing.T) {
 func TestBadSettingsAreRefused(t *testing.T) {
 	good := Config{Backend: keys.BackendEtcd, Interval: time.Second}
 	for want, spoil := range map[string]func(*Config){
-		"use --backend etcd":        func(c *Config) { c.Backend = "etcdv3" },
 		"does not have":             func(c *Config) { c.Backend = "consul" },
 		`"x" is not known`:          func(c *Config) { c.Backend = "x" },
 		"needs at least one --file": func(c *Config) { c.Backend = keys.BackendFile },

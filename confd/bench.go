@@ -95,7 +95,7 @@ func (b *bench) read(ctx context.Context, resources []resource.Resource) error {
 		if err != nil {
 			return err
 		}
-		mirror := keys.NewMirror(config.Polls())
+		mirror := keys.NewMirror(config.Naming())
 		err = source.Load(ctx, mirror, keys.Roots(wanted[name]))
 		source.Close()
 		if err != nil {
@@ -118,7 +118,7 @@ func (b *bench) view(r resource.Resource) (keys.View, render.Tree) {
 	for i, key := range r.Keys {
 		seen[i] = config.Key(key)
 	}
-	return view, render.NewTree(view, render.Scope{Prefix: r.Prefix, Keys: resource.Minimal(seen), Textual: view.Textual()})
+	return view, render.NewTree(view, render.Scope{Prefix: r.Prefix, Keys: resource.Minimal(seen), Textual: view.Naming() == keys.Textual, Unhidden: view.Naming() == keys.Unhidden})
 }
 
 // samples renders all files of r.
@@ -211,7 +211,7 @@ func (b *bench) useKeys(ctx context.Context, path string) error {
 		return fmt.Errorf("--keys: %w", err)
 	}
 	defer source.Close()
-	mirror := keys.NewMirror(false)
+	mirror := keys.NewMirror(keys.Segments)
 	if err := source.Load(ctx, mirror, []string{""}); err != nil {
 		return fmt.Errorf("--keys: %w", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/keys"
@@ -133,12 +134,10 @@ var elsewhere = []string{"consul", "dynamodb", "rancher", "redis", "ssm", "stack
 // Validate reports what is wrong with c.
 func (c Config) Validate() error {
 	switch {
-	case c.Backend == "etcdv3":
-		return fmt.Errorf("backend %q: kvd keeps the same keys for every client; use --backend %s", c.Backend, keys.BackendEtcd)
 	case slices.Contains(elsewhere, c.Backend):
 		return fmt.Errorf("backend %q is one of confd's that kvconfd does not have; copy the keys into kvd and use --backend %s, or use %s or %s", c.Backend, keys.BackendEtcd, keys.BackendEnv, keys.BackendFile)
-	case !slices.Contains([]string{keys.BackendEtcd, keys.BackendKvd, keys.BackendEnv, keys.BackendFile}, c.Backend):
-		return fmt.Errorf("backend %q is not known; use %s, %s, %s or %s", c.Backend, keys.BackendEtcd, keys.BackendKvd, keys.BackendEnv, keys.BackendFile)
+	case !slices.Contains(keys.Backends(), c.Backend):
+		return fmt.Errorf("backend %q is not known; use one of %s", c.Backend, strings.Join(keys.Backends(), ", "))
 	case c.Backend == keys.BackendFile && len(c.Files) == 0:
 		return fmt.Errorf("--backend file needs at least one --file")
 	case c.Interval <= 0:

@@ -169,7 +169,7 @@ func (t task) makes(name, path string) (item any, is bool, err error) {
 
 // tree is what t's template sees of view.
 func (t task) tree(view keys.View) render.Tree {
-	return render.NewTree(view, render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Textual()})
+	return render.NewTree(view, render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Naming() == keys.Textual, Unhidden: view.Naming() == keys.Unhidden})
 }
 
 func (c *control) explain(ctx context.Context, t task, item any, path string, line int) (report.Explanation, error) {

@@ -61,7 +61,7 @@ func TestAHeldFileFollowsTheTruthWhenTheGraceIsOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := keys.NewMirror(false)
+		m := keys.NewMirror(keys.Segments)
 		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c1", Index: 9}, map[string]string{"/a/x": "1"})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})

@@ -31,7 +31,7 @@ func newStore(settings keys.Config, deps keys.Deps) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &store{settings: settings, source: source, mirror: keys.NewMirror(settings.Polls()), poke: make(chan struct{}, 1)}, nil
+	return &store{settings: settings, source: source, mirror: keys.NewMirror(settings.Naming()), poke: make(chan struct{}, 1)}, nil
 }
 
 // follow has the mirror kept current for roots until ctx ends. What covers them already goes on, unless the

@@ -156,7 +156,7 @@ func (t *target) keepsGood() bool {
 
 // scope is what the template may see of a view.
 func (t *target) scope(view keys.View) render.Scope {
-	return render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Textual()}
+	return render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Naming() == keys.Textual, Unhidden: view.Naming() == keys.Unhidden}
 }
 
 // notice takes in what has changed at arrived; all: everything may have. It makes what has to be rendered

@@ -366,7 +366,7 @@ func TestAUserWithTheDocumentedRightsIsPublishedAndAnswersMoments(t *testing.T) 
 func TestASnapshotIsRenderedWithoutAStore(t *testing.T) {
 	r := newRig(t, nil)
 	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
-	m := keys.NewMirror(false)
+	m := keys.NewMirror(keys.Segments)
 	m.Replace([]string{"/x"}, keys.Origin{Index: 7}, map[string]string{"/x": "kept"})
 	var file bytes.Buffer
 	if err := keys.WriteSnapshot(&file, m.View(), "etcd", time.Now()); err != nil {

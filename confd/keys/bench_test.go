@@ -15,7 +15,7 @@ func BenchmarkOneChange(b *testing.B) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	pairs := map[string]string{}
 	for i := range keys {
 		pairs[fmt.Sprintf("/services/s%d/10.0.%d.%d:8080", i/20, i/250, i%250)] = fmt.Sprintf(`{"address":"10.0.%d.%d:8080"}`, i/250, i%250)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/keys/etcdv3"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 )
@@ -25,7 +26,7 @@ const (
 
 // Backends returns the names of the backends, the usual one first.
 func Backends() []string {
-	return []string{BackendEtcd, BackendKvd, BackendEnv, BackendFile}
+	return []string{BackendEtcd, BackendKvd, BackendEtcdV3, BackendEnv, BackendFile}
 }
 
 // Config says where keys come from.
@@ -66,6 +67,17 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// Naming says for which keys of the source a key stands.
+func (c Config) Naming() Naming {
+	switch {
+	case c.Polls():
+		return Textual
+	case c.Backend == BackendEtcdV3:
+		return Unhidden
+	}
+	return Segments
+}
+
 // Polls reports whether the backend is read as a whole from time to time, rather than followed.
 func (c Config) Polls() bool { return c.Backend == BackendEnv || c.Backend == BackendFile }
 
@@ -96,6 +108,9 @@ func Open(cfg Config, deps Deps) (Source, error) {
 	case BackendFile:
 		return &polled{read: fileReader(cfg.Files, cfg.Filter), interval: cfg.Interval, log: deps.Log}, nil
 	}
+	if cfg.Backend == BackendEtcdV3 {
+		return openV3(cfg, deps)
+	}
 	f := &followed{store: deps.Store, watch: cfg.Watch, interval: cfg.Interval, log: deps.Log}
 	if f.store == nil {
 		client, err := NewClient(cfg, deps)
@@ -104,6 +119,21 @@ func Open(cfg Config, deps Deps) (Source, error) {
 		}
 		f.store, f.close = client, func() { client.Close() }
 	}
+	return keptOn(f, cfg, deps.Log), nil
+}
+
+// openV3 returns an etcd as a source over its v3 API.
+func openV3(cfg Config, deps Deps) (Source, error) {
+	endpoints, err := endpoints(cfg, deps)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Client.Endpoints, cfg.Client.Log = endpoints, deps.Log
+	store, err := etcdv3.New(cfg.Client)
+	if err != nil {
+		return nil, err
+	}
+	f := &followed{store: store, close: func() { store.Close() }, watch: cfg.Watch, interval: cfg.Interval, log: deps.Log}
 	return keptOn(f, cfg, deps.Log), nil
 }
 

@@ -66,8 +66,14 @@ func (l *logText) String() string {
 // follow runs a source for roots of the store at endpoint until the test ends.
 func follow(t testing.TB, endpoint string, cfg Config, roots ...string) (*Mirror, *logText) {
 	t.Helper()
+	cfg.Backend = BackendEtcd
+	return followWith(t, cfg, endpoint, roots...)
+}
+
+func followWith(t testing.TB, cfg Config, endpoint string, roots ...string) (*Mirror, *logText) {
+	t.Helper()
 	log := &logText{}
-	cfg.Backend, cfg.Watch = BackendEtcd, true
+	cfg.Watch = true
 	if cfg.Interval == 0 {
 		cfg.Interval = time.Hour
 	}
@@ -76,7 +82,7 @@ func follow(t testing.TB, endpoint string, cfg Config, roots ...string) (*Mirror
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := NewMirror(false)
+	m := NewMirror(cfg.Naming())
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -94,7 +100,7 @@ func follow(t testing.TB, endpoint string, cfg Config, roots ...string) (*Mirror
 // plainly reads each root by itself, as any client would.
 func plainly(t testing.TB, store kv.Store, roots []string) string {
 	t.Helper()
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	pairs := map[string]string{}
 	for _, root := range roots {
 		result, err := store.Read(t.Context(), kv.Read{Key: root, Recursive: true, Quorum: true})
@@ -289,7 +295,7 @@ func TestOneChangeIsReadAndNothingElse(t *testing.T) {
 
 func TestKeysThatMayNotBeReadDoNotStopTheOthers(t *testing.T) {
 	f := &followed{store: &guarded{}, watch: true, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	if err := f.Load(t.Context(), m, []string{"/a", "/denied", "/z"}); !kv.Is(err, kv.Denied) {
 		t.Errorf("read once: %v", err)
 	}

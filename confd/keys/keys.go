@@ -13,6 +13,8 @@ package keys
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -22,6 +24,37 @@ type Scope struct {
 	Prefix string
 	Keys   []string // absolute and clean; none below another
 }
+
+// Naming says for which keys of a source a key stands.
+type Naming uint8
+
+const (
+	// Segments is as in kvd: for itself and for what is below it, but not for what is hidden there.
+	Segments Naming = iota
+	// Textual is for every key that begins with the same letters, /app also for /app2, as confd's env and file
+	// backends have it.
+	Textual
+	// Unhidden is for itself and all that is below it, as in a v3 store.
+	Unhidden
+)
+
+// covers reports whether key is one of keys, which are sorted, or stands below one.
+func (n Naming) covers(keys []string, key string) bool {
+	if n == Textual {
+		return slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(key, k) })
+	}
+	for dir := key; ; dir = kv.Parent(dir) {
+		if _, found := slices.BinarySearch(keys, dir); found && n.shows(dir, key) {
+			return true
+		}
+		if dir == "" {
+			return false
+		}
+	}
+}
+
+// shows reports whether dir stands for key, which is dir or below it.
+func (n Naming) shows(dir, key string) bool { return n == Unhidden || !kv.HiddenBelow(key, dir) }
 
 // Change is what became of one key that holds a value, or held one.
 type Change struct {

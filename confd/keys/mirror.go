@@ -2,7 +2,6 @@ package keys
 
 import (
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,9 +17,7 @@ const changesMax = 1 << 16
 // Mirror is the one copy of everything that any reader wants of one source. Sources write it. It is safe for
 // concurrent use; no method waits for more than another method.
 type Mirror struct {
-	// textual makes a key stand for every key that begins with the same letters, /app also for
-	// /app2, which is what confd's env and file backends do.
-	textual bool
+	naming Naming
 
 	mu       sync.Mutex // guards the fields below
 	tree     *btree.Map[string, string]
@@ -60,10 +57,9 @@ type Subscription struct {
 	all  bool   // everything may have changed
 }
 
-// NewMirror returns a mirror that has read nothing yet. textual makes a key stand for every key that
-// begins with the same letters, as confd's env and file backends have it.
-func NewMirror(textual bool) *Mirror {
-	return &Mirror{textual: textual, tree: &btree.Map[string, string]{}, first: 1, byKey: map[string][]*Subscription{}}
+// NewMirror returns a mirror that has read nothing yet, for sources with this naming: see Config.Naming.
+func NewMirror(naming Naming) *Mirror {
+	return &Mirror{naming: naming, tree: &btree.Map[string, string]{}, first: 1, byKey: map[string][]*Subscription{}}
 }
 
 // Subscribe returns a subscription to what is at and below keys and not hidden from there. It is woken
@@ -141,7 +137,7 @@ func (s *Subscription) Keys() []string { return s.keys }
 func (m *Mirror) since(s *Subscription) (changes []Change) {
 	last := map[string]int{}
 	for i := int(s.next - m.first); i < len(m.changes); i++ {
-		if m.covers(s.keys, m.changes[i].Key) {
+		if m.naming.covers(s.keys, m.changes[i].Key) {
 			last[m.changes[i].Key] = i
 		}
 	}
@@ -185,7 +181,7 @@ func (m *Mirror) View() View {
 func (m *Mirror) current() View {
 	if !m.shared {
 		m.shared = true
-		m.view = View{tree: m.tree, textual: m.textual, roots: m.roots, complete: m.complete, from: m.from, stale: m.stale}
+		m.view = View{tree: m.tree, naming: m.naming, roots: m.roots, complete: m.complete, from: m.from, stale: m.stale}
 	}
 	return m.view
 }
@@ -307,12 +303,14 @@ func (m *Mirror) Apply(event kv.Event) {
 	case event.Removes():
 		expired := event.Action == kv.ActionExpire
 		m.delete(key, expired, index)
-		for _, below := range m.below(key) {
-			m.delete(below, expired, index)
+		if event.Node.Dir {
+			for _, below := range m.below(key) {
+				m.delete(below, expired, index)
+			}
 		}
 	case event.Node.Dir:
 		m.delete(key, false, index)
-	case m.covers(m.roots, key):
+	case m.naming.covers(m.roots, key):
 		m.set(key, event.Node.Value, index)
 	}
 }
@@ -346,15 +344,15 @@ func (m *Mirror) delete(key string, expired bool, index kv.Index) {
 func (m *Mirror) note(change Change) {
 	m.version++
 	number := m.first + uint64(len(m.changes))
-	if m.textual {
+	if m.naming == Textual {
 		for _, s := range m.all {
-			if m.covers(s.keys, change.Key) {
+			if m.naming.covers(s.keys, change.Key) {
 				m.waken(s, number)
 			}
 		}
 	} else {
 		for dir := change.Key; ; dir = kv.Parent(dir) {
-			if !kv.HiddenBelow(change.Key, dir) {
+			if m.naming.shows(dir, change.Key) {
 				for _, s := range m.byKey[dir] {
 					m.waken(s, number)
 				}
@@ -400,24 +398,7 @@ func (m *Mirror) drop(n int) {
 	}
 }
 
-// covers reports whether key is one of keys, which are sorted, or below one and not hidden from there.
-func (m *Mirror) covers(keys []string, key string) bool { return covers(m.textual, keys, key) }
-
-func covers(textual bool, keys []string, key string) bool {
-	if textual {
-		return slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(key, k) })
-	}
-	for dir := key; ; dir = kv.Parent(dir) {
-		if _, found := slices.BinarySearch(keys, dir); found && !kv.HiddenBelow(key, dir) {
-			return true
-		}
-		if dir == "" {
-			return false
-		}
-	}
-}
-
 // allCovered reports whether each of keys is covered by roots, which are sorted.
 func (m *Mirror) allCovered(roots, keys []string) bool {
-	return !slices.ContainsFunc(keys, func(key string) bool { return !covers(m.textual, roots, key) })
+	return !slices.ContainsFunc(keys, func(key string) bool { return !m.naming.covers(roots, key) })
 }

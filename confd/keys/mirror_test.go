@@ -49,7 +49,7 @@ func event(action kv.Action, key, value string, dir bool) kv.Event {
 }
 
 func TestAMirrorWakesExactlyThoseWhoseKeysChangeAndSaysWhichDid(t *testing.T) {
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	app, app2, both := m.Subscribe([]string{"/app"}), m.Subscribe([]string{"/app2"}), m.Subscribe([]string{"/app2", "/app/x"})
 	roots := []string{"/app", "/app2"}
 	for i, step := range []struct {
@@ -91,7 +91,7 @@ func TestAMirrorWakesExactlyThoseWhoseKeysChangeAndSaysWhichDid(t *testing.T) {
 }
 
 func TestAViewNeverChanges(t *testing.T) {
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	m.Replace([]string{""}, Origin{"c1", 3}, map[string]string{"/a": "1", "/b": "1"})
 	before := m.View()
 	m.Apply(event(kv.ActionSet, "/a", "2", false))
@@ -112,7 +112,7 @@ func TestAViewNeverChanges(t *testing.T) {
 }
 
 func TestWhoIsFarBehindLearnsThatEverythingMayHaveChanged(t *testing.T) {
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	m.Replace([]string{""}, Origin{}, nil)
 	slow, other := m.Subscribe([]string{"/a"}), m.Subscribe([]string{"/b"})
 	woken(slow)
@@ -141,7 +141,7 @@ func TestWhoIsFarBehindLearnsThatEverythingMayHaveChanged(t *testing.T) {
 }
 
 func TestAnotherStoreInThePlaceOfTheOneBeforeIsNoticed(t *testing.T) {
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	for i, step := range []struct {
 		from    Origin
 		another bool

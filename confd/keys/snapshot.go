@@ -26,7 +26,7 @@ import (
 // A snapshot is a view as a file. It is JSON, one value a line: what it is, the keys in their order, and the
 // SHA-256 of all that is before, so that one which was cut short or edited is not taken for the truth.
 //
-//	{"format":"kvconfd keys 1","time":"2030-01-02T02:04:05Z","store":"...","cluster":"d8fd","index":41,"roots":["/app"],"textual":false}
+//	{"format":"kvconfd keys 1","time":"2030-01-02T02:04:05Z","store":"...","cluster":"d8fd","index":41,"roots":["/app"]}
 //	["/app/a","value"]
 //	["L2FwcC9i","/w==","base64"]      a key or value that is not UTF-8
 //	{"keys":2,"sha256":"..."}
@@ -49,7 +49,7 @@ type snapshotHead struct {
 	Cluster string    `json:"cluster"`
 	Index   kv.Index  `json:"index"`
 	Roots   []string  `json:"roots"`
-	Textual bool      `json:"textual"`
+	Naming  Naming    `json:"naming,omitempty"` // its number
 }
 
 // snapshotTail is the last line.
@@ -66,7 +66,7 @@ func WriteSnapshot(w io.Writer, view View, store string, at time.Time) error {
 	out := bufio.NewWriter(io.MultiWriter(w, sum))
 	line := json.NewEncoder(out) // ends each value with a newline
 	line.SetEscapeHTML(false)
-	head := snapshotHead{snapshotFormat, at.UTC(), store, view.from.Cluster, view.from.Index, view.roots, view.textual}
+	head := snapshotHead{snapshotFormat, at.UTC(), store, view.from.Cluster, view.from.Index, view.roots, view.naming}
 	err := line.Encode(head)
 	view.Ascend("", func(key, value string) bool {
 		if err != nil {
@@ -112,7 +112,7 @@ func ReadSnapshot(r io.Reader) (Snapshot, error) {
 	if head.Format != snapshotFormat {
 		return Snapshot{}, fmt.Errorf("it is of the form %q; this version reads %q", cut(head.Format), snapshotFormat)
 	}
-	if head.Time.IsZero() || !slices.IsSorted(head.Roots) || slices.ContainsFunc(head.Roots, func(root string) bool { return !head.Textual && kv.Clean(root) != root }) {
+	if head.Time.IsZero() || head.Naming > Unhidden || !slices.IsSorted(head.Roots) || slices.ContainsFunc(head.Roots, func(root string) bool { return head.Naming != Textual && kv.Clean(root) != root }) {
 		return Snapshot{}, damaged("the first line is not as it was written")
 	}
 	tree, err := readPairs(lines, head)
@@ -120,7 +120,7 @@ func ReadSnapshot(r io.Reader) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	return Snapshot{
-		View:  View{tree: tree, textual: head.Textual, roots: head.Roots, complete: true, from: Origin{head.Cluster, head.Index}, stale: head.Time},
+		View:  View{tree: tree, naming: head.Naming, roots: head.Roots, complete: true, from: Origin{head.Cluster, head.Index}, stale: head.Time},
 		Store: head.Store, Time: head.Time,
 	}, nil
 }
@@ -155,7 +155,7 @@ func readPairs(lines *lineReader, head snapshotHead) (*btree.Map[string, string]
 			return nil, damaged("keys are out of order")
 		case tree.Len() == snapshotKeysMax:
 			return nil, fmt.Errorf("it has more than %d keys", snapshotKeysMax)
-		case kv.Clean(key) != key || strings.Count(key, "/") > snapshotLevels || !covers(head.Textual, head.Roots, key):
+		case kv.Clean(key) != key || strings.Count(key, "/") > snapshotLevels || !head.Naming.covers(head.Roots, key):
 			return nil, damaged("a key is none, or not one of those that it is of")
 		}
 		tree.Set(key, value)

@@ -21,7 +21,7 @@ var noon = time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
 
 // viewOf returns a view of pairs below /a and /b.
 func viewOf(pairs map[string]string) View {
-	m := NewMirror(false)
+	m := NewMirror(Segments)
 	m.Replace([]string{"/a", "/b", "/c/_h"}, Origin{"c1", 7}, pairs)
 	return m.View()
 }
@@ -166,7 +166,7 @@ func TestAStartWithoutItsStoreUsesWhatAnEarlierRunHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		run := func() (store *deaf, m *Mirror, stop func()) {
 			store = &deaf{answer: make(chan kv.Result)}
-			m = NewMirror(false)
+			m = NewMirror(Segments)
 			source, err := Open(Config{Backend: BackendEtcd, Watch: true, Interval: time.Hour, StateDir: dir}, Deps{Store: store})
 			if err != nil {
 				t.Fatal(err)
@@ -261,7 +261,7 @@ func TestASnapshotThatCannotBeUsedIsToldOnceAndNotTrusted(t *testing.T) {
 	dir := t.TempDir()
 	for what, content := range map[string]string{"damaged": "{", "another store": string(written(t, viewOf(nil)))} {
 		var log bytes.Buffer
-		m := NewMirror(false)
+		m := NewMirror(Segments)
 		k := newKeeper(Config{Backend: BackendEtcd, StateDir: dir}, m, slog.New(slog.NewTextHandler(&log, nil)))
 		if err := os.WriteFile(k.path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)

@@ -287,7 +287,7 @@ func (g *following) follow(ctx context.Context, r reading) error {
 				})
 			}
 		case result := <-again.result:
-			merged, err := again.merge(result)
+			merged, err := again.merge(result, g.mirror.naming)
 			switch {
 			case err == nil:
 				g.replace(merged)
@@ -331,7 +331,7 @@ func (r *reconciliation) note(event kv.Event) {
 }
 
 // merge returns what was read with the events that came later.
-func (r *reconciliation) merge(result reread) (reading, error) {
+func (r *reconciliation) merge(result reread, naming Naming) (reading, error) {
 	switch {
 	case result.err != nil:
 		return reading{}, result.err
@@ -341,22 +341,22 @@ func (r *reconciliation) merge(result reread) (reading, error) {
 	merged := result.reading
 	for _, event := range r.later {
 		if event.Node.ModifiedIndex > merged.from.Index {
-			fold(merged.pairs, merged.roots, event)
+			fold(merged.pairs, event, naming.covers(merged.roots, event.Node.Key))
 			merged.from.Index = event.Node.ModifiedIndex
 		}
 	}
 	return merged, nil
 }
 
-// fold brings one event into pairs, which are what is at and below roots.
-func fold(pairs map[string]string, roots []string, event kv.Event) {
+// fold brings one event into pairs; wanted says whether its key is one of those that are kept there.
+func fold(pairs map[string]string, event kv.Event, wanted bool) {
 	key := event.Node.Key
 	switch {
 	case event.Removes():
-		maps.DeleteFunc(pairs, func(at, _ string) bool { return at == key || kv.Below(at, key) })
+		maps.DeleteFunc(pairs, func(at, _ string) bool { return at == key || event.Node.Dir && kv.Below(at, key) })
 	case event.Node.Dir:
 		delete(pairs, key)
-	case kv.Among(roots, key):
+	case wanted:
 		pairs[key] = event.Node.Value
 	}
 }

@@ -33,7 +33,7 @@ func TestAStoreThatCannotBeWatchedIsReadAtAGentlePace(t *testing.T) {
 		f := &followed{store: store, watch: true, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
-		f.Run(ctx, NewMirror(false), []string{"/x"}, nil)
+		f.Run(ctx, NewMirror(Segments), []string{"/x"}, nil)
 		if store.reads < 100 || store.reads > 1000 {
 			t.Errorf("read %d times in ten minutes, want at most every second or so, and at least every five", store.reads)
 		}

@@ -13,7 +13,7 @@ import (
 // used by any number of goroutines; the zero value is empty and not ready.
 type View struct {
 	tree     *btree.Map[string, string] // read only
-	textual  bool
+	naming   Naming
 	roots    []string
 	complete bool
 	from     Origin
@@ -36,14 +36,14 @@ func (v View) Ascend(pivot string, fn func(key, value string) bool) {
 	}
 }
 
-// Each calls fn with each key that is at or below key, or, if the view is textual, that begins with it, and
+// Each calls fn with each key that is at or below key, or, if its naming is Textual, that begins with it, and
 // its value, in order; those that are hidden from there are left out.
 func (v View) Each(key string, fn func(key, value string)) {
 	v.Ascend(key, func(found, value string) bool {
 		if !strings.HasPrefix(found, key) {
 			return false
 		}
-		if v.textual || found == key || kv.Below(found, key) && !kv.HiddenBelow(found, key) {
+		if v.naming == Textual || found == key || kv.Below(found, key) && v.naming.shows(key, found) {
 			fn(found, value)
 		}
 		return true
@@ -64,13 +64,13 @@ func (v View) Index() kv.Index { return v.from.Index }
 // Cluster returns which cluster the keys are from, "" if that is not known.
 func (v View) Cluster() string { return v.from.Cluster }
 
-// Textual reports whether a key stands for every key that begins with the same letters.
-func (v View) Textual() bool { return v.textual }
+// Naming says for which keys a key stands.
+func (v View) Naming() Naming { return v.naming }
 
 // Ready reports whether all of keys have been read: what is absent then is absent in the store.
 func (v View) Ready(keys []string) bool {
 	for _, key := range keys {
-		if !v.complete || !covers(v.textual, v.roots, key) {
+		if !v.complete || !v.naming.covers(v.roots, key) {
 			return false
 		}
 	}

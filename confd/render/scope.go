@@ -16,12 +16,15 @@ type Scope struct {
 	// Textual makes a key stand for every key that begins with the same letters, /app also for
 	// /app2, and for hidden ones, as confd's env and file backends do.
 	Textual bool
+
+	// Unhidden shows names that begin with "_" as all others, as a v3 store does.
+	Unhidden bool
 }
 
 // Covers reports whether a template with this scope may see key, a key of the store.
 func (s Scope) Covers(key string) bool {
 	for _, k := range s.Keys {
-		if s.Textual && strings.HasPrefix(key, k) || key == k || kv.Below(key, k) && !kv.HiddenBelow(key, k) {
+		if s.Textual && strings.HasPrefix(key, k) || key == k || kv.Below(key, k) && (s.Unhidden || !kv.HiddenBelow(key, k)) {
 			return true
 		}
 	}
@@ -76,7 +79,7 @@ func (r *ranges) covers(key string) bool {
 		return r.Covers(key)
 	}
 	for dir := key; ; dir = kv.Parent(dir) {
-		if r.given[dir] && (dir == key || !kv.HiddenBelow(key, dir)) {
+		if r.given[dir] && (dir == key || r.Unhidden || !kv.HiddenBelow(key, dir)) {
 			return true
 		}
 		if dir == "" {

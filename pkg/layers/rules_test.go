@@ -39,7 +39,8 @@ var plan = []layer{
 	{"agent/nameserver", []string{"pkg/catalog", "pkg/mirror", "pkg/registry", "pkg/backoff", "pkg/pace"}, "it answers from a catalog, wherever that comes from, and asks nobody"},
 	{"agent/gateway", []string{"pkg/kvclient", "pkg/etcdv2", "pkg/kv", "pkg/pace", "pkg/backoff"}, "it passes on requests; what is registered, and by whom, is not its matter"},
 	{"confd", []string{"confd/...", "pkg/...", "templates/..."}, "agents share libraries, never each other"},
-	{"confd/keys", []string{"confd/resource", "pkg/kvclient", "pkg/kv", "pkg/backoff"}, "it brings keys; what is made of them is not its matter"},
+	{"confd/keys", []string{"confd/resource", "confd/keys/etcdv3", "pkg/kvclient", "pkg/kv", "pkg/backoff"}, "it brings keys; what is made of them is not its matter"},
+	{"confd/keys/etcdv3", []string{"pkg/kvclient", "pkg/kv", "pkg/tlsconfig"}, "it reads a store; who keeps what it has read is not its matter"},
 	{"confd/proxy", nil, "how a program takes up a file does not depend on where the file comes from"},
 
 	{"confd/install", nil, "bytes, files and commands are the same whoever made them"},
@@ -105,7 +106,8 @@ var walls = []wall{
 	{"github.com/godbus/dbus", []string{"pkg/workload/systemd"}, "who speaks to systemd is one room, which others ask for workloads"},
 	{"github.com/BurntSushi/toml", []string{"confd/..."}, "TOML is the format of confd's resource files"},
 	{"github.com/miekg/dns", []string{"pkg/discovery/dnstest", "agent/nameserver"}, "names are asked for with the standard library; messages of the DNS are for who answers them"},
-	{"google.golang.org/grpc", []string{"pkg/health"}, "it is the server of tests: one call costs four megabytes less with net/http"},
+	{"google.golang.org/grpc", []string{"pkg/health", "confd/keys/etcdv3"}, "it is the server of tests, and what etcd's client speaks: one call costs four megabytes less with net/http"},
+	{"go.etcd.io/etcd", []string{"confd/keys/etcdv3"}, "one program reads etcd's v3 stores; nobody else pays for its client"},
 	{"github.com/anishathalye/porcupine", []string{"e2e/history"}, "who judges histories is one package's choice"},
 	{"github.com/prometheus", []string{"pkg/metrics", "daemon", "daemon/admin", "daemon/raftnode/...", "pkg/registrar/local", "confd/report"}, "metrics leave through one page of each program; a registrar's tests read it"},
 }

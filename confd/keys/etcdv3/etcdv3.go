@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,9 +47,13 @@ const (
 
 // Store is an etcd. It is safe for concurrent use.
 type Store struct {
-	client  *clientv3.Client
-	timeout time.Duration
-	bytes   atomic.Uint64
+	settings clientv3.Config
+	timeout  time.Duration
+	bytes    atomic.Uint64
+
+	mu     sync.Mutex // guards the fields below
+	client *clientv3.Client
+	closed bool
 }
 
 var _ kv.Store = (*Store)(nil)
@@ -83,17 +88,31 @@ func New(cfg kvclient.Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.client, err = clientv3.New(clientv3.Config{
+	s.settings = clientv3.Config{
 		Endpoints: hosts, Username: cfg.Username, Password: password,
 		DialTimeout:       cmp.Or(cfg.DialTimeout, defaultDialTimeout),
 		DialKeepAliveTime: pulse, DialKeepAliveTimeout: pulse,
 		Logger:      zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial), grpc.WithStatsHandler(&counter{&s.bytes}), grpc.WithNoProxy()},
-	})
-	if err != nil {
-		return nil, err
 	}
 	return s, nil
+}
+
+// connected returns the client. It is made by the first who needs it, as it asks who the user is at once.
+func (s *Store) connected() (*clientv3.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, &kv.Error{Kind: kv.Closed}
+	}
+	if s.client == nil {
+		client, err := clientv3.New(s.settings)
+		if err != nil {
+			return nil, err
+		}
+		s.client = client
+	}
+	return s.client, nil
 }
 
 // passwordOf returns the password, which may be in a file.
@@ -178,7 +197,15 @@ func (c *counter) HandleRPC(_ context.Context, s stats.RPCStats) {
 func (s *Store) BytesRead() uint64 { return s.bytes.Load() }
 
 // Close ends all watches and closes the connections.
-func (s *Store) Close() error { return s.client.Close() }
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.client == nil {
+		return nil
+	}
+	return s.client.Close()
+}
 
 // Write refuses: kvconfd writes no keys.
 func (s *Store) Write(_ context.Context, w kv.Write) (kv.Result, error) {
@@ -248,7 +275,11 @@ func (s *Store) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
 func (s *Store) readAtOnce(ctx context.Context, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	return s.client.Txn(ctx).Then(ops...).Commit()
+	client, err := s.connected()
+	if err != nil {
+		return nil, err
+	}
+	return client.Txn(ctx).Then(ops...).Commit()
 }
 
 // add adds a node by the clean spelling of its key; the key that is spelled so itself wins over those that
@@ -264,6 +295,10 @@ func clusterOf(id uint64) string { return strconv.FormatUint(id, 16) }
 
 // failed returns err as the suite names it.
 func failed(op, key string, err error) error {
+	var known *kv.Error
+	if errors.As(err, &known) {
+		return err
+	}
 	e := &kv.Error{Op: op, Key: cmp.Or(key, "/"), Kind: kv.Unavailable, Err: err}
 	switch code := status.Code(err); {
 	case errors.Is(err, rpctypes.ErrCompacted):
@@ -272,9 +307,18 @@ func failed(op, key string, err error) error {
 		e.Kind = kv.Timeout
 	case errors.Is(err, rpctypes.ErrNoLeader):
 		e.Kind = kv.NoLeader
-	case code == codes.PermissionDenied, code == codes.Unauthenticated,
-		errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrInvalidAuthToken):
+	case refused(err):
 		e.Kind, e.Cause = kv.Denied, "the user is not known, has another password, or may not do this"
 	}
 	return e
+}
+
+// refused reports whether err says that the user may not. The reason for which a watch is ended is a text only.
+func refused(err error) bool {
+	for _, refusal := range []error{rpctypes.ErrPermissionDenied, rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken} {
+		if errors.Is(err, refusal) || strings.Contains(err.Error(), refusal.Error()) {
+			return true
+		}
+	}
+	return false
 }

@@ -33,12 +33,16 @@ func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) 
 	if from.Index == 0 {
 		return nil, &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Invalid, Cause: "from no index"}
 	}
+	client, err := s.connected()
+	if err != nil {
+		return nil, failed("watch", from.Key, err)
+	}
 	w := &watch{events: make(chan kv.Event), failed: make(chan error, 1), heard: time.Now()}
 	w.ctx, w.end = context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 	first := make(chan clientv3.WatchResponse)
 	wanted := roots(from.Key, from.Only)
 	for _, root := range wanted {
-		changes := s.client.Watch(w.ctx, start(root), clientv3.WithRange(root+"0"), clientv3.WithRev(int64(from.Index)), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
+		changes := client.Watch(w.ctx, start(root), clientv3.WithRange(root+"0"), clientv3.WithRev(int64(from.Index)), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
 		w.running.Go(func() { w.pass(root, changes, first) })
 	}
 	timer := time.NewTimer(s.timeout)
@@ -61,7 +65,7 @@ func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) 
 			return nil, err
 		}
 	}
-	w.running.Go(func() { w.listen(s) })
+	w.running.Go(func() { w.listen(client, s.timeout) })
 	return w, nil
 }
 
@@ -156,7 +160,7 @@ func (w *watch) hear(why error) {
 }
 
 // listen asks the store for a sign of life every now and then: the client reconnects by itself and tells nobody.
-func (w *watch) listen(s *Store) {
+func (w *watch) listen(client *clientv3.Client, timeout time.Duration) {
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
 	for {
@@ -165,8 +169,8 @@ func (w *watch) listen(s *Store) {
 		case <-w.ctx.Done():
 			return
 		}
-		ctx, cancel := context.WithTimeout(w.ctx, s.timeout)
-		_, err := s.client.Get(ctx, "/", clientv3.WithCountOnly())
+		ctx, cancel := context.WithTimeout(w.ctx, timeout)
+		_, err := client.Get(ctx, "/", clientv3.WithCountOnly())
 		cancel()
 		if err != nil {
 			err = failed("get", "/", err)
