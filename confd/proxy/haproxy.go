@@ -501,7 +501,7 @@ func (h *HAProxy) Confirm(ctx context.Context, next []byte, mark Mark) error {
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil:
+		case isOver(ctx):
 			return cmp.Or(problem, err)
 		case !fresh && !isPassing(err):
 			return err

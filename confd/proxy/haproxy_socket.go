@@ -55,7 +55,7 @@ func (s haSocket) dialogue(ctx context.Context, line string, end []byte) (string
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", s.path)
 	if err != nil {
-		return "", dialReason(err)
+		return "", s.reason(ctx, dialReason(err))
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
@@ -94,7 +94,7 @@ func dialReason(err error) error {
 }
 
 func (s haSocket) reason(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if isOver(ctx) {
 		return fmt.Errorf("no complete answer within %s", s.timeout)
 	}
 	return err

@@ -28,3 +28,10 @@ func (p *poll) wait(ctx context.Context) bool {
 		return true
 	}
 }
+
+// isOver reports whether ctx has ended, or its deadline is past: what waits for the latter may know
+// it before ctx does.
+func isOver(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
+}
