@@ -341,7 +341,10 @@ func (w *waiting) tell(left []row) {
 	if len(left) == 0 || time.Since(w.began) < quietMax {
 		return
 	}
-	text := fmt.Sprintf("waiting for %d hosts; %s: %s", len(left), left[0].Host, left[0].Why)
+	text := fmt.Sprintf("waiting for %s: %s", left[0].Host, left[0].Why)
+	if more := len(left) - 1; more > 0 {
+		text += fmt.Sprintf(", and for %d more", more)
+	}
 	if text != w.told {
 		fmt.Fprintln(w.c.env.Stderr, text)
 	}
