@@ -2,9 +2,12 @@ package confd
 
 import (
 	"bytes"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 
 	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/pkg/program"
@@ -142,6 +145,27 @@ func TestAnSRVDomainNamesARecordOfTheBackend(t *testing.T) {
 	} {
 		if got := o.config().SRV; got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestTheReferenceNamesEveryCommandAndFlag(t *testing.T) {
+	data, err := os.ReadFile("../docs/reference/kvconfd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := Program().Command()
+	ownFlags(root).VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "help" {
+			return
+		}
+		if !strings.Contains(string(data), "`-"+f.Name+"`") && !strings.Contains(string(data), "`--"+f.Name+"`") {
+			t.Errorf("docs/reference/kvconfd.md does not name -%s", f.Name)
+		}
+	})
+	for _, cmd := range root.Commands() {
+		if use := strings.ReplaceAll(cmd.Use, "|", `\|`); cmd.IsAvailableCommand() && !strings.Contains(string(data), "| `"+use+"` |") {
+			t.Errorf("docs/reference/kvconfd.md does not name %s", cmd.Use)
 		}
 	}
 }
