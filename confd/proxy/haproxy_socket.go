@@ -107,9 +107,9 @@ var (
 	// message is the begin of a message. Not every message is followed by an empty line, but each has
 	// a line of its own.
 	message = regexp.MustCompile(`^\[([0-7])\]: (.*)$`)
-	// accepted are the messages of success, in the words of 2.4 to 3.2. Whatever else is said is a
-	// refusal: HAProxy tells of some at the severity of a notice.
-	accepted = regexp.MustCompile(`^(New server registered\.|Server deleted\.|(IP changed from|no need to change the addr|port changed from|no need to change the port).* by 'stats socket command')$`)
+	// accepted are the messages of success. Whatever else is said is a refusal: HAProxy tells of some
+	// at the severity of a notice.
+	accepted = regexp.MustCompile(`^(New server registered\.|Server deleted\.|(IP changed|port changed|no need to change) .*)$`)
 )
 
 // refusals returns the messages in an answer that are none of success.
