@@ -3,6 +3,7 @@ package report
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -33,6 +34,9 @@ type manager struct {
 // as long as the agent makes progress. reloading, which may be nil, holds a token when the configuration
 // is read again.
 func (r *Report) Notify(ctx context.Context, reloading <-chan struct{}) {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		r.cfg.Log.Warn("the watchdog settings of the service manager make no sense", "reason", err)

@@ -22,6 +22,8 @@ const (
 	// when momentHurry is over.
 	momentLook  = 5 * time.Millisecond
 	momentHurry = 200 * time.Millisecond
+	// turnRest is the time between two looks at everything, unless somebody waits.
+	turnRest = 100 * time.Millisecond
 	// requestMax bounds one request, farewellMax what is done at the end.
 	requestMax  = 5 * time.Second
 	farewellMax = 2 * time.Second
@@ -72,19 +74,28 @@ func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 		tokens: writesPerSecond, filled: time.Now(), retry: backoff.Backoff{Min: publishRetryMin, Max: publishRetryMax},
 	}
 	defer p.leave(ctx)
-	timer := time.NewTimer(0)
+	timer, rest := time.NewTimer(0), time.NewTimer(0)
 	defer timer.Stop()
+	defer rest.Stop()
+	wake := r.wake
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.wake:
+		case <-wake:
+		case <-rest.C:
+			wake = r.wake
+			continue
 		case <-cfg.Moments:
 			p.owe()
 		case <-timer.C:
 		}
 		if ctx.Err() != nil {
 			return
+		}
+		if wake == nil && !p.reached() {
+			timer.Reset(min(turnRest, p.patience()))
+			continue
 		}
 		wait, err := p.turn(ctx)
 		switch {
@@ -98,7 +109,15 @@ func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 			}
 		}
 		timer.Reset(wait)
+		wake = nil
+		rest.Reset(turnRest)
 	}
+}
+
+// reached reports whether an answer is owed that can be given.
+func (p *publisher) reached() bool {
+	agent := p.report.asked()
+	return p.owed > 0 && agent != nil && agent.Live() >= p.owed
 }
 
 // owe notes that a moment asks for an answer: that everything is live which the stores have told by now.
