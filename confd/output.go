@@ -125,10 +125,11 @@ func (o *output) become(state report.State, step string, err error) {
 	if state != report.Converged {
 		s.LiveAfter = 0
 	}
-	if before.State != state || before.Step != step {
+	other := before.State != state || before.Step != step
+	if other {
 		s.Since = time.Now()
 	}
-	if s.Since != before.Since || s.Err != before.Err || s.Hash != before.Hash || s.Index != before.Index || !s.Next.Equal(before.Next) || s.LiveAfter != before.LiveAfter {
+	if other || s.Err != before.Err || s.Hash != before.Hash || s.Index != before.Index || !s.Next.Equal(before.Next) || s.LiveAfter != before.LiveAfter {
 		o.target.board.set(*s)
 	}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // run calls kvconfd with a configuration file and an environment.
-func run(t *testing.T, r *rig, file string, environment map[string]string, args ...string) (code int, stdout, stderr string) {
+func run(t testing.TB, r *rig, file string, environment map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	r.write("confd.toml", file)
 	var out, log bytes.Buffer

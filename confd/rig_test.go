@@ -27,14 +27,14 @@ const patience = 20 * time.Second
 
 // rig is a configuration directory, a directory for the files it makes, and an agent.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string // holds conf, and whatever the tests' files and commands make
 	log  logBuffer
 	cfg  Config
 	deps Deps
 }
 
-func newRig(t *testing.T, store kv.Store) *rig {
+func newRig(t testing.TB, store kv.Store) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir()}
 	r.cfg = Config{

@@ -378,7 +378,7 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 // apply changes the running programs. An error ends the pass for s. Where the programs do not end up as
 // they should, that is noted in what the outputs' status says of how, and a reload has to do it.
 func (g *group) apply(ctx context.Context, s *set, changed []*output, plans []proxy.Plan) error {
-	if err := g.owe(s, changed); err != nil {
+	if err := g.owe(s, changed, install.File.OweInPassing); err != nil {
 		return err
 	}
 	for i, o := range changed {
@@ -432,7 +432,7 @@ func (g *group) giveUp(ctx context.Context, s *set, changed []*output, plans []p
 }
 
 // owe notes on disk that the reader of outputs has to be told.
-func (g *group) owe(s *set, outputs []*output) error {
+func (g *group) owe(s *set, outputs []*output, note func(install.File) error) error {
 	noted := map[string]bool{}
 	for _, o := range outputs {
 		book := o.book()
@@ -443,7 +443,7 @@ func (g *group) owe(s *set, outputs []*output) error {
 		g.step(o, "owe")
 		err := g.keepFirst(o)
 		if err == nil {
-			err = book.Owe()
+			err = note(book)
 		}
 		if err != nil {
 			s.failAll(outputs, report.StepWrite, fmt.Errorf("cannot note that a reload is due: %w", err))
@@ -474,7 +474,7 @@ func (g *group) keepFirst(o *output) error {
 
 // write puts the new versions in place, after it was noted that a reload is due.
 func (g *group) write(ctx context.Context, s *set, changed []*output, staged map[*output]*install.Staged, applied bool) bool {
-	if g.reader != nil && !applied && g.owe(s, changed) != nil {
+	if g.reader != nil && !applied && g.owe(s, changed, install.File.Owe) != nil {
 		return false
 	}
 	for _, o := range changed {

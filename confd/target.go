@@ -54,9 +54,10 @@ type target struct {
 	now     int  // keys seen by the last make
 	index   kvIndex
 	hold    guard.Hold
-	through bool            // a hold was released, or its grace is over: good until something was applied
-	applied install.Good    // what was confirmed last; Keys is guard.Unknown if nobody knows
-	expired map[string]bool // keys that have expired since then, and are not back
+	through bool                 // a hold was released, or its grace is over: good until something was applied
+	applied install.Good         // what was confirmed last; Keys is guard.Unknown if nobody knows
+	peaks   []peak               // how many keys versions were made from that were confirmed lately, the most first
+	expired map[string]time.Time // keys that have expired lately, and are not back
 }
 
 func newTarget(r task, s *shared) *target {
@@ -66,7 +67,7 @@ func newTarget(r task, s *shared) *target {
 		applier: s.applier(r.Resource),
 		pace:    pace{quiet: s.cfg.Quiet, longest: s.cfg.QuietMax},
 		book:    r.Destination(r.Dest),
-		expired: map[string]bool{},
+		expired: map[string]time.Time{},
 		applied: install.Good{Keys: guard.Unknown},
 	}
 	if r.Debounce > 0 {
@@ -172,7 +173,7 @@ func (t *target) notice(now, arrived time.Time, view keys.View, changes []keys.C
 			continue
 		}
 		if t.MaxExpiredPercent > 0 && change.Expired {
-			t.expired[change.Key] = true
+			t.expired[change.Key] = now
 		} else if !change.Removed {
 			delete(t.expired, change.Key)
 		}
@@ -272,7 +273,7 @@ func (t *target) fail(step string, err error) {
 func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
 	t.now = t.count(tree)
 	seen := guard.Seen{
-		Keys: t.now, Applied: t.applied.Keys, Expired: len(t.expired),
+		Keys: t.now, Applied: t.before(now), Expired: t.expiredLately(now),
 		Exists: t.exists(), Stale: !view.Stale().IsZero(), Older: uint64(view.Index()) < t.applied.Index,
 		ReplacedAt: t.feed.replaced(),
 		Released:   t.through || t.board.isReleased(t.Name),
@@ -417,8 +418,15 @@ func (t *target) settled() {
 	if t.through {
 		t.board.spent(t.Name)
 	}
+	if now := time.Now(); t.through {
+		t.peaks = nil
+		clear(t.expired)
+	} else if n := len(t.peaks); n > 0 && t.peaks[n-1].keys > t.now {
+		t.peaks[n-1].until = now
+	}
+	t.peaks = slices.DeleteFunc(t.peaks, func(p peak) bool { return p.keys <= t.now })
+	t.peaks = append(t.peaks, peak{keys: t.now})
 	t.through = false
-	clear(t.expired)
 	changed := t.applied.Keys != t.now
 	t.applied.Keys, t.applied.Index = t.now, uint64(t.index)
 	if changed && t.guarded() && !t.cfg.Noop {
@@ -426,6 +434,32 @@ func (t *target) settled() {
 			t.log.Warn("cannot note how many keys there were", "reason", err)
 		}
 	}
+}
+
+// peak is a number of keys, and until when that many were there; zero: they still are.
+type peak struct {
+	keys  int
+	until time.Time
+}
+
+// before returns how many keys the file was made from at the most, as long ago as a guard looks back: keys
+// that go one by one, a few in each pass, are as gone as those that go at once. guard.Unknown if nobody knows.
+func (t *target) before(now time.Time) int {
+	t.peaks = slices.DeleteFunc(t.peaks, func(p peak) bool { return !p.until.IsZero() && now.Sub(p.until) >= t.ShrinkGrace })
+	if len(t.peaks) == 0 {
+		return t.applied.Keys
+	}
+	return t.peaks[0].keys
+}
+
+// expiredLately returns how many keys have expired that are not back, as long ago as a guard looks back.
+func (t *target) expiredLately(now time.Time) int {
+	for key, at := range t.expired {
+		if now.Sub(at) >= t.ExpiryGrace {
+			delete(t.expired, key)
+		}
+	}
+	return len(t.expired)
 }
 
 // good is what was confirmed: with the content of the file, if there is one file.

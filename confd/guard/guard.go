@@ -38,8 +38,8 @@ const Unknown = -1
 // Seen is what there is now, beside what was applied last.
 type Seen struct {
 	Keys    int // that the file could be made from now
-	Applied int // that the last applied version was made from; Unknown if there is none, or nobody knows
-	Expired int // of the keys that were there since the last applied version: expired, and not back
+	Applied int // that the applied versions of late were made from, at the most; Unknown if nobody knows
+	Expired int // that have expired of late, and are not back
 
 	Exists     bool      // there is a file to hold
 	Stale      bool      // the keys come from a snapshot on disk; the store has not been heard
@@ -73,6 +73,7 @@ type Hold struct {
 // since when; the grace of a reason is counted from its first decision on. A version made from a
 // snapshot is held even if it was released: there is nothing yet that could be released.
 func Decide(now time.Time, limits Limits, seen Seen, before Hold) Hold {
+	whole := max(seen.Applied, seen.Keys+seen.Expired)
 	reasons := []struct {
 		reason Reason
 		holds  bool
@@ -80,14 +81,14 @@ func Decide(now time.Time, limits Limits, seen Seen, before Hold) Hold {
 		grace  time.Duration
 		text   string
 	}{
-		{Stale, seen.Stale && seen.Exists && (seen.Older || seen.Keys < max(seen.Applied, limits.MinKeys)), time.Time{}, 0,
+		{Stale, seen.Stale && seen.Exists && (seen.Older || seen.Applied == Unknown || seen.Keys < max(seen.Applied, limits.MinKeys)), time.Time{}, 0,
 			"the store has not been heard, and the snapshot on disk has less than the file was made from"},
 		{Replaced, seen.Keys == 0 && seen.Applied > 0 && !seen.ReplacedAt.IsZero() && limits.ReplacedGrace > 0, seen.ReplacedAt, max(limits.ReplacedGrace, 1),
 			"the store was replaced by one that has none of the keys of this file"},
 		{MinKeys, seen.Keys < limits.MinKeys, time.Time{}, 0,
 			fmt.Sprintf("only %d keys found, min_keys is %d", seen.Keys, limits.MinKeys)},
-		{MassExpiry, beyond(seen.Expired, seen.Applied, limits.MaxExpiredPercent), time.Time{}, limits.ExpiryGrace,
-			fmt.Sprintf("%d of %d keys have expired, max_expired_percent is %d", seen.Expired, seen.Applied, limits.MaxExpiredPercent)},
+		{MassExpiry, beyond(seen.Expired, whole, limits.MaxExpiredPercent), time.Time{}, limits.ExpiryGrace,
+			fmt.Sprintf("%d of %d keys have expired, max_expired_percent is %d", seen.Expired, whole, limits.MaxExpiredPercent)},
 		{MassRemoval, beyond(seen.Applied-seen.Keys, seen.Applied, limits.MaxShrinkPercent), time.Time{}, limits.ShrinkGrace,
 			fmt.Sprintf("%d of %d keys are gone, max_shrink_percent is %d", seen.Applied-seen.Keys, seen.Applied, limits.MaxShrinkPercent)},
 	}

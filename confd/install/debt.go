@@ -56,6 +56,13 @@ func (f File) Owe() error {
 	return writeDurably(f.debtPath(), []byte("kvconfd changed "+f.Path+" and has not yet reloaded its reader\n"), 0o600)
 }
 
+// OweInPassing is Owe without waiting for the disk: the record outlives this process, but not the machine. It
+// will do where the reader is a program of the same machine that is told at once, as it ends with the machine
+// and then reads the file.
+func (f File) OweInPassing() error {
+	return os.WriteFile(f.debtPath(), []byte("kvconfd is telling the reader of "+f.Path+" of a change\n"), 0o600)
+}
+
 // Owes reports whether a reload is still due.
 func (f File) Owes() (bool, error) {
 	_, err := os.Lstat(f.debtPath())

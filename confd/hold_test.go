@@ -1,0 +1,200 @@
+package confd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/confd/report"
+	"github.com/kvd-io/kvd/confd/resource"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// bench is one resource at work on a mirror that the test changes, with a clock of its own.
+type holding struct {
+	*rig
+	m     *keys.Mirror
+	g     *group
+	w     *witness
+	index kv.Index
+}
+
+// hold runs a resource a, which lists /a, in a bubble of synctest.
+func hold(t *testing.T, settings string, test func(h *holding)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		h := &holding{rig: r, m: keys.NewMirror(false), w: r.witnessed(), index: 1}
+		r.resource("a", `{{range gets "/a/*"}}{{.Value}} {{end}}`, "keys = [\"/a\"]\n"+settings)
+		stop := h.begin()
+		defer func() { stop() }()
+		test(h)
+	})
+}
+
+// begin starts the agent's group.
+func (h *holding) begin() (stop func()) {
+	h.t.Helper()
+	loaded, err := resource.Load(h.cfg.ConfDir, "")
+	if err != nil || loaded[0].Err != nil {
+		h.t.Fatal(err, loaded[0].Err)
+	}
+	ctx, cancel := context.WithCancel(h.t.Context())
+	ended := make(chan struct{})
+	h.g = newGroup(newShared(h.cfg, h.deps), []task{{loaded[0].Resource, h.m}})
+	go func() {
+		defer close(ended)
+		h.g.run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// has makes the mirror one of n keys.
+func (h *holding) has(n int) {
+	pairs := map[string]string{}
+	for i := range n {
+		pairs[fmt.Sprintf("/a/%d", i)] = fmt.Sprint(i)
+	}
+	h.index++
+	h.m.Replace([]string{"/a"}, keys.Origin{Cluster: "c", Index: h.index}, pairs)
+}
+
+// expires lets a key expire, or removes it.
+func (h *holding) lose(i int, action kv.Action) {
+	h.index++
+	h.m.Apply(kv.Event{Action: action, Node: &kv.Node{Key: fmt.Sprintf("/a/%d", i), ModifiedIndex: h.index}})
+}
+
+// after waits, and then the file must have n words and the target be in a state.
+func (h *holding) after(wait time.Duration, n int, state report.State) {
+	h.t.Helper()
+	time.Sleep(wait)
+	synctest.Wait()
+	if got := len(strings.Fields(h.read("a.out"))); got != n {
+		h.t.Errorf("after %v: the file was made from %d keys, want %d", wait, got, n)
+	}
+	if got := h.w.status("a").State; got != state {
+		h.t.Errorf("after %v: the target is %s, want %s", wait, got, state)
+	}
+}
+
+func TestAFileThatShrinksTooMuchIsHeldForItsGraceOrUntilItIsReleased(t *testing.T) {
+	hold(t, "max_shrink_percent = 50\nshrink_grace = \"1m\"", func(h *holding) {
+		h.has(10)
+		h.after(time.Second, 10, report.Converged)
+		h.has(6)
+		h.after(time.Second, 6, report.Converged)
+		h.has(5)
+		h.after(time.Second, 5, report.Converged)
+		h.has(4) // in small steps
+		h.after(time.Second, 5, report.Held)
+		h.has(5)
+		h.after(time.Hour, 5, report.Converged)
+		h.has(1)
+		h.after(59*time.Second, 5, report.Held)
+		if next := h.w.status("a").Next; next.Sub(time.Now()) > 2*time.Second {
+			t.Errorf("the hold is said to end at %v", next)
+		}
+		h.after(2*time.Second, 1, report.Converged)
+
+		h.has(10)
+		h.after(time.Second, 10, report.Converged)
+		h.has(2)
+		h.after(time.Second, 10, report.Held)
+		if held, known := h.g.board.release("a"); !held || !known {
+			t.Error("it cannot be released")
+		}
+		h.g.poke(true)
+		h.after(time.Second, 2, report.Converged)
+		h.has(0) // the release was for once
+		h.after(30*time.Second, 2, report.Held)
+		h.has(4)
+		h.after(time.Second, 4, report.Converged)
+	})
+}
+
+func TestKeysThatExpireAllAtOnceAreHeldAndRemovedOnesAreNot(t *testing.T) {
+	hold(t, "max_expired_percent = 30\nexpiry_grace = \"1m\"", func(h *holding) {
+		h.has(10)
+		h.after(time.Second, 10, report.Converged)
+		for i := range 5 {
+			h.lose(i, kv.ActionDelete)
+		}
+		h.after(time.Second, 5, report.Converged)
+		h.has(10)
+		h.after(time.Second, 10, report.Converged)
+		for i := range 3 {
+			h.lose(i, kv.ActionExpire)
+		}
+		h.after(time.Second, 7, report.Converged)
+		for i := range 4 {
+			h.lose(3+i, kv.ActionExpire)
+		}
+		h.after(30*time.Second, 7, report.Held)
+		h.has(10) // they are back
+		h.after(time.Second, 10, report.Converged)
+		for i := range 10 { // one by one
+			h.lose(i, kv.ActionExpire)
+			time.Sleep(time.Second)
+		}
+		h.after(0, 7, report.Held)
+		h.after(50*time.Second, 7, report.Held)
+		h.after(11*time.Second, 0, report.Converged)
+	})
+}
+
+func TestHowManyKeysThereWereIsKnownAfterARestart(t *testing.T) {
+	hold(t, "max_shrink_percent = 50\nshrink_grace = \"1m\"", func(h *holding) {
+		h.has(10)
+		h.after(time.Second, 10, report.Converged)
+		h.has(1)
+		stop := h.begin() // a second one in the place of the first, which has nothing to do any more
+		defer stop()
+		h.after(30*time.Second, 10, report.Held)
+	})
+}
+
+func TestABurstMakesFewReloadsAndItsLastChangeIsLiveSoon(t *testing.T) {
+	hold(t, "", func(h *holding) {
+		h.cfg.SyncOnly = false
+		h.has(1)
+		h.after(10*time.Second, 1, report.Converged)
+		writes := h.w.count("a", report.StepWrite)
+		for i := range 1000 {
+			h.has(i%500 + 1)
+			time.Sleep(time.Millisecond)
+		}
+		h.has(7)
+		h.after(600*time.Millisecond, 7, report.Converged)
+		if n := h.w.count("a", report.StepWrite) - writes; n > 5 {
+			t.Errorf("%d versions were written for a burst of one second", n)
+		}
+	})
+}
+
+func TestADebounceOfAResourceGathersItsChangesForItsTimeAndNoLonger(t *testing.T) {
+	hold(t, "debounce = \"2s\"\ndebounce_max = \"6s\"", func(h *holding) {
+		h.has(1)
+		h.after(time.Minute, 1, report.Converged)
+		h.has(2)
+		h.after(time.Millisecond, 2, report.Converged) // after a pause: at once
+		h.has(3)
+		h.after(1900*time.Millisecond, 2, report.Converged)
+		h.after(200*time.Millisecond, 3, report.Converged)
+		start, writes := time.Now(), h.w.count("a", report.StepWrite)
+		for i := range 120 {
+			h.has(4 + i%2)
+			time.Sleep(100 * time.Millisecond)
+		}
+		synctest.Wait()
+		if n := h.w.count("a", report.StepWrite) - writes; n < 1 || n > 3 {
+			t.Errorf("%d versions were written in %v of changes that do not stop", n, time.Since(start))
+		}
+	})
+}
