@@ -27,7 +27,7 @@ func BenchmarkAChangeOfOneServiceOf5000(b *testing.B) {
 	for i := range 5000 {
 		pairs[fmt.Sprintf("/services/s%d/i", i)] = record(i, 80)
 	}
-	m := keys.NewMirror(false)
+	m := keys.NewMirror(keys.Segments)
 	m.Replace([]string{"/services"}, keys.Origin{Cluster: "c", Index: 1}, pairs)
 	g := newGroup(newShared(r.cfg, r.deps), []task{{loaded[0].Resource, m}})
 	defer g.end()

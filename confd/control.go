@@ -167,10 +167,13 @@ func (t task) makes(name, path string) (item any, is bool, err error) {
 	return nil, false, nil
 }
 
-// tree is what t's template sees of view.
-func (t task) tree(view keys.View) render.Tree {
-	return render.NewTree(view, render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Naming() == keys.Textual, Unhidden: view.Naming() == keys.Unhidden})
+// scope is what t's template may see of view.
+func (t task) scope(view keys.View) render.Scope {
+	return render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Naming() == keys.Textual, Unhidden: view.Naming() == keys.Unhidden}
 }
+
+// tree is what t's template sees of view.
+func (t task) tree(view keys.View) render.Tree { return render.NewTree(view, t.scope(view)) }
 
 func (c *control) explain(ctx context.Context, t task, item any, path string, line int) (report.Explanation, error) {
 	view := t.mirror.View()

@@ -27,7 +27,7 @@ type holding struct {
 func hold(t *testing.T, settings string, test func(h *holding)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		h := &holding{rig: r, m: keys.NewMirror(false), w: r.witnessed(), index: 1}
+		h := &holding{rig: r, m: keys.NewMirror(keys.Segments), w: r.witnessed(), index: 1}
 		r.resource("a", `{{range gets "/a/*"}}{{.Value}} {{end}}`, "keys = [\"/a\"]\n"+settings)
 		stop := h.begin()
 		defer func() { stop() }()

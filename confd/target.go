@@ -155,11 +155,6 @@ func (t *target) keepsGood() bool {
 	return !t.cfg.Noop && (t.Rollback || t.applier != nil || t.guarded())
 }
 
-// scope is what the template may see of a view.
-func (t *target) scope(view keys.View) render.Scope {
-	return render.Scope{Prefix: t.Prefix, Keys: t.Keys, Textual: view.Naming() == keys.Textual, Unhidden: view.Naming() == keys.Unhidden}
-}
-
 // notice takes in what has changed at arrived; all: everything may have. It makes what has to be rendered
 // again dirty.
 func (t *target) notice(now, arrived time.Time, view keys.View, changes []keys.Change, all bool) {
