@@ -20,8 +20,6 @@ import (
 
 var update = flag.Bool("update", false, "write what this run makes as the recorded files")
 
-const recordedFile = "testdata/confd-0.16.json"
-
 // recorded is what confd 0.16 makes of templates over keys.
 type recorded struct {
 	Keys  map[string]string
@@ -40,17 +38,29 @@ var environment = map[string]string{"KVD_TEST_SET": "a value", "KVD_TEST_EMPTY":
 // Set KVD_CONFD to the path of a confd 0.16 to compare with the real one, and give -update as well
 // to record its answers.
 func TestTemplatesMakeWhatConfdMakes(t *testing.T) {
-	sets := inputs()
-	data, err := os.ReadFile(recordedFile)
+	compareWith(t, "testdata/confd-0.16.json", "KVD_CONFD", []string{"-onetime", "-backend", "file"}, inputs())
+}
+
+// The same for confd's maintained fork and KVD_CONFD_FORK, with the functions that only it has.
+func TestTemplatesMakeWhatTheForkMakesOfItsOwnFunctions(t *testing.T) {
+	sets := []recorded{{Keys: nastyKeys, Cases: casesOf(forkTemplates)}}
+	compareWith(t, "testdata/confd-fork.json", "KVD_CONFD_FORK", []string{"file", "--onetime"}, sets)
+}
+
+// compareWith holds what we make of sets to what is recorded in file, or to the program that the
+// environment variable names.
+func compareWith(t *testing.T, file, variable string, args []string, sets []recorded) {
+	t.Helper()
+	data, err := os.ReadFile(file)
 	var known []recorded
 	if err == nil {
 		err = json.Unmarshal(data, &known)
 	}
-	if confd := os.Getenv("KVD_CONFD"); confd != "" {
-		fresh := askConfd(t, confd, sets)
+	if confd := os.Getenv(variable); confd != "" {
+		fresh := askConfd(t, confd, args, sets)
 		switch {
 		case *update:
-			writeJSON(t, recordedFile, fresh)
+			writeJSON(t, file, fresh)
 		case !slices.EqualFunc(known, fresh, func(a, b recorded) bool { return slices.Equal(a.Cases, b.Cases) }):
 			t.Errorf("%s makes something else than what is recorded", confd)
 		}
@@ -60,12 +70,12 @@ func TestTemplatesMakeWhatConfdMakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(known) != len(sets) {
-		t.Fatalf("%d sets of keys are recorded, %d are wanted; record them with KVD_CONFD", len(known), len(sets))
+		t.Fatalf("%d sets of keys are recorded, %d are wanted; record them with %s", len(known), len(sets), variable)
 	}
 	cases, failing := 0, 0
 	for i, set := range known {
 		if !maps.Equal(set.Keys, sets[i].Keys) || !slices.EqualFunc(set.Cases, sets[i].Cases, func(a, b recordedCase) bool { return a.Template == b.Template }) {
-			t.Fatalf("set %d is recorded from other inputs; record it again with KVD_CONFD", i)
+			t.Fatalf("set %d is recorded from other inputs; record it again with %s", i, variable)
 		}
 		tree := render.NewTree(render.PairsOf(pairsIn(set.Keys)), render.Scope{Keys: []string{""}, Textual: true}) // as confd's file backend
 		for _, c := range set.Cases {
@@ -75,7 +85,7 @@ func TestTemplatesMakeWhatConfdMakes(t *testing.T) {
 			}
 			output, err := renderOver(tree, c.Template)
 			if quoted := quoteOutput(output); (err != nil) != c.Fails || quoted != c.Output {
-				t.Errorf("set %d %q\n%s\n ours %s (%v)\nconfd %s (fails: %v)", i, set.Keys, c.Template, quoted, err, c.Output, c.Fails)
+				t.Errorf("set %d %q\n%s\n  ours %s (%v)\ntheirs %s (fails: %v)", i, set.Keys, c.Template, quoted, err, c.Output, c.Fails)
 			}
 		}
 	}
@@ -120,7 +130,7 @@ func writeJSON(t *testing.T, file string, value any) {
 
 // askConfd runs the confd program once over all inputs: each case is a resource of its own, with the
 // number of its set as prefix.
-func askConfd(t *testing.T, confd string, sets []recorded) []recorded {
+func askConfd(t *testing.T, confd string, args []string, sets []recorded) []recorded {
 	t.Helper()
 	dir := t.TempDir()
 	values := map[string]string{"/other": "keeps the file from being empty"}
@@ -146,13 +156,13 @@ func askConfd(t *testing.T, confd string, sets []recorded) []recorded {
 		}
 	}
 	writeJSON(t, filepath.Join(dir, "keys.yaml"), values) // JSON is YAML
-	command := exec.Command(confd, "-onetime", "-backend", "file", "-file", filepath.Join(dir, "keys.yaml"), "-confdir", dir, "-log-level", "panic")
+	command := exec.Command(confd, append(args, "--file", filepath.Join(dir, "keys.yaml"), "--confdir", dir, "--log-level", "error")...)
 	command.Env = os.Environ()
 	for name, value := range environment {
 		command.Env = append(command.Env, name+"="+value)
 	}
 	output, err := command.CombinedOutput() // fails as a whole if one template does
-	t.Logf("%s: %v %.2000s", confd, err, output)
+	t.Logf("%s: %v %.300s", confd, err, output)
 	made := make([]recorded, len(sets))
 	for i, set := range sets {
 		made[i].Keys = set.Keys
@@ -236,6 +246,24 @@ var nastyTemplates = []string{
 	`{{if exists "/root"}}yes{{else}}no{{end}}{{if exists "/none"}}yes{{else}}no{{end}}{{with getv "/app/empty"}}with{{else}}empty{{end}}`, `{{range lsdir "/app"}}{{.}}:{{range gets (printf "/app/%s/*" .)}}{{base .Key}}={{.Value}} {{end}};{{end}}`, `{{define "x"}}[{{.}}]{{end}}{{range ls "/app"}}{{template "x" .}}{{end}}`, `{{block "b" "dot"}}{{.}}{{end}}`, `{{template "none"}}`, `{{.}}`, `{{.x}}`, `{{$}}`, `{{nil}}`, `{{break}}`, `{{range ls "/app"}}{{if eq . "empty"}}{{continue}}{{end}}{{.}}{{if eq . "name"}}{{break}}{{end}}{{end}}`, `{{range 3}}{{.}}{{end}}`, `{{range $i, $c := "ab"}}{{$i}}{{$c}}{{end}}`, `{{/* note */}}a {{- "b" -}} c`, `{{and 1 0}} {{or 0 "x"}} {{not 1}} {{eq "a" "b" "a"}} {{lt 1 2}} {{ge "b" "a"}} {{ne 1 1}}`, `{{unknown}}`, `{{if}}`, `{{range}}`, `{{end}}`, `{{"unclosed}}`, `{{getv "/root"`, ``, `plain`, "{{`raw`}}", `{{call 1}}`, `{{1 | add 2}}`, `{{true}} {{1.0}} {{1e3}} {{0x10}} {{'a'}} {{1i}}`,
 	`{{range gets "/app/up/*"}}{{.Key | base | toUpper}} {{end}}`, `{{$x := 1}}{{range seq 1 3}}{{$x = add $x .}}{{end}}{{$x}}`, `{{with $x := getv "/root"}}{{$x}}{{end}}`, `{{range $i, $p := gets "/app/up/*"}}{{if $i}},{{end}}{{$p.Value}}{{end}}`, `{{len (getvs "/app/*")}}`, `{{lookupIP "127.0.0.1"}} {{lookupIPV4 "127.0.0.1"}} {{lookupIPV6 "127.0.0.1"}} {{lookupIPV6 "::1"}} {{lookupIP "::ffff:10.0.0.1"}}`, `{{datetime.Format "x"}}`,
 	`{{map "a" nil}}`, `{{(map "a" nil).a}}`,
+}
+
+// forkTemplates are about the functions that only the fork has.
+var forkTemplates = []string{
+	`{{default "x" ""}} {{default "x" "y"}} {{default 1 0}} {{default "x" false}} {{default "x" (gets "/none")}} {{default "x" (ls "/app")}} {{default "x" nil}} {{default "x" 0.0}} {{"" | default "p"}}`,
+	`{{coalesce "" 0 "z"}} {{coalesce}} {{coalesce "" 0}} {{coalesce nil (map) "a"}}`, `{{empty ""}} {{empty 1}} {{empty nil}} {{empty (map)}} {{empty (list)}} {{empty (get "/root")}} {{empty (get "/app/empty")}} {{empty (json "null")}} {{empty 0.0}} {{empty false}}`,
+	`{{ternary "yes" "no" true}} {{ternary 1 2 false}}`, `{{ternary "yes" "no" "true"}}`,
+	`{{toJson (map "a" 1 "b" (list "x" nil 1.5 true))}} {{toJson "<a&b>"}} {{toJson nil}} {{toJson (get "/root")}} {{toJson (gets "/app/up/*")}} {{toJson (ls "/app")}} {{toJson (list)}}`, `{{toPrettyJson (map "b" 1 "a" (list 1 2))}}|{{toPrettyJson (list)}}|{{toPrettyJson "x"}}`,
+	`{{fromJson "[1,2]"}} {{fromJson "null"}} {{fromJson "\"s\""}} {{fromJson "12"}} {{(fromJson "{\"a\":{\"b\":1}}").a.b}} {{fromJson "true"}}`, `{{fromJson ""}}`, `{{fromJson "{"}}`,
+	`{{indent 2 "a\nb"}}|{{indent 0 "a"}}|{{indent 2 ""}}|{{indent -1 "a\nb"}}|{{indent 2 "a\n"}}|{{indent 1 "\n\n"}}`, `{{nindent 2 "a\nb"}}|{{nindent 2 ""}}|{{nindent 0 "a"}}`,
+	`{{quote "a\"b"}} {{quote ""}} {{quote "é\n\x01\u2028"}} {{squote "it's"}} {{squote ""}} {{squote "''"}}`,
+	`{{regexMatch "^a+$" "aaa"}} {{regexMatch "b" "aaa"}} {{regexFind "[0-9]+" "a12b3"}} [{{regexFind "x" "a"}}] {{regexReplaceAll "a(b)" "abcab" "$1"}} {{regexReplaceAll "a(b)" "abc" "${1}x"}} {{regexReplaceAll "(?P<n>b)" "abc" "<$n>"}} {{regexReplaceAll "" "abc" "-"}}`, `{{regexMatch "(" "a"}}`, `{{regexFind "[" "a"}}`, `{{regexReplaceAll "*" "a" "b"}}`,
+	`{{trimPrefix "/a" "/"}} {{trimPrefix "a" "b"}} {{repeat 3 "ab"}} [{{repeat 0 "a"}}{{repeat -1 "a"}}{{repeat 2 ""}}] {{nospace " a b\t\nc\u00a0d "}}`,
+	`{{snakecase "maxHTTPConns"}} {{snakecase "HTTPServer"}} {{snakecase "a-b_c d"}} {{snakecase ""}} {{snakecase "__a--b  c"}} {{snakecase "ABC"}} {{snakecase "aBC"}} {{snakecase "éÉa"}} {{snakecase "a1B2"}} {{snakecase "A"}} {{snakecase "ÄÖÜß"}}`,
+	`{{kebabcase "maxHTTPConns"}} {{kebabcase "HTTP_Server"}} {{kebabcase "already-kebab"}} {{kebabcase "X Y Z"}}`, `{{camelcase "max_http_conns"}} {{camelcase "Some-Thing else"}} {{camelcase ""}} {{camelcase "ABC"}} {{camelcase "HTTPServer"}} {{camelcase "é_éa"}} {{camelcase "a_1b"}} {{camelcase "_x"}}`,
+	`{{list 1 2}} {{list}} {{len (list)}} {{list "a" nil}}`, `{{append (list 1) 2}} {{append (list) "a"}} {{$l := list 1 2}}{{append $l 3}} {{$l}}`, `{{append "a" 1}}`,
+	`{{dict "a" 1}} {{dict}} {{hasKey (dict "a" 1) "a"}} {{hasKey (dict "a" 1) "b"}} {{hasKey (dict "a" nil) "a"}} {{keys (dict "b" 1 "a" 2)}} {{keys (dict)}} {{values (dict "b" 1 "a" 2)}} {{values (dict)}}`, `{{dict "a"}}`, `{{dict 1 2}}`, `{{hasKey (list) "a"}}`, `{{pluck "a" (dict "a" 1) (dict "b" 2) (dict "a" nil)}} {{pluck "x" (dict "a" 1)}} {{pluck "a"}} {{len (pluck "x")}}`,
+	`{{sha256sum ""}} {{sha256sum "é"}}`, `{{lookupIfaceIPV4 "lo"}} {{lookupIfaceIPV4 "none"}}[{{lookupIfaceIPV6 "none"}}]`, `{{hasKey (json (getv "/json/object")) "host"}} {{keys (json (getv "/json/object"))}}`, `{{range keys (json (getv "/json/object"))}}{{. | toUpper | quote}},{{end}}`, `{{getv "/none" "" | default "d"}} {{getenv "KVD_TEST_NONE" | empty}}`,
 }
 
 var emptyTemplates = []string{
