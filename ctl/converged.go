@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -174,9 +175,24 @@ func sentence(rows []row, index kv.Index) string {
 		if i == 3 {
 			return text + fmt.Sprintf("; and %d more", len(left)-i)
 		}
-		text += fmt.Sprintf("; %s: %s", r.Host, r.Why)
+		text += fmt.Sprintf("; %s: %s", r.Host, shortened(r.Why))
 	}
 	return text
+}
+
+// shortMax is how much of a reason is said where several are in one line.
+const shortMax = 240
+
+// exitStatus is between what a command was and what it has printed, in a reason.
+var exitStatus = regexp.MustCompile(`: [^:]*: "[^"]*" failed: exit status \d+: `)
+
+// shortened returns the beginning of a long text, without the words of a command that its output follows.
+func shortened(text string) string {
+	runes := []rune(exitStatus.ReplaceAllString(text, ": "))
+	if len(runes) <= shortMax {
+		return string(runes)
+	}
+	return string(runes[:shortMax]) + "..."
 }
 
 // convergedFlags are those of kvctl converged.
@@ -341,7 +357,7 @@ func (w *waiting) tell(left []row) {
 	if len(left) == 0 || time.Since(w.began) < quietMax {
 		return
 	}
-	text := fmt.Sprintf("waiting for %s: %s", left[0].Host, left[0].Why)
+	text := fmt.Sprintf("waiting for %s: %s", left[0].Host, shortened(left[0].Why))
 	if more := len(left) - 1; more > 0 {
 		text += fmt.Sprintf(", and for %d more", more)
 	}

@@ -143,6 +143,14 @@ func (r *Report) Target(s TargetStatus) {
 	}
 	r.mu.Lock()
 	old := r.targets[s.Name]
+	isUnderWay := !isSettled(s.State) && s.State != Waiting
+	if old.State == Failed && isUnderWay { // it has failed until it has succeeded: a try says nothing
+		r.mu.Unlock()
+		return
+	}
+	if old.State == Failed && s.State == Failed {
+		s.Since = old.Since
+	}
 	e := entry{s, old.settled, old.passed}
 	if s.State == Converged || s.State == Held {
 		e.settled = now

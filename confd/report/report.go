@@ -79,7 +79,8 @@ type TargetStatus struct {
 
 // Reporter takes in what becomes of targets. Its methods return at once and are safe for concurrent use.
 type Reporter interface {
-	// Target says where a target stands now. The same again is not counted again.
+	// Target says where a target stands now. The same again is not counted again, and one that has failed
+	// counts as failed until a try has come to its end.
 	Target(TargetStatus)
 	// Gone says that a target is there no more.
 	Gone(name string)

@@ -139,6 +139,26 @@ func TestATargetThatIsOnItsWayForLongIsAProblem(t *testing.T) {
 	}
 }
 
+func TestATargetThatIsTriedAgainHasFailedUntilItSucceeds(t *testing.T) {
+	now := time.Now()
+	r := New(Config{Now: func() time.Time { return now }})
+	r.Attach(&loop{stores: heard(1)})
+	began := now
+	for range 3 {
+		r.Target(TargetStatus{Name: "web", State: Rendered})
+		r.Target(TargetStatus{Name: "web", State: Failed, Step: StepCheck, Err: "no such word"})
+		now = now.Add(time.Minute)
+		r.Target(TargetStatus{Name: "web", State: Rendered})
+		if s := r.Status(); len(s.Problems) != 1 || s.Problems[0].String() != "web failed at check: no such word" || !s.Problems[0].Since.Equal(began) {
+			t.Errorf("%+v", s.Problems)
+		}
+	}
+	r.Target(TargetStatus{Name: "web", State: Converged})
+	if s := r.Status(); len(s.Problems) != 0 {
+		t.Errorf("%+v", s.Problems)
+	}
+}
+
 func TestBeforeTheLoopRunsNothingIsWell(t *testing.T) {
 	if code, _, body := health(t, New(Config{})); code != 503 || !strings.Contains(body, "not begun") {
 		t.Errorf("%d %s", code, body)
@@ -148,6 +168,7 @@ func TestBeforeTheLoopRunsNothingIsWell(t *testing.T) {
 func TestMetricsCountStepsFailuresAndTimeToLive(t *testing.T) {
 	r, _ := newReport(t)
 	r.Target(TargetStatus{Name: "web", State: Failed, Step: StepReload, Err: "x"})
+	r.Target(TargetStatus{Name: "web", State: Rendered})
 	r.Target(TargetStatus{Name: "web", State: Failed, Step: StepReload, Err: "x"}) // a retry is no new failure
 	r.Target(TargetStatus{Name: "vhosts/a", Resource: "vhosts", State: Converged})
 	r.Target(TargetStatus{Name: "vhosts/b", Resource: "vhosts", State: Held})

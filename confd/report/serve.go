@@ -131,6 +131,7 @@ func answer(w http.ResponseWriter, code int, value any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	_ = encoder.Encode(value) // who asked may have gone
 }
