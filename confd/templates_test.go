@@ -58,14 +58,18 @@ func someInterface() string {
 }
 
 var (
+	programTable = regexp.MustCompile(`(?ms)^\[(haproxy|nginx|caddy)\]$.*\z`)
+
 	destLine   = regexp.MustCompile(`(?m)^dest *=.*$`)
 	reloadLine = regexp.MustCompile(`(?m)^reload_cmd *=.*$`)
 	socketLine = regexp.MustCompile(`(?m)^socket *=.*$`)
+	adminLine  = regexp.MustCompile(`(?m)^admin *=.*$`)
 	pidLine    = regexp.MustCompile(`(?m)^pid_file *=.*$`)
 )
 
 // install copies a shipped directory into the rig's configuration directory; the file it makes is
-// proxy.cfg of the rig, and settings take the place of the reload command.
+// proxy.cfg of the rig, and settings take the place of the reload command. Without them no running program
+// is told of anything.
 func (r *rig) install(proxy, settings string) {
 	r.t.Helper()
 	tree, err := fs.Sub(templates.FS, proxy)
@@ -79,7 +83,11 @@ func (r *rig) install(proxy, settings string) {
 	name := proxy + "/conf.d/" + proxy + ".toml"
 	text := destLine.ReplaceAllLiteralString(r.read(name), "dest = "+strconv.Quote(r.path("proxy.cfg")))
 	text = reloadLine.ReplaceAllLiteralString(text, settings)
+	if settings == "" {
+		text = programTable.ReplaceAllLiteralString(text, "")
+	}
 	text = socketLine.ReplaceAllLiteralString(text, "socket = "+strconv.Quote(r.path("socket")))
+	text = adminLine.ReplaceAllLiteralString(text, "admin = "+strconv.Quote("unix/"+r.path("admin")))
 	text = pidLine.ReplaceAllLiteralString(text, "pid_file = "+strconv.Quote(r.path("pid")))
 	if !strings.Contains(text, r.dir) || strings.Contains(text, "\nreload_cmd = \"systemctl") {
 		r.t.Fatalf("%s has no dest or another reload_cmd:\n%s", name, text)
