@@ -181,7 +181,7 @@ func sentence(rows []row, index kv.Index) string {
 }
 
 // shortMax is how much of a reason is said where several are in one line.
-const shortMax = 240
+const shortMax = 320
 
 // exitStatus is between what a command was and what it has printed, in a reason.
 var exitStatus = regexp.MustCompile(`: [^:]*: "[^"]*" failed: exit status \d+: `)
