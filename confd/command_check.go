@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,10 +91,11 @@ func (b *bench) checkTemplate(r resource.Resource) (findings []resource.Finding)
 	}
 	scope := render.Scope{Prefix: r.Prefix, Keys: r.Keys}
 	seen := map[string]bool{}
-	for _, read := range t.Analyze().Reads {
-		if isCovered(scope, read) {
-			continue
-		}
+	analysis := t.Analyze()
+	for _, p := range analysis.Problems {
+		findings = append(findings, resource.Finding{File: cmp.Or(templatePath(r, p.Template), r.Src), Line: p.Line, Severity: resource.Warning, Text: p.Text})
+	}
+	for _, read := range analysis.Outside(scope) {
 		text := fmt.Sprintf("%s reads %s, which is not below any of the keys of %s: %s", read.Function, read.Key, filepath.Base(r.File), keysText(r))
 		f := resource.Finding{File: cmp.Or(templatePath(r, read.Template), r.Src), Line: read.Line, Severity: resource.Error, Text: text}
 		if read.Default {
@@ -123,23 +122,6 @@ func keysText(r resource.Resource) string {
 		return "it has none"
 	}
 	return strings.Join(r.Keys, ", ")
-}
-
-// isCovered reports whether something of what is read can be in scope.
-func isCovered(scope render.Scope, read render.StaticRead) bool {
-	outer := func(key string) string { return kv.Clean(path.Join("/", scope.Prefix, key)) }
-	if read.Kind == render.ReadKey {
-		return scope.Covers(outer(read.Key))
-	}
-	literal := read.Key
-	if i := strings.IndexAny(literal, `*?[\`); i >= 0 {
-		literal = literal[:strings.LastIndexByte(literal[:i], '/')+1]
-	}
-	dir := outer(literal)
-	return slices.ContainsFunc(scope.Keys, func(key string) bool {
-		key = kv.Clean(key)
-		return dir == key || kv.Below(dir, key) || kv.Below(key, dir)
-	})
 }
 
 // offline are the flags of commands that can do without a store.

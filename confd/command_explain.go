@@ -166,7 +166,11 @@ func (s *sample) explain(ctx context.Context, line int) (report.Explanation, err
 		return e, err
 	}
 	for _, cause := range causes {
-		e.Causes = append(e.Causes, report.Cause{Key: cause.Key, Effect: effects[cause.How]})
+		effect := effects[cause.How]
+		if cause.Shared {
+			effect = "the line is there because this key or one of others like it is"
+		}
+		e.Causes = append(e.Causes, report.Cause{Key: cause.Key, Effect: effect})
 	}
 	if current, there, err := s.current(); err == nil && (!there || string(current) != string(s.content)) {
 		e.Note = "the file is not what would be rendered now: lines are those of the render"

@@ -157,9 +157,7 @@ func (e *explainer) causes(enough []KVPair, reads *Reads) []Cause {
 		switch {
 		case changed && inLine(pair.Value, e.output.texts[e.line]):
 			cause.How = HowValue
-		case changed && !without, changed && e.made(with(enough, pair.Key, "")):
-			cause.How = HowDecides
-		case changed && !e.named(pair.Key):
+		case changed:
 			cause.How = HowDecides
 		default:
 			cause.How = HowPresence
@@ -208,13 +206,6 @@ func (e *explainer) others(value string) []string {
 // with returns pairs with another value of key, added if it is not among them.
 func with(pairs []KVPair, key, value string) []KVPair {
 	return append(slices.DeleteFunc(slices.Clone(pairs), func(p KVPair) bool { return p.Key == key }), KVPair{key, value})
-}
-
-// named reports whether a name in key is in the line.
-func (e *explainer) named(key string) bool {
-	return slices.ContainsFunc(strings.Split(key, "/"), func(name string) bool {
-		return name != "" && strings.Contains(e.output.texts[e.line], name)
-	})
 }
 
 // outer returns the name of a key in the store.

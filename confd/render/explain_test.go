@@ -18,7 +18,8 @@ const explained = `global
 {{range .TCP}}    server {{.ID}} {{.HostPort}} weight {{.Weight}}
 {{end}}{{end}}{{range ls "/names"}}name {{.}}
 {{end}}{{if eq (getv "/color" "") "blue"}}painted
-{{end}}count {{len (gets "/count/*")}}
+{{end}}mode {{if eq (getv "/mode") "on"}}active{{else}}idle{{end}}
+count {{len (gets "/count/*")}}
 {{with json (getv "/json" "{}")}}host {{.host}}
 {{end}}static
 `
@@ -29,7 +30,7 @@ func explainedKeys() []render.KVPair {
 	}
 	return []render.KVPair{
 		{"/p/maintenance", "off"}, {"/p/title", "Hello"}, {"/p/flags/debug", "whatever"}, {"/p/services/api/a1", record(9)},
-		{"/p/services/web/w1", record(1)}, {"/p/services/web/w2", record(2)}, {"/p/names/alpha", "x"}, {"/p/color", "blue"},
+		{"/p/services/web/w1", record(1)}, {"/p/services/web/w2", record(2)}, {"/p/names/alpha", "x"}, {"/p/color", "blue"}, {"/p/mode", "on"},
 		{"/p/count/1", "a"}, {"/p/count/2", "b"}, {"/p/json", `{"host":"h.example","other":1}`}, {"/p/unrelated", "Hello 10.0.0.1"},
 	}
 }
@@ -69,6 +70,7 @@ func TestALineIsExplainedByTheKeysThatMakeIt(t *testing.T) {
 			"    server w1 10.0.0.1:80 weight 1 1": "/p/services/web/w1 value",
 			"    server w2 10.0.0.2:80 weight 2 1": "/p/services/web/w2 value",
 			"name alpha 1":                         "/p/names/alpha presence",
+			"mode active 1":                        "/p/mode condition",
 			"painted 1":                            "/p/color condition",
 			"count 2 1":                            "/p/count/2 presence, /p/count/1 presence",
 			"host h.example 1":                     "/p/json value",
