@@ -391,7 +391,7 @@ func TestAnotherWriterNeverLeavesHalfAFile(t *testing.T) {
 			}
 		}
 	}()
-	for i := range 100 {
+	for i := range 30 {
 		put(t, f, versions[i%2])
 		if got := content(t, f); got != "other" && !slices.Contains(versions, got) {
 			t.Fatalf("half a file of %d bytes", len(got))

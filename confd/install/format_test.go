@@ -51,7 +51,7 @@ func TestWhatIsNotOfItsFormatIsRefusedWithItsLine(t *testing.T) {
 
 func TestWhatIsNestedWithoutEndIsRefused(t *testing.T) {
 	t.Parallel()
-	deep := strings.Repeat("[", 2_000_000)
+	deep := strings.Repeat("[", 200_000)
 	for format, content := range map[string]string{
 		"toml": "a = \"]]]]\" # ]]\nb = \n" + deep, "json": deep, "yaml": deep, "xml": strings.Repeat("<a>", 100_000),
 	} {

@@ -89,11 +89,11 @@ func TestWhatResourcesHaveInCommonIsFound(t *testing.T) {
 		got = append(got, strings.ReplaceAll(f.String(), dir+"/conf.d/", ""))
 	}
 	want := []string{
-		"b.toml: error: dest " + dir + "/out/a is already written by a.toml; give one of them another dest",
+		"b.toml:3: error: dest " + dir + "/out/a is already written by a.toml; give one of them another dest",
 		"c.toml:2: note: a.toml has the same src",
 		"c.toml:5: note: the prefix of the program, /q, replaces prefix = \"/p\"",
 		"d.toml:2: note: a.toml has the same src",
-		"e.toml: error: dest " + dir + "/out/s-e and dest " + dir + "/out/s-{{.Name}} of d.toml could be one file",
+		"e.toml:3: error: dest " + dir + "/out/s-e and dest " + dir + "/out/s-{{.Name}} of d.toml could be one file",
 	}
 	for i := range max(len(got), len(want)) {
 		if i >= len(got) || i >= len(want) || !strings.HasPrefix(got[i], want[i]) {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/kvd-io/kvd/confd/install"
 )
@@ -49,7 +50,9 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 			entry.Resource, entry.Warnings, err = Parse(file, data, confDir, globalPrefix)
 		}
 		if err == nil {
-			err = conflict(entry.Resource, loaded)
+			if setting, text := conflict(entry.Resource, loaded); text != "" {
+				err = Problems{{findLines(data)[setting], text}}
+			}
 		}
 		if err != nil {
 			entry.Err = fmt.Errorf("resource file %s: %w", file, err)
@@ -60,20 +63,21 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 	return loaded, nil
 }
 
-// conflict reports what keeps r from being used beside the resources before it.
-func conflict(r Resource, before []Loaded) error {
+// conflict says what keeps r from being used beside the resources before it, and which setting that is; ""
+// if nothing does.
+func conflict(r Resource, before []Loaded) (setting, text string) {
 	for _, other := range before {
 		switch o := other.Resource; {
 		case other.Err != nil:
 		case r.Dest == o.Dest:
-			return fmt.Errorf("dest %s is already written by %s; give one of them another dest", r.Dest, o.File)
+			return "template.dest", fmt.Sprintf("dest %s is already written by %s; give one of them another dest", r.Dest, o.File)
 		case r.mayWrite(o), o.mayWrite(r):
-			return fmt.Errorf("dest %s and dest %s of %s could be one file; give one of them another dest", r.Dest, o.Dest, o.File)
+			return "template.dest", fmt.Sprintf("dest %s and dest %s of %s could be one file; give one of them another dest", r.Dest, o.Dest, o.File)
 		case r.ReloadGroup != "" && r.ReloadGroup == o.ReloadGroup && !r.Reload.IsZero() && !o.Reload.IsZero() && !r.Reload.Equal(o.Reload):
-			return fmt.Errorf("reload_group %q has reload_cmd %s here and %s in %s; a group is reloaded once, by one command: make them equal, or leave the group", r.ReloadGroup, r.Reload, o.Reload, o.File)
+			return "template.reload_cmd", fmt.Sprintf("reload_group %q has reload_cmd %s here and %s in %s; a group is reloaded once, by one command: make them equal, or leave the group", r.ReloadGroup, r.Reload, o.Reload, o.File)
 		}
 	}
-	return nil
+	return "", ""
 }
 
 // mayWrite reports whether a file that r makes for a key could be one that other writes.
@@ -173,12 +177,16 @@ func Find(dir, pattern string) ([]string, error) {
 	return files, err
 }
 
+// readFile reads a resource file. What is no file, such as a pipe, is not waited for.
 func readFile(path string) ([]byte, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, errors.New("it is not a file"))
+	}
 	data, err := io.ReadAll(io.LimitReader(file, fileBytesMax+1))
 	if err == nil && len(data) > fileBytesMax {
 		err = fmt.Errorf("larger than %d bytes", fileBytesMax)

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -370,10 +371,22 @@ func TestABrokenFileDoesNotTouchTheOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"", "b.toml: line 1: not valid TOML", "", "dest /a is already written by " + filepath.Join(dir, "conf.d", "a.toml")} {
+	for i, want := range []string{"", "b.toml: line 1: not valid TOML", "", "line 3: dest /a is already written by " + filepath.Join(dir, "conf.d", "a.toml")} {
 		if err := loaded[i].Err; (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", loaded[i].File, err, want)
 		}
+	}
+}
+
+func TestAPipeAmongResourceFilesIsNotWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"conf.d/a.toml": table("/a")})
+	if err := syscall.Mkfifo(filepath.Join(dir, "conf.d", "b.toml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := resource.Load(dir, "")
+	if err != nil || len(loaded) != 2 || loaded[0].Err != nil || loaded[1].Err == nil || !strings.Contains(loaded[1].Err.Error(), "not a file") {
+		t.Errorf("got %+v, %v", loaded, err)
 	}
 }
 
