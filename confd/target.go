@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/guard"
@@ -495,11 +496,14 @@ func (t *target) parse() error {
 }
 
 func readTemplate(path string) (string, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe is not waited for
 	if err != nil {
 		return "", fmt.Errorf("cannot read the template: %w", err)
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err == nil && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("cannot read the template: %s is not a file", path)
+	}
 	text, err := io.ReadAll(io.LimitReader(file, templateBytesMax+1))
 	if err != nil {
 		return "", fmt.Errorf("cannot read the template: %w", err)

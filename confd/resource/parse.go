@@ -107,7 +107,12 @@ func belongs(key toml.Key) string {
 }
 
 // typeMismatch is how the TOML reader says that a setting has another type.
-var typeMismatch = regexp.MustCompile(`^toml: line (\d+) \(last key "(.*)"\): (?:incompatible types: )?(.*)$`)
+var typeMismatch = regexp.MustCompile(`^toml: line (\d+) \(last key "(.*)"\): (?:incompatible types: TOML value has type \w+; destination has type (\w+)|type mismatch for .* expected (table) .*|(.*))$`)
+
+// wantedTypes says what a setting of a type is to look like.
+var wantedTypes = map[string]string{
+	"string": "a text in quotes", "integer": "a whole number without quotes", "boolean": "true or false without quotes", "table": "one table in brackets",
+}
 
 // explain turns an error of the TOML reader into a problem.
 func explain(err error) Problem {
@@ -120,7 +125,10 @@ func explain(err error) Problem {
 	}
 	if match := typeMismatch.FindStringSubmatch(err.Error()); match != nil {
 		line, _ := strconv.Atoi(match[1])
-		return Problem{line, match[2] + ": " + match[3]}
+		if wanted := wantedTypes[match[3]+match[4]]; wanted != "" {
+			return Problem{line, fmt.Sprintf("%s: it must be %s", match[2], wanted)}
+		}
+		return Problem{line, match[2] + ": " + match[3] + match[5]}
 	}
 	return Problem{Text: "not valid TOML: " + err.Error()}
 }

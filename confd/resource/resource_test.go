@@ -268,7 +268,11 @@ func TestBadResourceFilesSayWhatIsWrong(t *testing.T) {
 		table("/b") + "[backend]\nbackend = \"etcd\"\nscheme = \"ftp\"":                         "scheme is \"ftp\"",
 		table("/b") + "[backend]\nbackend = \"etcd\"\nfilter = \"[\"":                           "not a pattern for file names",
 		table("/b") + "[backend]\nbackend = \"etcd\"\npassword = \"a\"\npassword_file = \"/b\"": "keep one",
-		table("/b") + "uid = \"x\"":                                                             "line 4: template.uid",
+		table("/b") + "uid = \"x\"":                                                             "line 4: template.uid: it must be a whole number without quotes",
+		table("/b") + "prefix = 1":                                                              "line 4: template.prefix: it must be a text in quotes",
+		table("/b") + "sensitive = \"yes\"":                                                     "line 4: template.sensitive: it must be true or false without quotes",
+		"[[template]]\nsrc = \"a\"":                                                             "line 1: template: it must be one table in brackets",
+		"template = 1":                                                                          "line 1: template: it must be one table in brackets",
 	} {
 		if _, _, err := resource.Parse("f", []byte(text), "/c", ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want an error with %q", text, err, want)
