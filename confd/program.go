@@ -182,7 +182,7 @@ func (o *options) addFlags(cmd *cobra.Command, confDir string, asConfd bool) {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&o.ConfDir, "confdir", confDir, "`directory` with conf.d and templates")
 	flags.StringVar(&o.Prefix, "prefix", "", "`key` put before the keys of every resource, instead of the resource's own prefix")
-	flags.StringVar(&o.Backend, "backend", keys.BackendEtcd, "where keys come from: etcd or kvd (the same), env, or file")
+	flags.StringVar(&o.Backend, "backend", keys.BackendEtcd, "where keys come from: etcd or kvd (the v2 API), etcdv3, env, or file")
 	clientflags.Add(flags, &o.Client)
 	flags.StringVar(&o.password, "password", "", "password for the store")
 	flags.StringVar(&o.Scheme, "scheme", "", "`scheme` of endpoints given without one: http or https (default: http, https with certificates)")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,10 @@ import (
 // DefaultSocket is where a running kvconfd answers kvconfd status and the like.
 const DefaultSocket = "/run/kvconfd/kvconfd.sock"
 
+// residentGCPercent is how much garbage there may be for what is in use: who holds all keys for months, and
+// works for moments, should not hold them twice.
+const residentGCPercent = 50
+
 // run is the program without a command: the agent, and what tells others how it does.
 func (o *options) run(ctx context.Context, env *program.Env) error {
 	cfg := o.config()
@@ -31,6 +36,9 @@ func (o *options) run(ctx context.Context, env *program.Env) error {
 	deps := Deps{Log: env.Log, Hangup: env.Hangup}
 	if cfg.Onetime {
 		return Run(ctx, cfg, deps)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(residentGCPercent)
 	}
 	v, err := o.view(cfg, env)
 	if err != nil {

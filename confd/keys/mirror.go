@@ -280,6 +280,29 @@ func (o Origin) replacedBy(now Origin) bool {
 	return now.Index < o.Index || now.Cluster != o.Cluster && now.Cluster != "" && o.Cluster != ""
 }
 
+// Renew makes the mirror hold exactly pairs at and below part, which is among its roots and was read where from
+// says, in the store that everything else is of.
+func (m *Mirror) Renew(part []string, from Origin, pairs map[string]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.change()
+	m.from.Index = max(m.from.Index, from.Index)
+	for _, root := range part {
+		var gone []string
+		View{tree: m.tree, naming: m.naming}.Each(root, func(key, _ string) {
+			if _, kept := pairs[key]; !kept {
+				gone = append(gone, key)
+			}
+		})
+		for _, key := range gone {
+			m.delete(key, false, from.Index)
+		}
+	}
+	for key, value := range pairs {
+		m.set(key, value, from.Index)
+	}
+}
+
 // without returns the keys that are not in pairs. The caller holds the lock.
 func (m *Mirror) without(pairs map[string]string) (keys []string) {
 	m.tree.Scan(func(key, _ string) bool {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +24,9 @@ const (
 
 // deniedRetry is how long keys that may not be read are left alone before they are asked for again.
 const deniedRetry = time.Minute
+
+// manyKeys is how many keys at once leave so much memory behind that it is worth being given back.
+const manyKeys = 10_000
 
 // followed is a kv.Store as a source.
 type followed struct {
@@ -231,6 +236,10 @@ func (g *following) round(ctx context.Context) error {
 		return err
 	}
 	g.replace(r)
+	many := len(r.pairs) > manyKeys
+	if r.pairs = nil; many {
+		debug.FreeOSMemory() // what reading has taken is not needed again for long
+	}
 	if r.denied != nil {
 		short, cancel := context.WithTimeout(ctx, deniedRetry)
 		defer cancel()
@@ -270,33 +279,32 @@ func (g *following) follow(ctx context.Context, r reading) error {
 	for {
 		select {
 		case event := <-events:
-			if event.Node.ModifiedIndex > again.known {
+			if !again.knows(event, g.mirror.naming) {
 				g.mirror.Apply(event)
 				again.note(event)
 			}
 		case <-compare.C:
-			if r.seen != nil { // what is read key by key cannot be put in order with events
-				return nil
-			}
 			if again.result == nil {
-				result := make(chan reread, 1)
-				again = reconciliation{result: result, known: again.known, from: g.mirror.View().from}
-				running.Go(func() {
-					r, err := g.readThese(ctx, r.roots)
-					result <- reread{r, err}
-				})
+				again.parts = slices.Collect(slices.Chunk(r.roots, max(1, len(r.roots)/comparedParts)))
+				g.reread(ctx, &again, &running)
 			}
 		case result := <-again.result:
 			merged, err := again.merge(result, g.mirror.naming)
 			switch {
 			case err == nil:
-				g.replace(merged)
-				again, level = reconciliation{known: merged.from.Index}, slog.LevelWarn
+				level = slog.LevelWarn
+				g.mirror.Renew(merged.roots, merged.from, merged.pairs)
+				again.known = merged.from.Index
+			case errors.Is(err, errNotAtOnce):
+				again.parts = append(slices.Collect(slices.Chunk(result.roots, 1)), again.parts...)
 			case kv.Temporary(err) && ctx.Err() == nil:
 				g.log.Log(ctx, level, "everything was to be read again, to compare it with what is known; it is tried again later", "reason", err)
-				again, level = reconciliation{known: again.known}, slog.LevelDebug
+				again, level = reconciliation{}, slog.LevelDebug
 			default: // how things stand is found out by a new round
 				return nil
+			}
+			if again.result = nil; len(again.parts) > 0 {
+				g.reread(ctx, &again, &running)
 			}
 		case err := <-failed:
 			if ctx.Err() != nil {
@@ -307,17 +315,51 @@ func (g *following) follow(ctx context.Context, r reading) error {
 	}
 }
 
-// reconciliation is a fresh read of everything, beside a watch that goes on.
+// Everything is compared in parts, so that it is never there twice, and a while after a part was read: by then
+// the watch has brought what was read, unless it never does.
+const (
+	comparedParts = 32
+	settled       = 200 * time.Millisecond
+)
+
+// reconciliation is a fresh read of everything, part by part, beside a watch that goes on.
 type reconciliation struct {
-	result <-chan reread // nil: none is under way
-	from   Origin        // of the mirror, when it began
+	parts  [][]string    // that are still to be read
+	part   []string      // that is being read, or was read last
+	result <-chan reread // of part; nil: it is not being read
+	from   Origin        // of the mirror, when the reading of part began
 	later  []kv.Event    // since then
-	known  kv.Index      // the mirror has all events up to it from a read; 0: of none
+	known  kv.Index      // the mirror has all events about part up to it from a read; 0: of none
 }
 
 type reread struct {
 	reading
 	err error
+}
+
+// errNotAtOnce says that a store has read several keys at several indices.
+var errNotAtOnce = errors.New("the keys were not read at one index")
+
+// reread begins to read the next part. running counts the goroutine.
+func (g *following) reread(ctx context.Context, r *reconciliation, running *sync.WaitGroup) {
+	result := make(chan reread, 1)
+	*r = reconciliation{parts: r.parts[1:], part: r.parts[0], result: result, from: g.mirror.View().from}
+	part := r.part
+	running.Go(func() {
+		read, err := g.readThese(ctx, part)
+		timer := time.NewTimer(settled)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		result <- reread{read, err}
+	})
+}
+
+// knows reports whether what event tells has been read.
+func (r *reconciliation) knows(event kv.Event, naming Naming) bool {
+	return event.Node.ModifiedIndex <= r.known && naming.covers(r.part, event.Node.Key)
 }
 
 // note keeps an event to be applied to what is being read. When there are too many the read is not waited for.
@@ -326,7 +368,7 @@ func (r *reconciliation) note(event kv.Event) {
 		return
 	}
 	if r.later = append(r.later, event); len(r.later) > changesMax {
-		*r = reconciliation{known: r.known}
+		*r = reconciliation{}
 	}
 }
 
@@ -335,7 +377,9 @@ func (r *reconciliation) merge(result reread, naming Naming) (reading, error) {
 	switch {
 	case result.err != nil:
 		return reading{}, result.err
-	case result.seen != nil || r.from.replacedBy(result.from):
+	case result.seen != nil:
+		return reading{}, errNotAtOnce
+	case r.from.replacedBy(result.from):
 		return reading{}, errors.New("another store has answered")
 	}
 	merged := result.reading
