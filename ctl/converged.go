@@ -35,6 +35,7 @@ const (
 type fleet struct {
 	names  agentstatus.Names
 	moment kv.Index // each host is asked whether it has everything up to there; 0: it could not be asked
+	store  string   // whose index that is, as far as the store says
 	hosts  map[string]agentstatus.Host
 	lost   map[string]bool // whose record has expired since; those that have ended properly are forgotten
 	broken map[string]error
@@ -48,7 +49,7 @@ func newFleet(prefix string) *fleet {
 func (f *fleet) ask(ctx context.Context, c *session) error {
 	result, err := c.client.Write(ctx, kv.Write{Op: kv.OpSet, Key: f.names.Moment(rand.Text()), TTL: agentstatus.MomentTTL})
 	if err == nil {
-		f.moment = result.Index
+		f.moment, f.store = result.Index, result.Cluster
 	}
 	return err
 }
@@ -97,6 +98,12 @@ func (f *fleet) follow(ctx context.Context, c *session, done func() bool) error 
 			return nil
 		}
 	}
+}
+
+// isElsewhere reports whether a host speaks of another store than the one that was asked: of the one that was
+// there before.
+func (f *fleet) isElsewhere(h agentstatus.Host) bool {
+	return f.store != "" && h.Cluster != "" && h.Cluster != f.store
 }
 
 // row is one host as it is shown.
@@ -179,6 +186,9 @@ func sentence(rows []row, index kv.Index) string {
 	}
 	return text
 }
+
+// elsewhere is why a host is not converged that follows a store which is not there any more.
+const elsewhere = "has not noticed yet that the store was replaced"
 
 // shortMax is how much of a reason is said where several are in one line.
 const shortMax = 320
@@ -278,6 +288,9 @@ func (f *convergedFlags) run(ctx context.Context, c *session) error {
 		return err
 	}
 	is := func(h agentstatus.Host) (bool, string) {
+		if fleet.isElsewhere(h) {
+			return false, elsewhere
+		}
 		return h.IsConverged(fleet.moment), whyBehind(h, fleet.moment, h.Behind)
 	}
 	seen := &waiting{c: c, began: time.Now()}
@@ -401,6 +414,9 @@ func (f *liveFlags) await(ctx context.Context, c *session, key string, index kv.
 		return afterWrite(explained(err, fleet.names))
 	}
 	is := func(h agentstatus.Host) (bool, string) {
+		if fleet.isElsewhere(h) {
+			return false, elsewhere
+		}
 		behind := slices.DeleteFunc(slices.Clone(h.Behind), func(t agentstatus.Target) bool { return !(agentstatus.Host{Keys: t.Keys}).Covers(key) })
 		return h.Has(key, fleet.moment), whyBehind(agentstatus.Host{Index: h.Index, BehindMore: h.BehindMore}, fleet.moment, behind)
 	}

@@ -125,6 +125,17 @@ func TestAWriteIsLiveWhenEveryHostThatFollowsItsKeySaysSo(t *testing.T) {
 	}
 }
 
+func TestAHostThatSpeaksOfAStoreThatWasReplacedIsNotConverged(t *testing.T) {
+	url := daemontest.Start(t, 1).URL()
+	renders(t, url, agentstatus.Host{Host: "edge1", Cluster: "0123456789abcdef", Targets: 1, Converged: 1, Keys: []string{"/x"}})
+	if got := kvctl(t, url, "converged"); got.code != 7 || !strings.Contains(got.stdout, "the store was replaced") {
+		t.Errorf("%+v", got)
+	}
+	if got := kvctl(t, url, "set", "/x", "1", "--wait-live=200ms"); got.code != 7 || !strings.Contains(got.stderr, "the store was replaced") {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestAHostThatVanishesWhileItIsWaitedForIsNamed(t *testing.T) {
 	url := daemontest.Start(t, 1).URL()
 	client, err := kvclient.New(kvclient.Config{Endpoints: []string{url}})
