@@ -76,25 +76,32 @@ func (h *haproxy) start() {
 		}
 		return ""
 	})
-	log, err := os.Create(h.w.path("haproxy.log"))
-	if err != nil {
-		h.w.t.Fatal(err)
-	}
-	h.w.t.Cleanup(func() { log.Close() })
-	h.run = launch(h.w.t, dated{log}, h.w.env, parts.Path(h.w.t, "haproxy"), "-W", "-f", h.w.path("haproxy.cfg"), "-p", h.w.path("haproxy.pid"))
-	h.w.t.Cleanup(func() {
-		h.run.killAll()
-		if h.w.t.Failed() {
-			text := h.w.read("haproxy.log")
-			h.w.t.Logf("haproxy:\n%s", text[max(0, len(text)-3000):])
-		}
-	})
+	h.run = launchHAProxy(h, "haproxy.cfg")
 	h.w.until("HAProxy runs", func() string {
 		if _, err := h.running(); err != nil {
 			return err.Error()
 		}
 		return ""
 	})
+}
+
+// launchHAProxy starts HAProxy with a file of the world.
+func launchHAProxy(h *haproxy, config string) *process {
+	h.w.t.Helper()
+	log, err := os.OpenFile(h.w.path("haproxy.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
+	h.w.t.Cleanup(func() { log.Close() })
+	run := launch(h.w.t, dated{log}, h.w.env, parts.Path(h.w.t, "haproxy"), "-W", "-f", h.w.path(config), "-p", h.w.path("haproxy.pid"))
+	h.w.t.Cleanup(func() {
+		run.killAll()
+		if h.w.t.Failed() {
+			text := h.w.read("haproxy.log")
+			h.w.t.Logf("haproxy:\n%s", text[max(0, len(text)-3000):])
+		}
+	})
+	return run
 }
 
 // dated puts the time before what is written.
