@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -441,7 +442,9 @@ type peak struct {
 // before returns how many keys the file was made from at the most, as long ago as a guard looks back: keys
 // that go one by one, a few in each pass, are as gone as those that go at once. guard.Unknown if nobody knows.
 func (t *target) before(now time.Time) int {
-	t.peaks = slices.DeleteFunc(t.peaks, func(p peak) bool { return !p.until.IsZero() && now.Sub(p.until) >= t.ShrinkGrace })
+	forever := t.ShrinkGrace == 0 && t.hold.Reason == guard.MassRemoval
+	back := cmp.Or(t.ShrinkGrace, resource.DefaultShrinkGrace)
+	t.peaks = slices.DeleteFunc(t.peaks, func(p peak) bool { return !forever && !p.until.IsZero() && now.Sub(p.until) >= back })
 	if len(t.peaks) == 0 {
 		return t.applied.Keys
 	}
@@ -450,8 +453,10 @@ func (t *target) before(now time.Time) int {
 
 // expiredLately returns how many keys have expired that are not back, as long ago as a guard looks back.
 func (t *target) expiredLately(now time.Time) int {
+	forever := t.ExpiryGrace == 0 && t.hold.Reason == guard.MassExpiry
+	back := cmp.Or(t.ExpiryGrace, resource.DefaultExpiryGrace)
 	for key, at := range t.expired {
-		if now.Sub(at) >= t.ExpiryGrace {
+		if !forever && now.Sub(at) >= back {
 			delete(t.expired, key)
 		}
 	}

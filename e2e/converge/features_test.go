@@ -228,7 +228,7 @@ func TestAVersionWhoseReloadFailsIsRolledBack(t *testing.T) {
 func TestKeysThatExpireAtOnceAreHeldAndReleased(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	h := newHAProxy(w, haproxyCheck, haproxyReload, "max_expired_percent = 40", `expiry_grace = "forever"`, "max_shrink_percent = 60", `shrink_grace = "forever"`)
+	h := newHAProxy(w, haproxyCheck, haproxyReload, "max_expired_percent = 1", `expiry_grace = "forever"`, "max_shrink_percent = 60", `shrink_grace = "forever"`)
 	var all []*backend
 	for i := range 4 {
 		all = append(all, startBackend(t, fmt.Sprint("b", i)))
