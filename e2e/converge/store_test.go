@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/e2e/link"
+	"github.com/kvd-io/kvd/e2e/parts"
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
@@ -232,6 +233,58 @@ func TestAStoreThatGoesBackToABackupIsFollowed(t *testing.T) {
 			w.eventually("a.out", "kept=1 removed=1 ")
 			w.set("/x/kept", "2")
 			w.eventually("a.out", "kept=2 removed=1 ")
+		})
+	}
+}
+
+// etcdctl runs etcdctl with the API v3.
+func (s *store) etcdctl(args ...string) string {
+	s.t.Helper()
+	cmd := exec.Command(parts.Path(s.t, "etcdctl"), append([]string{"--endpoints", s.address}, args...)...)
+	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("etcdctl %s: %v: %s", strings.Join(args, " "), err, output)
+	}
+	return string(output)
+}
+
+func TestWhatIsWrittenWhileAnEtcdIsOutOfReachArrivesByItsAPIv3(t *testing.T) {
+	t.Parallel()
+	for _, forgotten := range []bool{false, true} {
+		t.Run(fmt.Sprintf("forgets %v", forgotten), func(t *testing.T) {
+			t.Parallel()
+			w := newWorldWith(t, startEtcd)
+			w.flags = []string{"-backend", "etcdv3"}
+			w.resource("a", `{{range gets "/x/*"}}{{base .Key}}={{.Value}} {{end}}`, `keys = ["/x"]`)
+			w.resource("b", `{{datetime.UnixNano}} {{getv "/x2" "none"}}`, `keys = ["/x2"]`)
+			w.store.etcdctl("put", "/x/kept", "1")
+			w.store.etcdctl("put", "/x/removed", "1")
+			w.start()
+			w.eventually("a.out", "kept=1 removed=1 ")
+			w.store.etcdctl("put", "/x/kept", "2")
+			w.eventually("a.out", "kept=2 removed=1 ")
+			other := w.read("b.out")
+
+			w.way.Set(link.Refused)
+			w.store.etcdctl("del", "/x/removed")
+			w.store.etcdctl("put", "/x/fresh", "1")
+			if forgotten {
+				for _, part := range strings.Split(w.store.etcdctl("put", "/elsewhere", "1", "-w", "json"), ",") {
+					if _, revision, ok := strings.Cut(part, `"revision":`); ok {
+						w.store.etcdctl("compact", revision)
+					}
+				}
+			}
+			w.store.run.kill()
+			w.store.start()
+			w.way.Set(link.Open)
+			w.eventually("a.out", "fresh=1 kept=2 ")
+			w.store.etcdctl("put", "/x/kept", "3")
+			w.eventually("a.out", "fresh=1 kept=3 ")
+			if after := w.read("b.out"); after != other && !forgotten {
+				t.Errorf("/x2 was rendered for writes beside it: %q, then %q", other, after)
+			}
 		})
 	}
 }
