@@ -224,6 +224,7 @@ func (a *agent) passOnce(ctx context.Context, tasks []task) (done bool) {
 	for _, tasks := range byGroup(tasks) {
 		g := newGroup(a.shared, tasks)
 		g.adopt(ctx, tasks)
+		g.claim()
 		defer g.end()
 		g.notice(time.Now())
 		groups = append(groups, g)

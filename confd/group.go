@@ -244,7 +244,7 @@ func (g *group) turn(ctx context.Context) time.Time {
 		g.adopt(ctx, wanted)
 	}
 	if !g.claimed {
-		g.claimed = g.claims.take(g, g.names())
+		g.claim()
 	}
 	g.notice(now)
 	for _, t := range g.targets {
@@ -272,6 +272,16 @@ func (g *group) turn(ctx context.Context) time.Time {
 	}
 	g.mu.Unlock()
 	return next
+}
+
+// claim takes what no other group may touch at the same time, if that is to be had.
+func (g *group) claim() {
+	if g.claimed = g.claims.take(g, g.names()); !g.claimed {
+		return
+	}
+	for _, t := range g.targets {
+		t.begin()
+	}
 }
 
 // names are what no other group may touch at the same time.
@@ -319,7 +329,6 @@ func (g *group) adopt(ctx context.Context, tasks []task) {
 	g.reader = reader
 	g.claimed = false
 	g.subscribe(ctx)
-	g.sweep()
 	g.mu.Lock()
 	g.longest, g.title = g.bound(), g.targets[0].Name
 	g.mu.Unlock()
@@ -399,23 +408,6 @@ func (g *group) newFeed(ctx context.Context, m *keys.Mirror, of []string) *feed 
 	f := &feed{mirror: m, subscription: m.Subscribe(of), stop: stop, done: make(chan struct{})}
 	go f.follow(ctx, g)
 	return f
-}
-
-// sweep removes what a crash may have left beside the destinations of targets that are new.
-func (g *group) sweep() {
-	if g.cfg.Noop {
-		return
-	}
-	for _, t := range g.targets {
-		for _, o := range t.outputs {
-			if o.reads != nil {
-				continue
-			}
-			if err := o.file.Sweep(); err != nil {
-				t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
-			}
-		}
-	}
 }
 
 // notice takes in what has changed since the last turn.

@@ -198,3 +198,23 @@ func TestADebounceOfAResourceGathersItsChangesForItsTimeAndNoLonger(t *testing.T
 		}
 	})
 }
+
+func TestReloadsArePostponedByTheirIntervalAndTheLastVersionGetsThere(t *testing.T) {
+	hold(t, "min_reload_interval = \"2s\"\nreload_cmd = \"cp $DIR/a.out $DIR/live\"", func(h *holding) {
+		h.has(1)
+		h.after(time.Minute, 1, report.Converged)
+		reloads := h.w.count("a", report.StepReload)
+		for i := range 100 {
+			h.has(2 + i%7)
+			time.Sleep(100 * time.Millisecond)
+		}
+		h.has(9)
+		h.after(2*time.Second, 9, report.Converged)
+		if n := h.w.count("a", report.StepReload) - reloads; n < 5 || n > 7 {
+			t.Errorf("%d reloads in 12 s, want one in 2 s", n)
+		}
+		if h.read("live") != h.read("a.out") {
+			t.Errorf("live is %q, the file %q", h.read("live"), h.read("a.out"))
+		}
+	})
+}

@@ -108,9 +108,10 @@ func (r *rig) becomes(w *witness, name string, state report.State) {
 	r.until(fmt.Sprintf("%s is %s", name, state), func() bool { return w.status(name).State == state })
 }
 
-// storeRig is a rig with a store of its own.
+// storeRig is a rig with a store of its own, for a test that runs beside others.
 func storeRig(t *testing.T) *rig {
 	t.Helper()
+	t.Parallel()
 	return newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
 }
 
@@ -535,29 +536,6 @@ func TestAFileThatPassesToAnotherCommandIsNeverInTwoHands(t *testing.T) {
 	}
 	if r.exists("overlap") {
 		t.Error("two commands for one file ran at the same time")
-	}
-}
-
-func TestReloadsArePostponedByTheirIntervalAndTheLastVersionGetsThere(t *testing.T) {
-	r := storeRig(t)
-	w := r.witnessed()
-	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nmin_reload_interval = 1\nreload_cmd = \"date +%s%N >>$DIR/times; cp $DIR/a.out $DIR/live\"")
-	r.set("/x", "0")
-	r.start()
-	r.eventually("live", "0")
-	r.becomes(w, "a", report.Converged)
-	for i := range 20 {
-		r.set("/x", strconv.Itoa(i))
-	}
-	r.eventually("live", "19")
-	times := strings.Fields(r.read("times"))
-	if len(times) != 2 {
-		t.Fatalf("%d reloads, want two", len(times))
-	}
-	first, _ := strconv.ParseInt(times[0], 10, 64)
-	second, _ := strconv.ParseInt(times[1], 10, 64)
-	if gap := time.Duration(second - first); gap < 900*time.Millisecond {
-		t.Errorf("two reloads within %v", gap)
 	}
 }
 

@@ -2,6 +2,7 @@ package confd
 
 import (
 	"context"
+	"flag"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -30,6 +31,10 @@ func TestMain(m *testing.M) {
 	}
 	if step := os.Getenv(asMachine); step != "" {
 		runMachine(step)
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil { // agents wait more than they work
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }

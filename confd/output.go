@@ -64,6 +64,14 @@ func (o *output) book() install.File {
 	return o.file
 }
 
+// sweep removes what a crash may have left beside the file.
+func (o *output) sweep() error {
+	if o.target.cfg.Noop {
+		return nil
+	}
+	return o.file.Sweep()
+}
+
 // spoil has o rendered again because of a change that arrived at a time.
 func (o *output) spoil(arrived time.Time) {
 	o.dirty = true

@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen.
-const patience = 20 * time.Second
+const patience = 40 * time.Second
 
 // rig is a configuration directory, a directory for the files it makes, and an agent.
 type rig struct {

@@ -50,6 +50,7 @@ type target struct {
 	manifest *install.Manifest // of for_each; nil before it is read
 	failure  failure           // of the target as a whole
 
+	begun   bool // what was left beside the files has been read
 	pace    pace
 	waiting bool // the keys have not been read yet
 	relist  bool // for_each: there may be other items
@@ -81,13 +82,28 @@ func newTarget(r task, s *shared) *target {
 	if r.ForEach == "" {
 		t.log = t.log.With("dest", r.Dest)
 		t.outputs = []*output{newOutput(t, r.Name, r.Dest, nil)}
-	} else {
+	}
+	return t
+}
+
+// begin reads what an earlier run, or whoever had the files before, has left beside them: it is for when
+// nobody else has them any more.
+func (t *target) begin() {
+	if t.begun {
+		return
+	}
+	t.begun = true
+	if t.ForEach != "" {
 		t.openManifest() // is tried again, and an error told, when there is something to write
-		return t
+		return
 	}
 	t.recall()
 	t.owe(t.outputs)
-	return t
+	for _, o := range t.outputs {
+		if err := o.sweep(); err != nil {
+			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
+		}
+	}
 }
 
 // recall reads what was applied last.

@@ -214,6 +214,7 @@ func TestAHeldVersionIsReleasedByCommand(t *testing.T) {
 }
 
 func TestTheRecordOfAnAgentThatDiedExpires(t *testing.T) {
+	t.Parallel() // it waits for a TTL
 	url := daemontest.Start(t, 1).URL()
 	r := newRig(t, newClient(t, url))
 	r.set("/x", "1")
