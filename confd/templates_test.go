@@ -282,6 +282,14 @@ func TestARealProxyFollowsTheStoreWithoutLosingARequest(t *testing.T) {
 				parts.Need(t, proxy)
 			}
 			r := newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
+			register := func(service, instance string) *httptest.Server {
+				backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, service+" "+instance) }))
+				t.Cleanup(backend.Close)
+				_, port, _ := strings.Cut(strings.TrimPrefix(backend.URL, "http://"), ":")
+				r.set("/services/"+service+"/"+instance, `{"service":"`+service+`","instance":"`+instance+`","address":"127.0.0.1","port":`+port+`,"protocol":"tcp","state":"up"}`)
+				return backend
+			}
+			register("web", "first") // before an address is chosen that is free
 			address := freeAddress(t)
 			settings := shipped(r.dir, address)[proxy]
 			r.setWorld(settings)
@@ -309,15 +317,6 @@ func TestARealProxyFollowsTheStoreWithoutLosingARequest(t *testing.T) {
 				}
 				return string(body)
 			}
-			register := func(service, instance string) *httptest.Server {
-				backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, service+" "+instance) }))
-				t.Cleanup(backend.Close)
-				_, port, _ := strings.Cut(strings.TrimPrefix(backend.URL, "http://"), ":")
-				r.set("/services/"+service+"/"+instance, `{"service":"`+service+`","instance":"`+instance+`","address":"127.0.0.1","port":`+port+`,"protocol":"tcp","state":"up"}`)
-				return backend
-			}
-
-			register("web", "first")
 			r.cfg.SyncOnly = true
 			if err := r.once(); err != nil {
 				t.Fatal(err)
