@@ -29,7 +29,8 @@ const (
 	farewellMax = 2 * time.Second
 
 	publishRetryMin = 200 * time.Millisecond
-	publishRetryMax = 15 * time.Second
+	publishRetryMax = 4 * time.Second
+	refusedRetry    = 15 * time.Second // rights come and go
 )
 
 // PublisherConfig says where status is published. Store is required.
@@ -105,7 +106,7 @@ func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 			p.fail(err)
 			wait = p.retry.Next()
 			if kv.Is(err, kv.Denied) {
-				wait = publishRetryMax
+				wait = refusedRetry
 			}
 		}
 		timer.Reset(wait)
