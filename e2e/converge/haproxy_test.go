@@ -114,19 +114,35 @@ func (d dated) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// running returns the servers that HAProxy would send requests to, as it tells itself: the service,
-// and the address of each that is not in maintenance.
+// running returns the servers that HAProxy has, as it tells itself: the service, and the address of
+// each that is not in maintenance.
 func (h *haproxy) running() (map[string][]string, error) {
+	found := map[string][]string{}
+	err := h.servers(func(service, address string, _ bool) { found[service] = append(found[service], address) })
+	for _, servers := range found {
+		slices.Sort(servers)
+	}
+	return found, err
+}
+
+// healthy returns the addresses of the servers that HAProxy would send a request to now: one that has
+// died and come back is not among them until HAProxy has looked.
+func (h *haproxy) healthy() (map[string]bool, error) {
+	found := map[string]bool{}
+	err := h.servers(func(_, address string, up bool) { found[address] = up })
+	return found, err
+}
+
+func (h *haproxy) servers(each func(service, address string, up bool)) error {
 	answer, err := h.ask("show servers state")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	lines := strings.Split(answer, "\n")
 	if len(lines) < 2 {
-		return nil, fmt.Errorf("HAProxy answers %q", answer)
+		return fmt.Errorf("HAProxy answers %q", answer)
 	}
 	columns := strings.Fields(strings.TrimPrefix(lines[1], "# "))
-	found := map[string][]string{}
 	for _, line := range lines[2:] {
 		fields := strings.Fields(line)
 		if len(fields) != len(columns) {
@@ -135,17 +151,14 @@ func (h *haproxy) running() (map[string][]string, error) {
 		of := func(name string) string { return fields[slices.Index(columns, name)] }
 		admin, err := strconv.Atoi(of("srv_admin_state"))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		const maintenance = 1 | 2 | 4 | 32 // forced, inherited, of the configuration, without an address
 		if service, ok := strings.CutPrefix(of("be_name"), "service."); ok && admin&maintenance == 0 {
-			found[service] = append(found[service], net.JoinHostPort(of("srv_addr"), of("srv_port")))
+			each(service, net.JoinHostPort(of("srv_addr"), of("srv_port")), of("srv_op_state") == "2")
 		}
 	}
-	for _, servers := range found {
-		slices.Sort(servers)
-	}
-	return found, nil
+	return nil
 }
 
 // ask sends a command to the socket of HAProxy's worker.

@@ -33,7 +33,8 @@ import (
 //
 // A request has failed if HAProxy answers it with anything but 200, or not at all. That is never
 // excused: in each service there is at every moment one instance that is up, is registered as up, and
-// was among those that HAProxy ran with when the last round ended, so that it could have served.
+// was among those that HAProxy ran with, and held for healthy, when the last round ended, so that it could
+// have served.
 // Instances die between two requests, with their record left behind, one at a time in each service:
 // HAProxy, as the shipped template sets it up, then asks another one.
 const (
@@ -357,13 +358,17 @@ func (s *soak) calm() time.Duration {
 	s.untilEqual()
 	lag := time.Since(begun)
 	s.note("calm: equal after %v", lag.Round(time.Millisecond))
+	healthy, err := s.h.healthy()
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	for n, all := range s.instances {
 		for _, i := range all { // what has died stays so for a round at most
 			if i.server == nil && i.state != "" {
 				s.say(i, "")
 			}
 		}
-		if i := all[s.random.IntN(instances)]; i.server != nil && i.state == registry.StateUp {
+		if i := all[s.random.IntN(instances)]; i.server != nil && i.state == registry.StateUp && healthy[i.backend.address] {
 			s.anchors[n] = i
 		}
 		for _, i := range all { // stopped in order: nobody is sent there any more
