@@ -1,16 +1,19 @@
 // Package confd is kvconfd: it renders files from keys of a store, checks them, puts them in place
 // and reloads whoever reads them, until the running program equals the store.
 //
-// It composes five rooms: resource says what is wanted, keys keeps what the stores hold, render makes
-// bytes of it, install brings them to disk and runs commands, and the files here hold the loop:
+// It composes the rooms below it; the files here hold the loop:
 //
-//	keys -> group -> target
+//	keys -> group -> target -> output -> set -> reader
 //
-// keys keeps the mirror, one shared copy of all keys that any template needs, current. A group
-// is the resources that share a reload command; it wakes when one of their keys has changed, and
-// works alone and in order, so that a command is never run twice at a time and once per pass. A
-// target is one resource. Nothing is remembered between passes but what is on disk: each pass
-// compares what should be with what is, so that whatever failed is simply tried again.
+// keys keeps the mirror, one shared copy of all keys that any template needs, current. A group is the
+// resources that share a reload command or a reload group; it wakes when one of their keys has changed,
+// and works alone and in order, so that a command is never run twice at a time and once per pass. A
+// target is one resource; an output is one file of it, and is rendered only when something that the last
+// render looked at has changed. A set is the outputs that are checked and put in place together, and the
+// reader is who is told of them. Whether a file may change at all is decided by guard.
+//
+// Nothing is relied upon over a crash but what is on disk: each pass compares what should be with what
+// is, so that whatever failed is simply tried again.
 //
 // It decides no syntax of templates or resource files and knows no wire protocol.
 package confd
