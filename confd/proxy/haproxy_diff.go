@@ -267,6 +267,8 @@ func (s *haSection) refuses(changes []haChange, moved bool) (reason string) {
 	switch {
 	case numbered && moved && !s.numbersItsServers():
 		return "balance " + balance + " depends on the order of the servers, and not all have an id"
+	case moved && s.choosesBackups():
+		return "which backup server is used depends on their order"
 	case len(changes) == 0:
 		return ""
 	case mode != "" && mode != "http" && mode != "tcp":
@@ -284,6 +286,18 @@ func (s *haSection) refuses(changes []haChange, moved bool) (reason string) {
 		}
 	}
 	return ""
+}
+
+// choosesBackups reports whether there are several backup servers, of which one is used.
+func (s *haSection) choosesBackups() bool {
+	count := 0
+	for _, server := range s.servers {
+		inherited, _ := s.inheritedSettings(server.defaults)
+		if _, all := inherited.other["backup"]; all || strings.Contains(server.line, " backup") {
+			count++
+		}
+	}
+	return count > 1
 }
 
 // numbersItsServers reports whether every server line has an id.
