@@ -15,6 +15,11 @@ func (h *HAProxy) Apply(ctx context.Context, plan Plan) error {
 	if !ok || plan.Kind != Runtime {
 		return nil
 	}
+	for _, change := range changes {
+		if err := h.move(ctx, change); err != nil {
+			return err
+		}
+	}
 	if err := h.add(ctx, changes); err != nil {
 		return err
 	}
@@ -42,6 +47,48 @@ func (h *HAProxy) Apply(ctx context.Context, plan Plan) error {
 		}
 	}
 	return h.remove(ctx, changes, states)
+}
+
+// move gives a server with kept connections another address. HAProxy then closes those that wait for a
+// request. But one that has a request under way would be kept after it, and used again: with
+// such a one it is an error, since only a reload is sure to end it.
+func (h *HAProxy) move(ctx context.Context, change haChange) error {
+	if !change.moves() || !change.pooled {
+		return nil
+	}
+	look := "show servers conn " + change.backend
+	answer, err := h.socket.ask(ctx, numbered, look, change.address(), look)
+	if err != nil {
+		return err
+	}
+	used, rest := connections(answer, change.name().String())
+	if refused := refusals(rest); len(refused) > 0 || len(used) != 2 {
+		return fmt.Errorf("HAProxy refused %s: %.300q", change, refused)
+	}
+	if used[0] != "0" || used[1] != "0" {
+		return fmt.Errorf("server %s has requests under way at its old address, and HAProxy would go on using their connections", change.name())
+	}
+	return nil
+}
+
+// connections returns how many connections of a server are in use, for each table in an answer to
+// "show servers conn", and the lines that belong to no table.
+func connections(answer, name string) (used []string, rest string) {
+	at := -1 // of the column, less the word "#" before the first
+	for line := range strings.Lines(answer) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) > 2 && fields[0] == "#":
+			at = slices.Index(fields, "used_cur") - 1
+		case at > 0 && len(fields) > at && strings.Contains(fields[0], "/"):
+			if fields[0] == name {
+				used = append(used, fields[at])
+			}
+		default:
+			rest += line
+		}
+	}
+	return used, rest
 }
 
 // add makes the new servers, which are in maintenance then.
@@ -94,7 +141,11 @@ func (h *HAProxy) addOne(ctx context.Context, change haChange) error {
 	if !known || !maps.Equal(was, change.after.other) {
 		return fmt.Errorf("server %s cannot be added yet: one with other settings still has connections", change.name())
 	}
-	revived := haChange{backend: change.backend, server: change.server, before: &haSettings{disabled: true}, after: change.after}
+	revived := change
+	revived.before = &haSettings{addr: state.addr, weight: state.weight, disabled: true}
+	if err := h.move(ctx, revived); err != nil {
+		return err
+	}
 	return h.tell(ctx, revived.up())
 }
 
@@ -204,9 +255,8 @@ func (c haChange) up() (commands []string) {
 	}
 	name := c.name().String()
 	_, checked := c.after.other["check"]
-	moved := c.before != nil && c.before.addr != c.after.addr
-	if moved {
-		commands = append(commands, fmt.Sprintf("set server %s addr %s port %d", name, c.after.addr.Addr(), c.after.addr.Port()))
+	if c.moves() && !c.pooled { // else it is done by move
+		commands = append(commands, c.address())
 	}
 	if c.before != nil && c.before.weight != c.after.weight {
 		commands = append(commands, fmt.Sprintf("set server %s weight %d", name, c.after.weight))
@@ -218,12 +268,17 @@ func (c haChange) up() (commands []string) {
 	case c.after.disabled:
 	case c.before == nil || c.before.disabled:
 		commands = append(commands, "set server "+name+" state ready")
-	case moved && checked:
+	case c.moves() && checked:
 		// What was found out about the old address says nothing of the new one. A server that has just
 		// been read from the file is up until a check fails.
 		commands = append(commands, "set server "+name+" health up")
 	}
 	return commands
+}
+
+// address is the command that brings a server to its address.
+func (c haChange) address() string {
+	return fmt.Sprintf("set server %s addr %s port %d", c.name(), c.after.addr.Addr(), c.after.addr.Port())
 }
 
 // down are the commands that make a server serve no longer. Connections that it has are finished.

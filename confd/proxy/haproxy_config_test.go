@@ -213,6 +213,9 @@ func FuzzPlan(f *testing.F) {
 		}
 		for _, change := range changes {
 			commands := append(change.up(), change.down()...)
+			if change.moves() {
+				commands = append(commands, change.address())
+			}
 			if change.before == nil {
 				commands = append(commands, change.add())
 			}
@@ -238,6 +241,7 @@ func FuzzAnswers(f *testing.F) {
 			parseInfo(answer)
 			parseProc(answer)
 			refusals(answer)
+			connections(answer, "web/a")
 		})
 	})
 }

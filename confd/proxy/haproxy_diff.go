@@ -17,6 +17,12 @@ const changesMax = 500
 type haChange struct {
 	backend, server string
 	before, after   *haSettings
+	pooled          bool // HAProxy keeps connections to it for later requests
+}
+
+// moves reports whether the server has another address.
+func (c haChange) moves() bool {
+	return c.before != nil && c.after != nil && c.before.addr != c.after.addr
 }
 
 // String is the change in one line, for people.
@@ -165,6 +171,7 @@ func diffServer(before, after *haServer) (change haChange, reason string) {
 			return change, reason
 		}
 		*side.settings = &settings
+		change.pooled = side.server.section.pools()
 	}
 	switch {
 	case !isPlainName(change.backend) || !isPlainName(change.server):
@@ -286,6 +293,13 @@ func (s *haSection) refuses(changes []haChange, moved bool) (reason string) {
 		}
 	}
 	return ""
+}
+
+// pools reports whether HAProxy keeps connections to the servers of s for later requests.
+func (s *haSection) pools() bool {
+	mode, _ := s.setting("mode")
+	reuse, _ := s.setting("http-reuse")
+	return mode == "http" && reuse != "never"
 }
 
 // choosesBackups reports whether there are several backup servers, of which one is used.

@@ -163,10 +163,16 @@ func (r *haRig) bring(live, next string) Kind {
 	var mark Mark
 	switch plan.Kind {
 	case Runtime:
-		if err := r.Apply(ctx, plan); err != nil {
+		err := r.Apply(ctx, plan)
+		if err == nil {
+			r.write(r.config(next))
+			break
+		}
+		if !strings.Contains(err.Error(), "under way at its old address") && !strings.Contains(err.Error(), "cannot be added yet") {
 			r.t.Fatalf("%s: %v", plan, err)
 		}
-		r.write(r.config(next))
+		plan = Plan{Kind: Reload, Reason: err.Error()}
+		fallthrough
 	case Reload:
 		r.t.Log(plan)
 		if mark, err = r.Mark(ctx); err != nil {

@@ -51,27 +51,33 @@ func (l *load) end(t testing.TB) {
 }
 
 func TestNoRequestFailsWhileServersComeMoveAndGo(t *testing.T) {
-	for name, keep := range map[string]bool{"closing": false, "keeping connections": true} {
+	for name, c := range map[string]struct{ keep, moves bool }{
+		"closing": {}, "keeping connections": {keep: true}, "moving": {keep: true, moves: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			address := freeAddress(t)
 			var backends []string
 			for i := range 4 {
-				backends = append(backends, newBackend(t, fmt.Sprintf("%d ok", i), keep))
+				backends = append(backends, newBackend(t, fmt.Sprintf("%d ok", i), c.keep))
 			}
 			rng := rand.New(rand.NewPCG(3, 0))
 			text := func() string {
 				var servers strings.Builder
 				for _, i := range rng.Perm(6)[:1+rng.IntN(4)] {
-					fmt.Fprintf(&servers, "    server s%d %s weight %d%s\n", i, backends[rng.IntN(len(backends))], 1+rng.IntN(200), []string{"", " maxconn 500"}[i%2])
+					backend := backends[i%len(backends)]
+					if c.moves {
+						backend = backends[rng.IntN(len(backends))]
+					}
+					fmt.Fprintf(&servers, "    server s%d %s weight %d%s\n", i, backend, 1+rng.IntN(200), []string{"", " maxconn 500"}[i%2])
 				}
 				return frontend(address) + "backend web\n    balance roundrobin\n" + servers.String()
 			}
 			live := text()
 			r := newHARig(t, live)
 			load := startLoad(address, 4)
-			for range 60 {
+			for range 40 {
 				next := text()
-				if kind := r.bring(live, next); kind == Reload {
+				if kind := r.bring(live, next); kind == Reload && !c.moves {
 					t.Error("reload")
 				}
 				live = next
@@ -103,14 +109,66 @@ func TestAMovedServerIsNotReachedOverItsOldConnections(t *testing.T) {
 		return frontend(address) + "backend web\n    http-reuse always\n    server a " + server + "\n"
 	}
 	r := newHARig(t, text(one))
-	if got := get(address); got != "one" {
-		t.Fatalf("answered by %q", got)
-	}
-	r.bring(text(one), text(two))
-	for range 10 {
-		if got := get(address); got != "two" {
-			t.Errorf("answered by %q", got)
+	for _, step := range [][2]string{{one, two}, {two, one}, {one, two}} {
+		get(address)
+		r.until("no request is under way", func() bool {
+			used, _ := connections(r.send("show servers conn web"), "web/a")
+			return len(used) == 1 && used[0] == "0"
+		})
+		if kind := r.bring(text(step[0]), text(step[1])); kind != Runtime {
+			t.Errorf("it took a %s", kind)
 		}
+		want := map[string]string{one: "one", two: "two"}[step[1]]
+		for range 10 {
+			if got := get(address); got != want {
+				t.Errorf("answered by %q, want %q", got, want)
+			}
+		}
+	}
+}
+
+func TestAServerWithRequestsUnderWayMovesByAReload(t *testing.T) {
+	address := freeAddress(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	text := func(server string) string {
+		return frontend(address) + "backend web\n    http-reuse always\n    server a " + server + " no-check\n"
+	}
+	old, next := text(listener.Addr().String()), text(newBackend(t, "new", true))
+	r := newHARig(t, old)
+	answer := make(chan string)
+	go func() { answer <- get(address) }()
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.Read(make([]byte, 4096))
+	plan, err := r.Plan(t.Context(), []byte(r.config(old)), []byte(r.config(next)))
+	if err != nil || plan.Kind != Runtime {
+		t.Fatalf("%v, %v", plan, err)
+	}
+	if err := r.Apply(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "requests under way at its old address") {
+		t.Errorf("got %v", err)
+	}
+	mark, err := r.Mark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(r.config(next))
+	r.reload()
+	if err := r.Confirm(t.Context(), []byte(r.config(next)), mark); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold")
+	if got := <-answer; got != "old" {
+		t.Errorf("the request under way is answered with %q", got)
+	}
+	if got := get(address); got != "new" {
+		t.Errorf("the next request is answered by %q", got)
 	}
 }
 
@@ -158,8 +216,8 @@ func TestARemovedServerFinishesItsRequestsAndIsDeletedThen(t *testing.T) {
 	if !exists() {
 		t.Error("a server with a request is gone")
 	}
-	// It comes back, at another address, and goes again.
-	back := fast + "    server slow " + other + " weight 3 no-check\n"
+	// It comes back, with another weight, and goes again.
+	back := fast + "    server slow " + listener.Addr().String() + " weight 0 no-check\n"
 	for _, step := range [][2]string{{fast, back}, {back, fast}} {
 		if kind := r.bring(text(step[0]), text(step[1])); kind != Runtime {
 			t.Fatalf("it took a %s", kind)
