@@ -208,7 +208,7 @@ func TestOneTemplateMakesAFileForEachKeyAndRemovesThoseThatVanish(t *testing.T) 
 	}
 	r.write("conf/templates/site.tmpl", `{{.Name}} {{getv (printf "%s/port" .Key)}}`)
 	r.write("conf/conf.d/site.toml", fmt.Sprintf("[template]\nsrc = \"site.tmpl\"\nfor_each = \"/sites/*\"\ndest = %q\nkeys = [\"/sites\"]\nreload_cmd = %q\n",
-		r.path("sites/s-{{.Name}}.conf"), "cat "+r.path("sites/s-")+"*.conf >"+r.path("live")+" 2>/dev/null; echo x >>"+r.path("reloads")))
+		r.path("sites/s-{{.Name}}.conf"), "echo x >>"+r.path("reloads")+"; cat "+r.path("sites/s-")+"*.conf >"+r.path("live")+" 2>/dev/null; true"))
 	r.set("/sites/a/port", "1")
 	r.set("/sites/b/port", "2")
 	r.start()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -25,13 +26,14 @@ type HAProxyConfig struct {
 // What somebody sets by hand at the socket, a state or a weight, is left alone until the next
 // reload: it is noted in the log, and is no difference.
 type HAProxy struct {
-	cfg     HAProxyConfig
-	socket  haSocket
-	master  haSocket
-	parsed  []parsedHAProxy              // the last few configurations
-	info    haInfo                       // of the generation that was asked last; zero if none was
-	retired map[haName]map[string]string // the keywords of removed servers that may still exist
-	byHand  string                       // what was noted last
+	cfg      HAProxyConfig
+	socket   haSocket
+	master   haSocket
+	parsed   []parsedHAProxy              // the last few configurations
+	info     haInfo                       // of the generation that was asked last; zero if none was
+	replaced haGeneration                 // that a reload put an end to last
+	retired  map[haName]map[string]string // the keywords of removed servers that may still exist
+	byHand   string                       // what was noted last
 }
 
 // haName is a server of a backend.
@@ -102,14 +104,41 @@ func (h *HAProxy) Plan(ctx context.Context, live, next []byte) (Plan, error) {
 	return plan, nil
 }
 
+// current has commands answered by the generation that serves, and says which that is. For a moment
+// after a reload the worker of before may still accept connections at the socket: it is not meant.
+func (h *HAProxy) current(ctx context.Context, commands ...string) (info haInfo, answer string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.Timeout)
+	defer cancel()
+	for poll := newPoll(); ; {
+		answer, err := h.socket.ask(ctx, append([]string{"show info"}, commands...)...)
+		if err != nil {
+			return info, "", err
+		}
+		first, rest, _ := strings.Cut(answer, "\n\n")
+		if info, err = parseInfo(first); err != nil {
+			return info, "", err
+		}
+		if h.replaced == (haGeneration{}) || info.generation() != h.replaced {
+			return info, rest, nil
+		}
+		if !poll.wait(ctx) {
+			return info, "", fmt.Errorf("HAProxy's process %s still answers, though another took its place", info.pid)
+		}
+	}
+}
+
+// change is current for commands that only the generation that was asked last is to have.
+func (h *HAProxy) change(ctx context.Context, commands ...string) (answer string, err error) {
+	info, answer, err := h.current(ctx, commands...)
+	if err == nil && h.info.pid != "" && info.generation() != h.info.generation() {
+		err = fmt.Errorf("HAProxy's process %s was replaced by %s meanwhile", h.info.pid, info.pid)
+	}
+	return answer, err
+}
+
 // ask returns the state of all servers, and notes the generation.
 func (h *HAProxy) ask(ctx context.Context) (haStates, error) {
-	answer, err := h.socket.ask(ctx, "show info", "show servers state")
-	if err != nil {
-		return nil, err
-	}
-	first, second, _ := strings.Cut(answer, "\n\n")
-	info, err := parseInfo(first)
+	info, second, err := h.current(ctx, "show servers state")
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (h *HAProxy) move(ctx context.Context, change haChange) error {
 		return nil
 	}
 	look := "show servers conn " + change.backend
-	answer, err := h.socket.ask(ctx, numbered, look, change.address(), look)
+	answer, err := h.change(ctx, numbered, look, change.address(), look)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (h *HAProxy) addOne(ctx context.Context, change haChange) error {
 			return fmt.Errorf("server %s runs already, though the file did not have it", change.name())
 		}
 		// A refusal shows below.
-		if _, err := h.socket.ask(ctx, "del server "+change.name().String()); err != nil {
+		if _, err := h.change(ctx, "del server "+change.name().String()); err != nil {
 			return err
 		}
 		states, err := h.states(ctx, []haChange{change})
@@ -159,7 +159,7 @@ func (h *HAProxy) remove(ctx context.Context, changes []haChange, states haState
 		}
 	}
 	for line := range lines(commands) {
-		if _, err := h.socket.ask(ctx, line...); err != nil {
+		if _, err := h.change(ctx, line...); err != nil {
 			return err
 		}
 	}
@@ -178,7 +178,7 @@ func (h *HAProxy) states(ctx context.Context, changes []haChange) (haStates, err
 			break
 		}
 	}
-	answer, err := h.socket.ask(ctx, commands...)
+	answer, err := h.change(ctx, commands...)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +188,7 @@ func (h *HAProxy) states(ctx context.Context, changes []haChange) (haStates, err
 // tell sends commands, in as many lines as they take, and returns the first refusal.
 func (h *HAProxy) tell(ctx context.Context, commands []string) error {
 	for line := range lines(commands) {
-		answer, err := h.socket.ask(ctx, append([]string{numbered}, line...)...)
+		answer, err := h.change(ctx, append([]string{numbered}, line...)...)
 		if err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ func (h *HAProxy) compare(ctx context.Context, config *haConfig, states haStates
 	}
 	h.note(byHand)
 	for line := range lines(left) {
-		if _, err := h.socket.ask(ctx, line...); err != nil {
+		if _, err := h.change(ctx, line...); err != nil {
 			return err
 		}
 	}

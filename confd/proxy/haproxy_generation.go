@@ -27,13 +27,9 @@ type haMark struct {
 // hears of a reload: one that has just been started or reloaded ignores the signal.
 func (h *HAProxy) Mark(ctx context.Context) (Mark, error) {
 	mark := haMark{reloads: -1}
-	answer, err := h.socket.ask(ctx, "show info")
+	info, _, err := h.current(ctx)
 	switch {
 	case err == nil:
-		info, err := parseInfo(answer)
-		if err != nil {
-			return Mark{}, err
-		}
 		mark.worker = info.generation()
 		if err := h.masterListens(ctx, info.pid); err != nil {
 			return Mark{}, err
@@ -162,17 +158,14 @@ func (e errOldGeneration) Error() string {
 // confirmNew looks once whether a generation other than before runs config. fresh reports whether
 // there is another generation.
 func (h *HAProxy) confirmNew(ctx context.Context, config *haConfig, before haMark) (fresh bool, err error) {
-	answer, err := h.socket.ask(ctx, "show info")
-	if err != nil {
-		return false, err
-	}
-	info, err := parseInfo(answer)
+	info, _, err := h.current(ctx)
 	if err != nil {
 		return false, err
 	}
 	if info.generation() == before.worker {
 		return false, errOldGeneration{info.pid}
 	}
+	h.replaced = before.worker
 	states, err := h.ask(ctx)
 	if err != nil {
 		return false, err
