@@ -13,6 +13,14 @@
 // A read followed by a watch from the next index misses nothing and sees nothing twice. Follow does
 // both, and reads again when the store no longer has what was missed.
 //
+// Several keys of a directory are one read and one watch:
+//
+//	result, err := client.Read(ctx, kv.Read{Recursive: true, Only: keys})
+//	watch, err := client.Watch(ctx, kv.WatchFrom{Recursive: true, Only: keys, Index: result.Index + 1, Seen: result.Seen})
+//
+// A kvd answers at one index and in one order. An etcd is asked for each key; what it brings is left out
+// as far as it was read, and hidden keys have watches of their own.
+//
 // # Endpoints
 //
 // A client puts its endpoints into an order of its own, at random, stays with the one that answers,
