@@ -98,7 +98,7 @@ func TestAFileThatShrinksTooMuchIsHeldForItsGraceOrUntilItIsReleased(t *testing.
 		h.after(time.Hour, 5, report.Converged)
 		h.has(1)
 		h.after(59*time.Second, 5, report.Held)
-		if next := h.w.status("a").Next; next.Sub(time.Now()) > 2*time.Second {
+		if next := h.w.status("a").Next; time.Until(next) > 2*time.Second {
 			t.Errorf("the hold is said to end at %v", next)
 		}
 		h.after(2*time.Second, 1, report.Converged)
