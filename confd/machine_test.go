@@ -164,7 +164,7 @@ func TestOnlyTargetsWhoseReadSetAChangeTouchesAreRendered(t *testing.T) {
 func TestAReloadGroupIsCheckedTogetherAndReloadedOnce(t *testing.T) {
 	r := storeRig(t)
 	w := r.witnessed()
-	group := "keys = [\"/x\"]\nreload_group = \"proxy\"\nreload_cmd = \"cat $DIR/a.out $DIR/b.out >$DIR/live; echo x >>$DIR/reloads\"\n"
+	group := "keys = [\"/x\"]\nreload_group = \"proxy\"\nreload_cmd = \"echo x >>$DIR/reloads; cat $DIR/a.out $DIR/b.out >$DIR/live\"\n"
 	r.resource("a", `a{{getv "/x"}}`, group)
 	// The check sees the new version of both files, and no version in which they differ.
 	r.resource("b", `b{{getv "/x"}}`, group+`check_cmd = "grep -q bad {{.src}} && exit 1; test $(cut -c2- {{.src}}) = $(cut -c2- {{.dir}}$DIR/a.out)"`)
