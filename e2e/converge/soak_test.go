@@ -90,6 +90,7 @@ type soak struct {
 	begun     time.Time
 	good      map[string]string // files as they are when nothing is broken
 	acts      map[string]int
+	stayed    map[*instance]time.Time // until when they were anchors
 }
 
 func TestWhateverBreaksHAProxyServesWhatTheStoreSaysAndNoRequestFails(t *testing.T) {
@@ -150,7 +151,7 @@ func setting(t *testing.T, name string, otherwise time.Duration) time.Duration {
 
 func newSoak(t *testing.T, seed uint64, settings ...string) *soak {
 	t.Helper()
-	s := &soak{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 1)), acts: map[string]int{}}
+	s := &soak{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 1)), acts: map[string]int{}, stayed: map[*instance]time.Time{}}
 	s.h = newHAProxy(s.world,
 		`check_cmd = "test ! -e $DIR/broken.check && haproxy -c -f {{.src}}"`,
 		`reload_cmd = "test ! -e $DIR/broken.reload || exit 1; test ! -e $DIR/hanging.reload || { echo $$ >$DIR/hanging.pid; sleep 600; }; sh $DIR/reload.sh"`,
@@ -206,7 +207,7 @@ func (s *soak) say(i *instance, state string) {
 func (s *soak) change() {
 	n := s.random.IntN(services)
 	i := s.instances[n][s.random.IntN(instances)]
-	if i == s.anchors[n] {
+	if i == s.anchors[n] || time.Since(s.stayed[i]) < 5*time.Second { // a worker of before a reload may still wait to ask it
 		return
 	}
 	dead := slices.ContainsFunc(s.instances[n], func(other *instance) bool { return other.state == registry.StateUp && other.server == nil })
@@ -369,6 +370,7 @@ func (s *soak) calm() time.Duration {
 			}
 		}
 		if i := all[s.random.IntN(instances)]; i.server != nil && i.state == registry.StateUp && healthy[i.backend.address] {
+			s.stayed[s.anchors[n]] = time.Now()
 			s.anchors[n] = i
 		}
 		for _, i := range all { // stopped in order: nobody is sent there any more
