@@ -372,7 +372,8 @@ func (r *reconciliation) note(event kv.Event) {
 	}
 }
 
-// merge returns what was read with the events that came later.
+// merge returns what was read with the events that came later: several may be of one index, and those about several
+// keys need not come in its order.
 func (r *reconciliation) merge(result reread, naming Naming) (reading, error) {
 	switch {
 	case result.err != nil:
@@ -386,7 +387,6 @@ func (r *reconciliation) merge(result reread, naming Naming) (reading, error) {
 	for _, event := range r.later {
 		if event.Node.ModifiedIndex > merged.from.Index {
 			fold(merged.pairs, event, naming.covers(merged.roots, event.Node.Key))
-			merged.from.Index = event.Node.ModifiedIndex
 		}
 	}
 	return merged, nil
