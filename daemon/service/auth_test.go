@@ -172,6 +172,21 @@ func TestAWatchOfSeveralKeysEndsWithTheRightToOneOfThem(t *testing.T) {
 	}
 }
 
+func TestADirectoryInThePlaceOfAValueDoesNotShowTheValue(t *testing.T) {
+	s, _ := open()
+	u := guard(t, s, "/p/* /p/_h", "")
+	w, err := u.Watch(t.Context(), kv.WatchFrom{Recursive: true, Only: []string{"/p/", "/p/_h"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	write(t, s, set("/p", "secret", 0))
+	write(t, s, kv.Write{Op: kv.OpSet, Key: "/p", Dir: true})
+	if event, err := w.Next(t.Context()); err != nil || !event.Node.Dir || event.PrevNode != nil {
+		t.Errorf("%+v before %+v, %v", event.Node, event.PrevNode, err)
+	}
+}
+
 func TestASlashReadsADirectoryAndNoValue(t *testing.T) {
 	s, _ := open()
 	write(t, s, set("/file", "secret", 0))

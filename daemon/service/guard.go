@@ -97,7 +97,7 @@ func (w *guardedWatch) see(auth *store.Auth, event kv.Event) (kv.Event, bool) {
 	key := event.Node.Key
 	asDir := false
 	for _, need := range w.needs {
-		if event.Node.Dir && kv.Below(need.Key, key) { // a directory above has gone; no value is in that
+		if event.Removes() && event.Node.Dir && kv.Below(need.Key, key) { // a directory above has gone; no value is in that
 			return event, true
 		}
 		asDir = asDir || need.AsDir && need.Key == key

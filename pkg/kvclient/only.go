@@ -99,6 +99,7 @@ func (c *Client) watchOnly(ctx context.Context, from kv.WatchFrom) (kv.Watch, er
 		return nil, &kv.Error{Op: "watch", Key: nameOf(from.Key), Kind: kv.Invalid, Cause: "what was seen is not of these keys"}
 	}
 	from.Key, from.Only, from.Recursive = kv.Common(only), only, true
+	all := from
 	var apart []string // keys that have watches of their own
 	if c.plain.Load() {
 		from, apart = without(from, func(key string) bool { return kv.HiddenBelow(key, from.Key) })
@@ -121,7 +122,7 @@ func (c *Client) watchOnly(ctx context.Context, from kv.WatchFrom) (kv.Watch, er
 	if len(apart) == 0 {
 		return watches[0], nil
 	}
-	return c.watchApart(ctx, watches, from, only, apart)
+	return c.watchApart(ctx, watches, all, apart)
 }
 
 // without returns from without the keys that are apart, and those.
@@ -197,16 +198,20 @@ type brought struct {
 	err   error
 }
 
-// watchApart returns a watch made of watches and of one for each of the keys apart. After an error it has closed
-// watches.
-func (c *Client) watchApart(ctx context.Context, watches []*watch, from kv.WatchFrom, only, apart []string) (kv.Watch, error) {
+// watchApart returns a watch made of watches and of one for each of those keys of from that are apart. After an error
+// it has closed watches.
+func (c *Client) watchApart(ctx context.Context, watches []*watch, from kv.WatchFrom, apart []string) (kv.Watch, error) {
 	s := &several{watches: watches, keys: make([]string, len(watches), len(watches)+len(apart)), brought: make(chan brought)}
 	if from.Index == 0 && len(watches) > 0 {
 		from.Index = watches[0].Index() + 1
 	}
 	s.ctx, s.end = context.WithCancel(c.lifetime)
 	for _, key := range apart {
-		w, err := c.beginOnly(ctx, kv.WatchFrom{Key: key, Recursive: true, Index: from.Index})
+		index := from.Index
+		if from.Seen != nil {
+			index = max(index, from.Seen[slices.Index(from.Only, key)]+1)
+		}
+		w, err := c.beginOnly(ctx, kv.WatchFrom{Key: key, Recursive: true, Index: index})
 		if err != nil {
 			s.Close()
 			return nil, err
