@@ -78,6 +78,12 @@ func (s *haServer) compare(state haState) (problem, byHand string) {
 		return "", "" // its address or state depends on more than its line
 	}
 	inMaint, sinceStart := state.admin&adminForcedMaint != 0, state.admin&adminConfigMaint != 0
+	if !want.says("weight") {
+		want.weight = state.weight
+	}
+	if !want.says("disabled", "enabled") {
+		want.disabled = inMaint
+	}
 	switch {
 	case state.addr != want.addr:
 		return "its address is " + state.addr.String() + ", not " + want.addr.String(), ""

@@ -24,6 +24,7 @@ type haSection struct {
 	servers    []*haServer
 	names      map[string]*haServer // of servers; see byName
 	defaults   *haSection           // that it inherits from; nil if the file has none before it
+	elsewhere  bool                 // it names defaults that the file does not have
 	opaque     string               // why its servers are not understood, "" if they are
 
 	inherited map[int]haInherited // that were asked for, by the number of default-server lines
@@ -40,6 +41,7 @@ type haServer struct {
 	line     string // from the name on
 	section  *haSection
 	defaults int // how many default-server lines of the section come before it
+	place    int // how many lines of the section, of those that are no such servers, come before it
 
 	read    bool // whether the two below are filled in
 	meaning haSettings
@@ -52,6 +54,14 @@ type haSettings struct {
 	weight   int
 	disabled bool
 	other    map[string]string // the other keywords, with their value, "" for those without one; never changed, as it may be shared
+
+	// unsure: another file may have set what is not said here. What is said of weight and state is among other then.
+	unsure bool
+}
+
+// says reports whether one of words, which are of weight or state, is not for another file to say.
+func (t *haSettings) says(words ...string) bool {
+	return !t.unsure || slices.ContainsFunc(words, func(word string) bool { _, said := t.other[word]; return said })
 }
 
 // sectionWords open a section, in the versions up to 3.2.
@@ -89,7 +99,8 @@ func parseHAProxy(content []byte) *haConfig {
 		}
 		if sectionWords[word] {
 			name, _, _ := strings.Cut(rest, " ")
-			section = &haSection{kind: word, name: name, header: line, defaults: inheritedBy(word, rest, named, defaults)}
+			section = &haSection{kind: word, name: name, header: line}
+			section.defaults, section.elsewhere = inheritedBy(word, rest, named, defaults)
 			defaultServers = 0
 			c.sections = append(c.sections, section)
 			if !plain {
@@ -124,7 +135,7 @@ func parseHAProxy(content []byte) *haConfig {
 		server := &room[0]
 		room = room[1:]
 		server.name, _, _ = strings.Cut(rest, " ")
-		server.line, server.section, server.defaults = rest, section, defaultServers
+		server.line, server.section, server.defaults, server.place = rest, section, defaultServers, len(section.lines)
 		section.servers = append(section.servers, server)
 	}
 	return c
@@ -151,26 +162,40 @@ func (s *haSection) byName(name string) *haServer {
 
 // inheritedBy returns the defaults section that a section with these words after its keyword has:
 // the one it names, or the last before it. Only by name does one defaults section have another.
-func inheritedBy(kind, words string, named map[string]*haSection, last *haSection) *haSection {
+func inheritedBy(kind, words string, named map[string]*haSection, last *haSection) (section *haSection, elsewhere bool) {
 	fields := strings.Fields(words)
 	if at := slices.Index(fields, "from"); at > 0 && at+1 < len(fields) {
-		return named[fields[at+1]]
+		section = named[fields[at+1]]
+		return section, section == nil
 	}
 	if kind == "defaults" {
-		return nil
+		return nil, false
 	}
-	return last
+	return last, last == nil
+}
+
+// isWhole reports whether all that s inherits is in the file: HAProxy may have read others before it.
+func (s *haSection) isWhole() bool {
+	for ; s != nil; s = s.defaults {
+		if s.elsewhere {
+			return false
+		}
+	}
+	return true
 }
 
 // normalLine returns a line without its comment and with single blanks. plain is false for a line
-// with quotes, escapes or variables, which is kept as it is.
+// with quotes, escapes or variables, which is kept as it is after its first word.
 func normalLine(line string) (normal string, plain bool) {
 	start, end, single := -1, 0, true // of what is no blank and no comment
 	for i := 0; i < len(line); i++ {
 		switch c := line[i]; c {
 		case '"', '\'', '\\', '$':
-			trimmed := strings.TrimSpace(line)
-			return trimmed, false
+			first, rest := strings.TrimSpace(line), ""
+			if end := strings.IndexFunc(first, isBlank); end >= 0 {
+				first, rest = first[:end], " "+strings.TrimLeftFunc(first[end:], isBlank)
+			}
+			return first + rest, false
 		case '#':
 			return tidy(line, start, end, single), true
 		case ' ', '\t', '\r', '\n', '\v', '\f':
@@ -259,7 +284,7 @@ func (s *haSection) inheritedSettings(count int) (settings haSettings, reason st
 	if known, ok := s.inherited[count]; ok {
 		return known.settings, known.reason
 	}
-	settings.weight = 1
+	settings.weight, settings.unsure = 1, !s.isWhole()
 	var sections []*haSection // nearest first
 	for section := s.defaults; section != nil; section = section.defaults {
 		sections = append(sections, section)
@@ -301,16 +326,20 @@ func (t *haSettings) take(words []string) (reason string) {
 		}
 		value := strings.Join(words[1:1+count], " ")
 		words = words[1+count:]
+		own := true // it has a field of its own
 		switch word {
 		case "disabled", "enabled":
 			t.disabled = word == "disabled"
-			continue
 		case "weight":
 			weight, err := strconv.Atoi(value)
 			if err != nil || weight < 0 || weight > 256 {
 				return "weight " + strconv.Quote(value) + " is not a number from 0 to 256"
 			}
-			t.weight = weight
+			t.weight, value = weight, ""
+		default:
+			own = false
+		}
+		if own && !t.unsure {
 			continue
 		}
 		if shared {

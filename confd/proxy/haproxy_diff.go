@@ -68,10 +68,21 @@ func diffHAProxy(live, next *haConfig) (changes []haChange, reason string) {
 		}
 		changes = append(changes, found...)
 	}
+	if opaque := cmp.Or(live.opaque, next.opaque); opaque != "" && !samePlaces(live, next) {
+		return nil, "the configuration is not understood: " + opaque
+	}
 	if len(changes) > changesMax {
 		return nil, fmt.Sprintf("%d servers differ, more than %d are not changed one by one", len(changes), changesMax)
 	}
 	return changes, ""
+}
+
+// samePlaces reports whether two configurations with the same sections have the same servers between the same lines,
+// which matters if a line may be a condition.
+func samePlaces(live, next *haConfig) bool {
+	return slices.EqualFunc(live.sections, next.sections, func(a, b *haSection) bool {
+		return slices.EqualFunc(a.servers, b.servers, func(a, b *haServer) bool { return a.name == b.name && a.place == b.place })
+	})
 }
 
 // diffHeaders compares the sections as such.
@@ -176,8 +187,10 @@ func diffServer(before, after *haServer) (change haChange, reason string) {
 	switch {
 	case !isPlainName(change.backend) || !isPlainName(change.server):
 		return change, "its name has characters that are not sent to HAProxy"
+	case (before == nil || after == nil) && !cmp.Or(before, after).section.isWhole():
+		return change, "the defaults of its backend are in another file"
 	case before == nil:
-		return change, change.after.refusesAdding(after.section)
+		return change, change.after.refusesAdding()
 	case change.before.other["on-marked-down"] != "" && (after == nil || change.after.disabled && !change.before.disabled):
 		return change, "on-marked-down would end the connections that a reload lets finish"
 	case after == nil:
@@ -238,11 +251,8 @@ func (t *haSettings) refuses() (reason string) {
 	return ""
 }
 
-// refusesAdding says why such a server is not added to section at run time.
-func (t *haSettings) refusesAdding(section *haSection) (reason string) {
-	if section.defaults == nil {
-		return "the defaults of its backend are in another file"
-	}
+// refusesAdding says why such a server is not added at run time.
+func (t *haSettings) refusesAdding() (reason string) {
 	for _, keyword := range slices.Sorted(maps.Keys(t.other)) {
 		sent, ok := addable[keyword]
 		if !ok {
@@ -316,10 +326,8 @@ func (s *haSection) choosesBackups() bool {
 
 // numbersItsServers reports whether every server line has an id.
 func (s *haSection) numbersItsServers() bool {
-	for _, server := range s.servers {
-		if !slices.Contains(strings.Fields(server.line), "id") {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(s.servers, func(server *haServer) bool {
+		settings, reason := server.settings()
+		return reason != "" || settings.other["id"] == ""
+	})
 }

@@ -71,7 +71,12 @@ func TestASocketThatDoesNotAnswerAsHAProxyDoesIsAnError(t *testing.T) {
 		"strange row":  {say(info + "1\n" + strings.Replace(row, " 2 0 1 1 ", " 2 zero 1 1 ", 1) + "\n"), "not understood"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := NewHAProxy(HAProxyConfig{Socket: socket.path, Timeout: 100 * time.Millisecond, Wait: 200 * time.Millisecond})
+			t.Parallel()
+			cfg := HAProxyConfig{Socket: socket.path, Timeout: 10 * time.Second, Wait: time.Second}
+			if strings.HasPrefix(socket.want, "no complete answer") {
+				cfg.Timeout = 100 * time.Millisecond
+			}
+			h := NewHAProxy(cfg)
 			h.info = haInfo{pid: "1", version: haVersion{2, 6}}
 			plan, err := h.Plan(t.Context(), []byte("defaults\n"+oneServer), []byte("defaults\n"+twoServers))
 			if err != nil || plan.Kind != Runtime {
