@@ -606,3 +606,55 @@ func TestWhatIsLiveIsKnownByIndex(t *testing.T) {
 		t.Errorf("a release of nobody: %v", err)
 	}
 }
+
+func TestAMemberOfAGroupThatCannotBeRenderedIsTriedAgainThoughTheOthersAreLive(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	group := "keys = [\"/x\"]\nreload_group = \"g\"\nreload_cmd = \"cat $DIR/b.out >$DIR/live\"\n"
+	r.resource("a", `{{if fileExists "`+r.path("switch")+`"}}{{getv "/x"}}{{else}}{{getv "/none"}}{{end}}`, group)
+	r.resource("b", `{{getv "/x"}}`, group)
+	r.set("/x", "1")
+	r.start()
+	r.eventually("live", "1")
+	r.becomes(w, "b", report.Converged)
+	r.write("switch", "")
+	r.eventually("a.out", "1")
+}
+
+func TestAVersionThatWasTakenBackIsTriedAgainThoughANewFileOfItsGroupCouldNotBe(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	group := "keys = [\"/x\"]\nreload_group = \"g\"\non_reload_failure = \"rollback\"\nretry_max = \"1s\"\nreload_cmd = \"test -e $DIR/switch || ! grep -q bad $DIR/a.out\"\n"
+	r.resource("a", `{{getv "/x"}}`, group)
+	r.set("/x", "good")
+	stop := r.start()
+	r.becomes(w, "a", report.Converged)
+	stop()
+	r.resource("b", `{{getv "/x"}}`, group) // has no version to go back to
+	r.set("/x", "bad")
+	r.start()
+	r.eventually("b.out", "bad")
+	r.becomes(w, "a", report.Failed)
+	r.until("the file is back", func() bool { return r.read("a.out") == "good" && !r.exists(".a.out.reload-pending") })
+	r.write("switch", "")
+	r.eventually("a.out", "bad")
+	r.becomes(w, "a", report.Converged)
+}
+
+func TestAFileThatCouldNotBeWrittenIsNotReloaded(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	r.deps.Step = func(_, step string) {
+		if step == report.StepWrite { // what is renamed onto a directory is refused
+			_ = os.MkdirAll(r.path("a.out"), 0o755)
+		}
+	}
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"echo x >>$DIR/reloads\"")
+	r.set("/x", "1")
+	r.start()
+	r.becomes(w, "a", report.Failed)
+	r.until("it was tried again", func() bool { return w.count("a", report.StepRender) > 1 })
+	if status := w.status("a"); r.reloads() != 0 || status.State != report.Failed || status.Step != report.StepWrite {
+		t.Errorf("%d reloads, it is %s at %q", r.reloads(), status.State, status.Step)
+	}
+}

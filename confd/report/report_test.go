@@ -343,3 +343,22 @@ func TestTheServiceManagerHearsReadyAfterTheFirstPassAndTheWatchdogWhileThereIsP
 		}
 	}
 }
+
+// racing stands for an agent in which a target fails while it is asked how far everything is.
+type racing struct {
+	*loop
+	report *Report
+}
+
+func (r *racing) Live() kv.Index {
+	r.report.Target(TargetStatus{Name: "web", State: Failed, Step: StepCheck, Index: 8})
+	return 8
+}
+
+func TestAnIndexIsNeverTakenForLiveWithStatesOfBeforeIt(t *testing.T) {
+	r, l := newReport(t)
+	r.Attach(&racing{l, r})
+	if s := r.Status(); s.Index != 8 || s.Targets[0].State != Failed {
+		t.Errorf("index %d is said with the target %s", s.Index, s.Targets[0].State)
+	}
+}

@@ -1,0 +1,99 @@
+package confd
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/kvd-io/kvd/confd/report"
+)
+
+// sites makes site.toml, which makes a file sites/NAME for each key /sites/NAME.
+func (r *rig) sites(settings string) {
+	r.t.Helper()
+	if err := os.MkdirAll(r.path("sites"), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	r.write("conf/templates/site.tmpl", `{{.Name}} {{.Value}}`)
+	r.write("conf/conf.d/site.toml", fmt.Sprintf("[template]\nsrc = \"site.tmpl\"\nfor_each = \"/sites/*\"\ndest = %q\nkeys = [\"/sites\"]\n%s\n", r.path("sites/{{.Name}}"), settings))
+}
+
+func TestFilesOfItemsThatAreGoneStayWhileAGuardHoldsThem(t *testing.T) {
+	r := fileRig(t, "sites: {a: 1, b: 2}\nx: 1")
+	r.sites("min_keys = 1\nreload_group = \"g\"")
+	r.resource("other", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_group = \"g\"\nreload_cmd = \"true\"")
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	r.write("keys.yaml", "x: 2")
+	_ = r.once() // a held file is not up to date
+	if !r.exists("sites/a") || !r.exists("sites/b") || r.read("other.out") != "2" {
+		t.Errorf("a is there: %v, b: %v, the other file is %q", r.exists("sites/a"), r.exists("sites/b"), r.read("other.out"))
+	}
+}
+
+func TestHeldFilesOfItemsCanBeReleased(t *testing.T) {
+	for _, name := range []string{"site", "site/a"} {
+		t.Run(name, func(t *testing.T) {
+			r := storeRig(t)
+			w := r.witnessed()
+			var control Control
+			running := make(chan struct{})
+			r.deps.Running = func(c Control) { control = c; close(running) }
+			r.sites("min_keys = 2")
+			r.set("/sites/a", "1")
+			r.set("/sites/b", "1")
+			r.start()
+			<-running
+			r.becomes(w, "site/a", report.Converged)
+			r.becomes(w, "site/b", report.Converged)
+			r.remove("/sites/b")
+			r.becomes(w, "site/a", report.Held)
+			if err := control.Release(name); err != nil {
+				t.Fatal(err)
+			}
+			r.until("b is gone", func() bool { return !r.exists("sites/b") })
+			r.becomes(w, "site/a", report.Converged)
+		})
+	}
+}
+
+func TestAResourceWithoutItemsIsKnownToFollowItsKeys(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	r.sites("")
+	r.set("/other", "1")
+	r.start()
+	r.becomes(w, "site", report.Converged)
+	if keys := w.status("site").Keys; !slices.Equal(keys, []string{"/sites"}) {
+		t.Errorf("it is said to follow %q", keys)
+	}
+	r.set("/sites/a", "1")
+	r.becomes(w, "site/a", report.Converged)
+	if names := w.names(); !slices.Equal(names, []string{"site/a"}) {
+		t.Errorf("targets: %q", names)
+	}
+	if of := w.status("site/a").Resource; of != "site" {
+		t.Errorf("the item is said to be of resource %q", of)
+	}
+	r.remove("/sites/a")
+	r.until("there is no item", func() bool { return slices.Equal(w.names(), []string{"site"}) })
+}
+
+func TestItemsThatCannotBeListedAreTriedAgain(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	r.sites("")
+	r.set("/sites/a", "1")
+	r.write("sites/.site.manifest", "damaged")
+	r.start()
+	r.becomes(w, "site", report.Failed)
+	if next := w.status("site").Next; next.IsZero() {
+		t.Error("it is not said when it is tried again")
+	}
+	if err := os.Remove(r.path("sites/.site.manifest")); err != nil {
+		t.Fatal(err)
+	}
+	r.becomes(w, "site/a", report.Converged)
+}
