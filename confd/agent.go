@@ -253,6 +253,9 @@ func (a *agent) passOnce(ctx context.Context, tasks []task) (done bool) {
 			p.group.settle(ctx)
 		}
 	}
+	for _, g := range groups {
+		g.tellWholes()
+	}
 	done = ctx.Err() == nil
 	for _, g := range groups {
 		done = done && g.isDone()
@@ -285,10 +288,10 @@ func (a *agent) forever(ctx context.Context) {
 	poke := make(chan struct{}, 1)
 
 	a.look(changes)
+	a.apply(ctx)
 	if a.deps.Running != nil {
 		a.deps.Running(&control{a, poke})
 	}
-	a.apply(ctx)
 	for {
 		compare := true
 		select {
@@ -319,6 +322,7 @@ func (a *agent) forever(ctx context.Context) {
 // apply puts the resources to work. What has not changed is not disturbed.
 func (a *agent) apply(ctx context.Context) {
 	tasks, roots := a.open()
+	a.board.expect(tasks)
 	wanted := map[string][]task{}
 	for _, t := range tasks {
 		key := groupKey(t.Resource)

@@ -1,9 +1,9 @@
 package confd
 
 import (
+	"cmp"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -34,12 +34,28 @@ func (b *board) set(status report.TargetStatus) {
 	b.to.Target(status)
 }
 
-// gone notes that there is no such target any more.
+// expect notes that the targets of tasks are waited for, as far as nothing is known of them.
+func (b *board) expect(tasks []task) {
+	known := map[string]bool{}
+	for _, status := range b.all() {
+		known[cmp.Or(status.Resource, status.Name)] = true
+	}
+	for _, t := range tasks {
+		if !known[t.Name] {
+			b.set(report.TargetStatus{Name: t.Name, Dest: t.Dest, State: report.Waiting, Since: time.Now(), Keys: t.Keys})
+		}
+	}
+}
+
+// gone notes that there is no such target any more, if there was one.
 func (b *board) gone(name string) {
 	b.mu.Lock()
+	_, known := b.targets[name]
 	delete(b.targets, name)
 	b.mu.Unlock()
-	b.to.Gone(name)
+	if known {
+		b.to.Gone(name)
+	}
 }
 
 // step notes that a step was done, which began at a time.
@@ -59,24 +75,25 @@ func (b *board) all() []report.TargetStatus {
 }
 
 // release notes that what a resource is held at is to be let through, and reports whether any of its
-// targets is held. name is a resource's, or that of one of its targets.
+// targets is held. name is a resource's, or that of one of its targets, which are held together.
 func (b *board) release(name string) (held, known bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for other, status := range b.targets {
-		if other != name && !strings.HasPrefix(other, name+"/") && !strings.HasPrefix(name, other+"/") {
+		resource := cmp.Or(status.Resource, other)
+		if other != name && resource != name {
 			continue
 		}
 		known = true
 		if status.State == report.Held {
 			held = true
-			b.released[other] = true
+			b.released[resource] = true
 		}
 	}
 	return held, known
 }
 
-// isReleased reports whether the target of this name was released.
+// isReleased reports whether what the resource of this name is held at was released.
 func (b *board) isReleased(name string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

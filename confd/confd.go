@@ -78,8 +78,8 @@ type Deps struct {
 	Lookup func(record string) ([]string, error) // host:port of an SRV record; nil: DNS
 
 	Report report.Reporter // hears what becomes of each target; nil: nobody
-	// Running is called once, before the first pass, with what can be asked of the running agent; may
-	// be nil. The Control is good until Run returns.
+	// Running is called once, when each resource has a status, with what can be asked of the running agent;
+	// may be nil. The Control is good until Run returns.
 	Running func(Control)
 	// Moment is called when something was written below Config.Moments; it returns at once. May be nil.
 	Moment func()

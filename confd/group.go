@@ -58,6 +58,14 @@ func (s *shared) step(o *output, step string) {
 	}
 }
 
+// step is that of shared, and notes that the turn goes on.
+func (g *group) step(o *output, step string) {
+	g.mu.Lock()
+	g.beat = time.Now()
+	g.mu.Unlock()
+	g.shared.step(o, step)
+}
+
 // group is the targets whose reader is told by one command, those of one reload group, or one target.
 // All its work is done by one goroutine: that of run, or that of once.
 type group struct {
@@ -76,8 +84,8 @@ type group struct {
 	look      bool          // templates may have changed
 	compare   bool          // files may have changed: everything is compared
 	calm      bool          // nothing is under way: all that was taken from the feeds is done
-	beat      time.Time     // when the present turn began; zero: there is none
-	longest   time.Duration // that a turn can take
+	beat      time.Time     // when the last step of the present turn began; zero: there is none
+	longest   time.Duration // that a step can take
 	title     string        // of the group, for people
 	dismissed bool          // its resources are there no more
 }
@@ -313,7 +321,7 @@ func (g *group) adopt(ctx context.Context, tasks []task) {
 			t = before[i]
 			before = slices.Delete(before, i, i+1)
 		} else {
-			t = newTarget(wanted, g.shared)
+			t = newTarget(wanted, g)
 		}
 		g.join(t, groups)
 		g.targets = append(g.targets, t)
@@ -323,7 +331,9 @@ func (g *group) adopt(ctx context.Context, tasks []task) {
 	}
 	reader := newReader(g.targets)
 	if reader != nil && g.reader != nil {
+		longest := reader.retry.Max
 		reader.at, reader.retry, reader.failure = g.reader.at, g.reader.retry, g.reader.failure
+		reader.retry.Max = longest
 		reader.bucket.full = g.reader.bucket.full
 	}
 	g.reader = reader
@@ -334,13 +344,12 @@ func (g *group) adopt(ctx context.Context, tasks []task) {
 	g.mu.Unlock()
 }
 
-// bound returns how long a turn can take at most, if everything takes as long as it may.
-func (g *group) bound() time.Duration {
-	longest := time.Minute
+// bound returns how long a step can take at most: as long as its command may, and a minute for all else.
+func (g *group) bound() (longest time.Duration) {
 	for _, t := range g.targets {
-		longest += 2 * (t.Check.Timeout + t.Reload.Timeout + t.Confirm.Timeout)
+		longest = max(longest, t.Check.Timeout, t.Reload.Timeout, t.Confirm.Timeout)
 	}
-	return longest
+	return longest + time.Minute
 }
 
 // join puts t into the set of its reload group, if it has one.
@@ -351,8 +360,10 @@ func (g *group) join(t *target, groups map[string]*set) {
 	s := groups[t.ReloadGroup]
 	if s == nil {
 		s = &set{}
-		s.limit(t)
 		groups[t.ReloadGroup] = s
+	}
+	if len(s.targets) == 0 {
+		s.limit(t)
 	}
 	s.targets = append(s.targets, t)
 	t.set = s
@@ -364,14 +375,13 @@ func (g *group) join(t *target, groups map[string]*set) {
 // leave tells that there are no such targets any more, as far as others do not have their names. Their
 // files stay, and what is owed stays noted beside them until there is a resource for the file again.
 func (t *target) leave(others []*target) {
+	if t.ForEach == "" && slices.ContainsFunc(others, func(other *target) bool { return other.Name == t.Name && other.ForEach == "" }) {
+		return
+	}
 	for _, o := range t.outputs {
-		if !slices.ContainsFunc(others, func(other *target) bool { return other.Name == t.Name && other.ForEach == t.ForEach }) {
-			t.board.gone(o.name)
-		}
+		t.board.gone(o.name)
 	}
-	if t.ForEach != "" {
-		t.board.gone(t.Name)
-	}
+	t.board.gone(t.Name)
 }
 
 // subscribe makes the feeds those that the targets need. One whose keys are the same goes on.
@@ -457,6 +467,7 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 		}
 		t.settled()
 	}
+	g.tellWholes()
 	for _, f := range g.feeds {
 		f.view = keys.View{}
 	}
@@ -467,8 +478,10 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 func (g *group) due(now time.Time) (due []*target) {
 	groups := map[*set]bool{}
 	for _, t := range g.targets {
-		if held := t.hold.Until; !held.IsZero() && !now.Before(held) {
-			t.spoil(now)
+		if at := t.at(); !at.IsZero() && !now.Before(at) {
+			if t.again.IsZero() {
+				t.spoil(now)
+			}
 			t.pace.hurry(now)
 		}
 		if t.pace.isDue(now) && t.set != nil {
@@ -506,8 +519,14 @@ func (g *group) allSets() (sets []*set) {
 	return sets
 }
 
-func (s *set) hasVanished() bool {
-	return s.at.IsZero() && slices.ContainsFunc(s.outputs(), func(o *output) bool { return o.vanished && o.target.hold.Reason == "" })
+// hasVanished reports whether files are to be removed.
+func (s *set) hasVanished() bool { return s.at.IsZero() && slices.ContainsFunc(s.outputs(), (*output).goes) }
+
+// tellWholes has the targets tell what there is to be told of them as a whole.
+func (g *group) tellWholes() {
+	for _, t := range g.targets {
+		t.tellWhole()
+	}
 }
 
 // next returns when something is due without a signal; zero: nothing is.
@@ -522,7 +541,7 @@ func (g *group) next() (next time.Time) {
 	}
 	for _, t := range g.targets {
 		sooner(t.pace.due)
-		sooner(t.hold.Until)
+		sooner(t.at())
 	}
 	for _, s := range g.allSets() {
 		sooner(s.at)

@@ -53,6 +53,9 @@ func newOutput(t *target, name, dest string, item any) *output {
 		o.set.limit(t)
 	}
 	o.status = report.TargetStatus{Name: name, Dest: dest, Keys: t.Keys}
+	if t.ForEach != "" {
+		o.status.Resource = t.Name
+	}
 	return o
 }
 
@@ -80,10 +83,20 @@ func (o *output) spoil(arrived time.Time) {
 	}
 }
 
+// goes reports whether the file is to be removed, and that has not been done and noted.
+func (o *output) goes() bool {
+	return o.vanished && !o.target.isHeld() && !(o.removed && o.owes)
+}
+
+// isSettled reports whether the file is what it should be, as far as it may be changed, and its reader knows.
+func (o *output) isSettled() bool {
+	return o.target.isHeld() || !o.owes && (o.removed || !o.vanished && o.rendered && o.isOnDisk())
+}
+
 func (o *output) isOnDisk() bool { return o.onDisk != nil && *o.onDisk == o.hash }
 
 // render makes what the file is to hold.
-func (o *output) render(ctx context.Context, tree render.Tree, stale bool) {
+func (o *output) render(ctx context.Context, tree render.Tree) {
 	t := o.target
 	if o.refused != nil {
 		o.set.fail(o, report.StepRender, o.refused)
@@ -92,7 +105,7 @@ func (o *output) render(ctx context.Context, tree render.Tree, stale bool) {
 	}
 	release := t.slot(ctx)
 	defer release()
-	t.step(o, report.StepRender)
+	t.group.step(o, report.StepRender)
 	began := time.Now()
 	out, err := t.template.Render(ctx, tree, o.item)
 	if err == nil {
@@ -109,7 +122,7 @@ func (o *output) render(ctx context.Context, tree render.Tree, stale bool) {
 		return
 	}
 	t.tellSkipped(out.Skipped)
-	o.rendered, o.stale = true, stale
+	o.rendered, o.stale = true, t.stale
 	o.want, o.hash = out.Content, sha256.Sum256(out.Content)
 	o.status.Index = t.index
 	o.set.fresh = true

@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/proxy"
 	"github.com/kvd-io/kvd/confd/report"
+	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/backoff"
 )
 
@@ -40,14 +42,14 @@ type set struct {
 
 // limit gives s the retries that t wants.
 func (s *set) limit(t *target) {
-	longest := func(usual time.Duration) time.Duration {
-		if t.RetryMax > 0 {
-			return t.RetryMax
-		}
-		return usual
-	}
-	s.retry = backoff.Backoff{Min: retryMin, Max: longest(retryMax)}
-	s.quarantine = backoff.Backoff{Min: min(quarantineMin, longest(quarantineMax)), Max: longest(quarantineMax)}
+	s.retry = retries(t.Resource)
+	longest := cmp.Or(t.RetryMax, quarantineMax)
+	s.quarantine = backoff.Backoff{Min: min(quarantineMin, longest), Max: longest}
+}
+
+// retries says how long what has failed of r waits until it is tried again.
+func retries(r resource.Resource) backoff.Backoff {
+	return backoff.Backoff{Min: retryMin, Max: cmp.Or(r.RetryMax, retryMax)}
 }
 
 func (s *set) outputs() (outputs []*output) {
@@ -108,9 +110,14 @@ func (s *set) again(now time.Time) (due bool) {
 	return true
 }
 
-// succeeded forgets the failures.
+// succeeded forgets the failures, unless one of the outputs is not what it should be all the same: it could
+// not be rendered, or was taken back. That is tried again when it is time.
 func (s *set) succeeded() {
-	s.at, s.torn, s.refused = time.Time{}, false, digest{}
+	s.torn = false
+	if slices.ContainsFunc(s.outputs(), func(o *output) bool { return !o.isSettled() }) {
+		return
+	}
+	s.at, s.refused = time.Time{}, digest{}
 	s.retry.Reset()
 	s.quarantine.Reset()
 }
@@ -169,10 +176,10 @@ func (g *group) bring(ctx context.Context, s *set) {
 func (g *group) changed(s *set, outputs []*output) (changed []*output, ok bool) {
 	for _, o := range outputs {
 		switch {
-		case o.vanished:
+		case o.goes():
 			changed = append(changed, o)
 			continue
-		case !o.rendered || o.target.hold.Reason != "" || o.isOnDisk() && !o.verify:
+		case !o.rendered || o.target.isHeld() || o.isOnDisk() && !o.verify:
 			continue
 		}
 		differs, err := o.file.Differs(o.want)
@@ -197,18 +204,15 @@ func (s *set) keepsStage() bool {
 
 // unchanged is for a pass that found all files of s to be what they should be.
 func (g *group) unchanged(ctx context.Context, s *set, outputs []*output) {
-	if g.stay(ctx, outputs) {
-		s.succeeded()
-	}
+	g.stay(ctx, outputs)
+	s.succeeded()
 }
 
-// stay notes that files are what they should be, and reports whether all of outputs could be rendered.
-func (g *group) stay(ctx context.Context, outputs []*output) (rendered bool) {
-	failed := false
+// stay notes that files are what they should be, those of outputs that are.
+func (g *group) stay(ctx context.Context, outputs []*output) {
 	for _, o := range outputs {
 		switch {
-		case !o.rendered || o.target.hold.Reason != "":
-			failed = failed || !o.rendered && o.target.hold.Reason == ""
+		case !o.rendered || o.target.isHeld():
 			continue
 		case o.owes && g.reader == nil && !g.cfg.Noop: // its command was taken out of the resource file
 			g.paid([]*output{o}, time.Now())
@@ -220,7 +224,6 @@ func (g *group) stay(ctx context.Context, outputs []*output) (rendered bool) {
 			o.converge(time.Now())
 		}
 	}
-	return !failed
 }
 
 // ask has the running program say whether it is as the file has it. If not, it is owed a reload.
@@ -454,6 +457,22 @@ func (g *group) owe(s *set, outputs []*output, note func(install.File) error) er
 	return nil
 }
 
+// disown takes back what was just noted of outputs: nothing has been changed of which their reader is to be told.
+func (g *group) disown(outputs []*output) {
+	for _, o := range outputs {
+		o.owes = false
+	}
+	for _, o := range outputs {
+		book := o.book()
+		if slices.ContainsFunc(g.outputs(), func(other *output) bool { return other.owes && other.book().Path == book.Path }) {
+			continue
+		}
+		if err := book.Paid(); err != nil {
+			o.log.Warn("a reload that is not needed is still noted as due", "reason", err)
+		}
+	}
+}
+
 // keepFirst keeps the file that was there before the first change as the one to go back to.
 func (g *group) keepFirst(o *output) error {
 	if !o.target.Rollback {
@@ -474,10 +493,11 @@ func (g *group) keepFirst(o *output) error {
 
 // write puts the new versions in place, after it was noted that a reload is due.
 func (g *group) write(ctx context.Context, s *set, changed []*output, staged map[*output]*install.Staged, applied bool) bool {
+	noted := slices.DeleteFunc(slices.Clone(changed), func(o *output) bool { return o.owes })
 	if g.reader != nil && !applied && g.owe(s, changed, install.File.Owe) != nil {
 		return false
 	}
-	for _, o := range changed {
+	for i, o := range changed {
 		g.step(o, report.StepWrite)
 		began := time.Now()
 		var err error
@@ -488,7 +508,11 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 		}
 		g.board.step(o.name, report.StepWrite, began, err)
 		if err != nil {
-			s.torn = len(changed) > 1 || applied
+			untouched := i == 0 && !applied && !o.vanished && staged[o].IsWaiting()
+			if untouched {
+				g.disown(noted)
+			}
+			s.torn = !untouched && (len(changed) > 1 || applied)
 			s.fail(o, report.StepWrite, err)
 			return false
 		}
@@ -541,7 +565,7 @@ func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, c
 	var checked []*output
 	for _, o := range outputs {
 		t := o.target
-		if !o.vanished && staged[o] == nil {
+		if !o.goes() && staged[o] == nil {
 			change.Kept = append(change.Kept, o.file.Path)
 		}
 		if o.vanished || t.Check.IsZero() && !together {

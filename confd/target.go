@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/confd/resource"
+	"github.com/kvd-io/kvd/pkg/backoff"
 )
 
 // templateBytesMax bounds a template file.
@@ -35,6 +37,7 @@ const itemsMax = 10_000
 type target struct {
 	task
 	*shared
+	group   *group
 	log     *slog.Logger
 	feed    *feed
 	set     *set          // of the reload group; nil: each output has one of its own
@@ -45,10 +48,13 @@ type target struct {
 	broken   string           // why the version on disk is not the parsed one, so that it is told once
 	skipped  string           // records left out by the last render, so that each is told once
 
-	outputs  []*output         // in the order of their files; for_each: those of the last listing
-	book     install.File      // where debts, and what was applied last, are noted
-	manifest *install.Manifest // of for_each; nil before it is read
-	failure  failure           // of the target as a whole
+	outputs  []*output           // in the order of their files; for_each: those of the last listing
+	book     install.File        // where debts, and what was applied last, are noted
+	manifest *install.Manifest   // of for_each; nil before it is read
+	failure  failure             // of the target as a whole: it has for_each, and its items cannot be listed
+	retry    backoff.Backoff     // after that
+	again    time.Time           // when it is tried again; zero: it has not failed
+	whole    report.TargetStatus // what was told last of the target as a whole
 
 	begun   bool // what was left beside the files has been read
 	pace    pace
@@ -56,6 +62,7 @@ type target struct {
 	relist  bool // for_each: there may be other items
 	now     int  // keys seen by the last make
 	index   kvIndex
+	stale   bool // the keys are those of a snapshot
 	hold    guard.Hold
 	through bool                 // a hold was released, or its grace is over: good until something was applied
 	applied install.Good         // what was confirmed last; Keys is guard.Unknown if nobody knows
@@ -63,9 +70,10 @@ type target struct {
 	expired map[string]time.Time // keys that have expired lately, and are not back
 }
 
-func newTarget(r task, s *shared) *target {
+func newTarget(r task, g *group) *target {
+	s := g.shared
 	t := &target{
-		task: r, shared: s, waiting: true, relist: true,
+		task: r, shared: s, group: g, waiting: true, relist: true, retry: retries(r.Resource),
 		log:     s.deps.Log.With("resource", filepath.Base(r.File)),
 		applier: s.applier(r.Resource),
 		pace:    pace{quiet: s.cfg.Quiet, longest: s.cfg.QuietMax},
@@ -195,7 +203,7 @@ func (t *target) notice(now, arrived time.Time, view keys.View, changes []keys.C
 				t.relist, touched = true, true
 			}
 		}
-		if t.hold.Reason != "" || t.template == nil || t.waiting {
+		if t.isHeld() || t.template == nil || t.waiting {
 			touched = true
 		}
 		for _, o := range t.outputs {
@@ -250,8 +258,10 @@ func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 	if err == nil && t.held(view, tree, now) {
 		return
 	}
-	t.fail(report.StepRender, err)
-	t.index = view.Index()
+	if t.fail(err); err != nil && t.ForEach != "" {
+		return
+	}
+	t.index, t.stale = view.Index(), !view.Stale().IsZero()
 	for _, o := range t.outputs {
 		if ctx.Err() != nil {
 			return
@@ -259,7 +269,7 @@ func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 		if o.dirty && err != nil {
 			o.set.fail(o, report.StepRender, err)
 		} else if o.dirty && !o.vanished {
-			o.render(ctx, tree, !view.Stale().IsZero())
+			o.render(ctx, tree)
 		}
 	}
 	if err == nil {
@@ -267,19 +277,69 @@ func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 	}
 }
 
-// fail notes what keeps a resource with for_each from having any items at all; nil: nothing does.
-func (t *target) fail(step string, err error) {
+// fail notes what keeps the items of a resource with for_each from being known; nil: nothing does. Their files
+// stay as they are, and it is tried again.
+func (t *target) fail(err error) {
+	switch {
+	case t.ForEach == "":
+		return
+	case err != nil:
+		t.again = time.Now().Add(t.retry.Next())
+	default:
+		t.again = time.Time{}
+		t.retry.Reset()
+	}
+	t.failure.tell(t.log, "not up to date", err)
+}
+
+// tellWhole tells where a resource with for_each stands that has no items, or whose items cannot be listed.
+func (t *target) tellWhole() {
 	if t.ForEach == "" {
 		return
 	}
-	before := t.failure.reason
-	t.failure.tell(t.log, "not up to date", err)
+	now := report.TargetStatus{Name: t.Name, Dest: t.Dest, Index: t.index, Keys: t.Keys}
 	switch {
-	case err != nil:
-		t.board.set(report.TargetStatus{Name: t.Name, Dest: t.Dest, State: report.Failed, Step: step, Err: err.Error(), Since: time.Now(), Keys: t.Keys})
-	case before != "":
+	case t.failure.reason != "":
+		now.State, now.Step, now.Err, now.Next = report.Failed, report.StepRender, t.failure.reason, t.again
+	case len(t.outputs) > 0:
 		t.board.gone(t.Name)
+		t.whole = report.TargetStatus{}
+		return
+	case t.waiting:
+		now.State = report.Waiting
+	case t.isHeld():
+		now.State, now.Err, now.Next = t.heldAs(), t.hold.Text, t.hold.Until
+	case t.stale:
+		now.State = report.Stale
+	default:
+		now.State = report.Converged
 	}
+	if now.Since = t.whole.Since; now.State != t.whole.State {
+		now.Since = time.Now()
+	}
+	if !reflect.DeepEqual(now, t.whole) {
+		t.whole = now
+		t.board.set(now)
+	}
+}
+
+// at returns when t is due without a change: when what failed is tried again, or a hold ends. Zero: never.
+func (t *target) at() time.Time {
+	if !t.again.IsZero() {
+		return t.again // whether it is held is decided then
+	}
+	return t.hold.Until
+}
+
+// isHeld reports whether a guard keeps the files as they are.
+func (t *target) isHeld() bool { return t.hold.Reason != "" }
+
+// heldAs is the state of what is held.
+func (t *target) heldAs() report.State {
+	if t.hold.Reason == guard.Stale {
+		return report.Stale
+	}
+	return report.Held
 }
 
 // held decides whether the files are to stay as they are.
@@ -296,19 +356,15 @@ func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
 		MinKeys: t.MinKeys, MaxShrinkPercent: t.MaxShrinkPercent, ShrinkGrace: t.ShrinkGrace,
 		MaxExpiredPercent: t.MaxExpiredPercent, ExpiryGrace: t.ExpiryGrace, ReplacedGrace: replacedGrace,
 	}, seen, before)
-	if t.hold.Reason == "" {
+	if !t.isHeld() {
 		t.through = t.through || before.Reason != "" && (seen.Released || !before.Until.IsZero() && !now.Before(before.Until))
 		return false
 	}
 	if t.hold.Reason != before.Reason {
 		t.log.Warn("the file is held as it is", "reason", t.hold.Text, "until", t.hold.Until)
 	}
-	state := report.Held
-	if t.hold.Reason == guard.Stale {
-		state = report.Stale
-	}
 	for _, o := range t.outputs {
-		o.hold(state, errors.New(t.hold.Text), t.hold.Until)
+		o.hold(t.heldAs(), errors.New(t.hold.Text), t.hold.Until)
 	}
 	return true
 }
@@ -412,6 +468,7 @@ func (t *target) note() {
 	if err := t.manifest.Note(contents); err != nil {
 		for _, o := range t.outputs {
 			if o.rendered && !o.isOnDisk() {
+				o.rendered, o.want = false, nil // it must not be written
 				o.set.fail(o, report.StepWrite, fmt.Errorf("cannot note which files are written: %w", err))
 			}
 		}
@@ -420,7 +477,7 @@ func (t *target) note() {
 
 // settled notes what was applied, once everything is.
 func (t *target) settled() {
-	if t.waiting || t.hold.Reason != "" || len(t.outputs) == 0 && t.ForEach == "" {
+	if t.waiting || t.isHeld() || t.failure.reason != "" {
 		return
 	}
 	for _, o := range t.outputs {
@@ -428,9 +485,7 @@ func (t *target) settled() {
 			return
 		}
 	}
-	if t.through {
-		t.board.spent(t.Name)
-	}
+	t.board.spent(t.Name)
 	if now := time.Now(); t.through {
 		t.peaks = nil
 		clear(t.expired)

@@ -227,6 +227,13 @@ func (s *Staged) Commit() error {
 	return nil
 }
 
+// IsWaiting reports whether the staged version is still beside its destination: after a Commit that failed,
+// that it is not in the destination's place.
+func (s *Staged) IsWaiting() bool {
+	_, err := os.Lstat(s.Path)
+	return err == nil
+}
+
 // Discard removes the staged file, if it is still there.
 func (s *Staged) Discard() { os.Remove(s.Path) }
 

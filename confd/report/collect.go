@@ -246,15 +246,15 @@ func (p Problem) String() string {
 func (r *Report) Status() Status {
 	now := r.cfg.Now()
 	s := Status{Host: r.cfg.Host, Version: r.cfg.Version, Time: now, Started: r.started, Stores: []Store{}, Targets: []TargetStatus{}, Problems: []Problem{}}
-	r.mu.Lock()
-	agent := r.agent
-	entries := slices.SortedFunc(maps.Values(r.targets), func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
-	r.mu.Unlock()
+	agent := r.asked()
 	if agent == nil {
 		s.Problems = append(s.Problems, Problem{Err: "it has not begun yet"})
 		return s
 	}
-	s.Index = agent.Live()
+	s.Index = agent.Live() // before the targets: what became of them up to there is then among what they are
+	r.mu.Lock()
+	entries := slices.SortedFunc(maps.Values(r.targets), func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
+	r.mu.Unlock()
 	s.Stores = append(s.Stores, agent.Stores()...)
 	for _, store := range s.Stores {
 		if !store.isHeard() {
