@@ -65,17 +65,12 @@ func FuzzAsked(f *testing.F) {
 	})
 }
 
-// FuzzRules looks for a rule or a place that makes the parser fail, or that lets in who should not be.
+// FuzzRules looks for a rule that makes the parser fail, or that lets in who should not be.
 func FuzzRules(f *testing.F) {
-	for _, seed := range []string{"10.0.0.0/8=r:/a,rw:/b", "docker:x=none:/", "unix=rw:/", "::1=r:/../..", "docker0:2379", "unix:/run/x?mode=0666", "[::1]:0", ":1"} {
+	for _, seed := range []string{"10.0.0.0/8=r:/a,rw:/b", "docker:x=none:/", "unix=rw:/", "::1=r:/../.."} {
 		f.Add(seed, "/a/b")
 	}
 	f.Fuzz(func(t *testing.T, text, key string) {
-		fuzztest.WantBounded(t, 64*uint64(len(text))+fuzztest.Fixed, func() {
-			if p, err := parsePlace(text); err == nil && p.socket == "" && p.iface == "" && !p.address.IsValid() {
-				t.Errorf("%q is a place, but nowhere", text)
-			}
-		})
 		p, err := newPolicy([]string{text}, "/services")
 		if err != nil {
 			return

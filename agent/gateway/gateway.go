@@ -41,6 +41,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/listening"
 )
 
 // Limits on what clients may make the gateway wait for or keep. There is none on the time of an answer, which
@@ -55,7 +56,6 @@ const (
 	stopGrace         = 5 * time.Second
 	largeBytes        = 64 << 10 // from which on a form or an answer in memory is large
 	largeMost         = 32       // at a time
-	listenInterval    = time.Second
 	networksInterval  = 10 * time.Second
 )
 
@@ -102,7 +102,8 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	log     *slog.Logger
-	places  []place
+	places  *listening.Follower[*doorway]
+	server  *http.Server
 	policy  *policy
 	hosts   map[string]bool
 	store   *kvclient.Client
@@ -114,9 +115,6 @@ type Server struct {
 	stopping context.Context // ends with Run's
 	running  sync.WaitGroup  // what Run waits for
 	requests sync.WaitGroup  // being answered
-
-	mu        sync.Mutex // guards the fields below
-	listening map[string]listening
 }
 
 // counts are what Stats tells, since the start.
@@ -151,18 +149,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, large: make(chan struct{}, largeMost), listening: map[string]listening{}, hosts: map[string]bool{}}
-	for _, text := range cfg.Listen {
-		p, err := parsePlace(text)
-		if err != nil {
-			return nil, err
-		}
-		if p.everywhere() && len(cfg.Allow) == 0 {
-			return nil, errors.New("a gateway at every address of this machine needs to be told who may do what: name networks with --gateway-allow, or an address or interface to listen at")
-		}
-		s.places = append(s.places, p)
+	places, err := parsePlaces(cfg)
+	if err != nil {
+		return nil, err
 	}
-	var err error
+	s := &Server{cfg: cfg, log: cfg.Log, large: make(chan struct{}, largeMost), hosts: map[string]bool{}}
 	if s.policy, err = newPolicy(cfg.Allow, cfg.Services); err != nil {
 		return nil, err
 	}
@@ -174,6 +165,12 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.clients = newClients(cfg.Connections, cfg.ConnectionsPerClient)
+	s.places = s.follow(places)
+	s.server = &http.Server{
+		Handler: s, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytesMax,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, visitKey{}, c) },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
 	if cfg.CacheBytes > 0 {
 		s.cache = newCache(cfg.CacheBytes, s.policy.readable())
 	}
@@ -186,22 +183,15 @@ func (s *Server) Run(ctx context.Context) error {
 	stopping, stop := context.WithCancel(ctx)
 	defer stop()
 	s.stopping = stopping
-	server := &http.Server{
-		Handler: s, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytesMax,
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, visitKey{}, c) },
-		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	for _, p := range s.places {
-		s.running.Go(func() { s.attend(stopping, server, p) })
-	}
+	s.running.Go(func() { s.places.Run(stopping) })
 	if names := s.policy.dockerNames(); len(names) > 0 && s.cfg.Subnets != nil {
 		s.running.Go(func() { s.followNetworks(stopping, names) })
 	}
 	<-ctx.Done()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancel()
-	if server.Shutdown(grace) != nil {
-		server.Close()
+	if s.server.Shutdown(grace) != nil {
+		s.server.Close()
 	}
 	s.running.Wait()
 	s.clients.wait()
@@ -233,7 +223,7 @@ func (s *Server) Stats() Stats {
 	if s.cache != nil {
 		stats.CacheBytes = s.cache.size()
 	}
-	stats.Listening, stats.Waiting = s.whereabouts()
+	stats.Listening, stats.Waiting = s.places.Whereabouts()
 	return stats
 }
 

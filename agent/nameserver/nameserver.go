@@ -32,12 +32,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"github.com/kvd-io/kvd/pkg/catalog"
+	"github.com/kvd-io/kvd/pkg/listening"
 	"github.com/kvd-io/kvd/pkg/mirror"
 	"github.com/kvd-io/kvd/pkg/registry"
 )
@@ -91,15 +91,12 @@ type Server struct {
 	cfg    Config
 	domain string // canonical: lower-case and fully qualified
 	nsName string
-	places []place
+	places *listening.Follower[port]
 	counts counters
 	conns  connections
 
 	allowSelf bool
 	self      self
-
-	mu        sync.Mutex // guards the fields below
-	listening map[string]listening
 }
 
 // New checks cfg. It listens nowhere yet.
@@ -130,16 +127,14 @@ func New(cfg Config) (*Server, error) {
 		cfg.Random = rand.Float64
 	}
 	cfg.Addresses = slices.DeleteFunc(slices.Clone(cfg.Addresses), func(a netip.Addr) bool { return !a.IsValid() })
-	s := &Server{cfg: cfg, domain: domain, nsName: "ns." + domain, listening: map[string]listening{}}
+	s := &Server{cfg: cfg, domain: domain, nsName: "ns." + domain}
 	s.allowSelf, s.self.interfaces = allowSelf, net.InterfaceAddrs
 	s.conns.open = map[net.Conn]struct{}{}
-	for _, text := range cfg.Listen {
-		p, err := parsePlace(text)
-		if err != nil {
-			return nil, err
-		}
-		s.places = append(s.places, p)
+	places, err := parsePlaces(cfg.Listen)
+	if err != nil {
+		return nil, err
 	}
+	s.places = s.follow(places)
 	return s, nil
 }
 
@@ -160,11 +155,8 @@ func checkDomain(text string) (string, error) {
 // Run answers until ctx ends. Where it cannot listen it tries again, for as long as that takes. It is called once
 // and returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	var places sync.WaitGroup
-	for _, p := range s.places {
-		places.Go(func() { s.attend(ctx, p) })
-	}
-	places.Wait()
+	defer context.AfterFunc(ctx, s.conns.closeAll)()
+	s.places.Run(ctx)
 	return nil
 }
 

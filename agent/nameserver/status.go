@@ -87,7 +87,7 @@ func (s *Server) Status() Status {
 		Invalid: s.counts.invalid.Load(), Disallowed: s.counts.disallowed.Load(), Dropped: s.counts.dropped.Load(), Truncated: s.counts.truncated.Load(),
 		Crowded: s.counts.crowded.Load(), Unsent: s.counts.unsent.Load(), Connections: s.conns.count(),
 	}
-	status.Addresses, status.Waiting = s.whereabouts()
+	status.Addresses, status.Waiting = s.places.Whereabouts()
 	if state.Err != nil {
 		status.Problem = state.Err.Error()
 		if !state.Since.IsZero() {
