@@ -194,3 +194,35 @@ func TestAStartWithoutAV3StoreIsNoFailure(t *testing.T) {
 	m, log := followWith(t, Config{Backend: BackendEtcdV3}, "127.0.0.1:1", "/a")
 	until(t, "the trouble is told", func() bool { return m.Status().Err != nil && strings.Contains(log.String(), "cannot follow the store") })
 }
+
+func TestWhatATransactionChangesIsSeenAtOnce(t *testing.T) {
+	server := v3{t, etcdtest.Start(t).URL}
+	m, _ := followWith(t, Config{Backend: BackendEtcdV3}, server.url, "/app")
+	until(t, "everything is read", func() bool { return m.View().Ready([]string{"/app"}) })
+	const rounds = 200
+	ended, torn := make(chan struct{}), ""
+	go func() {
+		defer close(ended)
+		for deadline := time.Now().Add(soon); time.Now().Before(deadline); {
+			view := m.View()
+			a, _ := view.Get("/app/a")
+			if z, _ := view.Get("/app/z"); a != z {
+				torn = fmt.Sprintf("at index %d one key is %q and the other %q", view.Index(), a, z)
+			}
+			if torn != "" || a == fmt.Sprint(rounds) {
+				return
+			}
+		}
+		torn = "the last change has not come"
+	}()
+	for n := range rounds {
+		put := func(key string) map[string]any {
+			return map[string]any{"requestPut": map[string]any{"key": b64(key), "value": b64(fmt.Sprint(n + 1))}}
+		}
+		server.call("kv/txn", map[string]any{"success": []any{put("/app/a"), put("/app/m"), put("/app/z")}})
+	}
+	<-ended
+	if torn != "" {
+		t.Error(torn)
+	}
+}
