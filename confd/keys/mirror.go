@@ -314,11 +314,18 @@ func (m *Mirror) without(pairs map[string]string) (keys []string) {
 	return keys
 }
 
-// Apply brings one event of the store into the mirror. A directory that is removed takes everything below
-// it along; one that is made in the place of a key, that key. What is outside the roots is left out.
-func (m *Mirror) Apply(event kv.Event) {
+// Apply brings events of the store into the mirror, in their order: no view shows some of them and not the others. A
+// directory that is removed takes everything below it along; one that is made in the place of a key, that key. What is
+// outside the roots is left out.
+func (m *Mirror) Apply(events ...kv.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, event := range events {
+		m.apply(event)
+	}
+}
+
+func (m *Mirror) apply(event kv.Event) {
 	key, index := event.Node.Key, event.Node.ModifiedIndex
 	m.change()
 	m.from.Index = max(m.from.Index, index)

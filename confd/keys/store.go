@@ -262,7 +262,7 @@ func (g *following) follow(ctx context.Context, r reading) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	events, failed := make(chan kv.Event), make(chan error, 1)
+	events, failed := make(chan []kv.Event), make(chan error, 1)
 	var running sync.WaitGroup
 	defer func() {
 		g.silent()
@@ -278,11 +278,10 @@ func (g *following) follow(ctx context.Context, r reading) error {
 	level := slog.LevelWarn // of a comparison that fails: one line tells of it
 	for {
 		select {
-		case event := <-events:
-			if !again.knows(event, g.mirror.naming) {
-				g.mirror.Apply(event)
-				again.note(event)
-			}
+		case happened := <-events:
+			fresh := slices.DeleteFunc(happened, func(event kv.Event) bool { return again.knows(event, g.mirror.naming) })
+			g.mirror.Apply(fresh...)
+			again.note(fresh)
 		case <-compare.C:
 			if again.result == nil {
 				again.parts = slices.Collect(slices.Chunk(r.roots, max(1, len(r.roots)/comparedParts)))
@@ -362,12 +361,12 @@ func (r *reconciliation) knows(event kv.Event, naming Naming) bool {
 	return event.Node.ModifiedIndex <= r.known && naming.covers(r.part, event.Node.Key)
 }
 
-// note keeps an event to be applied to what is being read. When there are too many the read is not waited for.
-func (r *reconciliation) note(event kv.Event) {
+// note keeps events to be applied to what is being read. When there are too many the read is not waited for.
+func (r *reconciliation) note(events []kv.Event) {
 	if r.result == nil {
 		return
 	}
-	if r.later = append(r.later, event); len(r.later) > changesMax {
+	if r.later = append(r.later, events...); len(r.later) > changesMax {
 		*r = reconciliation{}
 	}
 }
@@ -405,15 +404,25 @@ func fold(pairs map[string]string, event kv.Event, wanted bool) {
 	}
 }
 
-// pass passes on what watch brings until it fails or ctx ends.
-func pass(ctx context.Context, watch kv.Watch, events chan<- kv.Event) error {
+// pass passes on what watch brings, what belongs together at once, until it fails or ctx ends.
+func pass(ctx context.Context, watch kv.Watch, events chan<- []kv.Event) error {
+	together, ok := watch.(interface {
+		Together(context.Context) ([]kv.Event, error)
+	})
 	for {
-		event, err := watch.Next(ctx)
+		var happened []kv.Event
+		var err error
+		if ok {
+			happened, err = together.Together(ctx)
+		} else {
+			happened = make([]kv.Event, 1)
+			happened[0], err = watch.Next(ctx)
+		}
 		if err != nil {
 			return err
 		}
 		select {
-		case events <- event:
+		case events <- happened:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -15,7 +15,8 @@ import (
 // watch is the changes of several ranges, in one stream of one connection. The changes of each range are in order.
 type watch struct {
 	index   kv.Index
-	events  chan kv.Event
+	events  chan []kv.Event // what has happened at once
+	pending []kv.Event      // of it, what Next has yet to return
 	failed  chan error
 	ctx     context.Context // ends with Close
 	end     context.CancelFunc
@@ -37,7 +38,7 @@ func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) 
 	if err != nil {
 		return nil, failed("watch", from.Key, err)
 	}
-	w := &watch{events: make(chan kv.Event), failed: make(chan error, 1), heard: time.Now()}
+	w := &watch{events: make(chan []kv.Event), failed: make(chan error, 1), heard: time.Now()}
 	w.ctx, w.end = context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 	first := make(chan clientv3.WatchResponse)
 	wanted := roots(from.Key, from.Only)
@@ -102,20 +103,24 @@ func (w *watch) pass(root string, changes clientv3.WatchChan, first chan<- clien
 			w.fail(failed("watch", root, reasonOf(answer)))
 			return
 		}
+		var events []kv.Event
 		for _, change := range answer.Events {
 			event, err := eventOf(root, change)
 			if err != nil {
 				w.fail(err)
 				return
 			}
-			if event.Node == nil {
-				continue
+			if event.Node != nil {
+				events = append(events, event)
 			}
-			select {
-			case w.events <- event:
-			case <-w.ctx.Done():
-				return
-			}
+		}
+		if len(events) == 0 {
+			continue
+		}
+		select {
+		case w.events <- events:
+		case <-w.ctx.Done():
+			return
 		}
 	}
 	w.fail(&kv.Error{Op: "watch", Key: root, Kind: kv.Unavailable, Cause: "the watch has ended"})
@@ -194,17 +199,29 @@ func (w *watch) Contact() (time.Time, error) {
 
 func (w *watch) Index() kv.Index { return w.index }
 
-func (w *watch) Next(ctx context.Context) (kv.Event, error) {
+func (w *watch) Next(ctx context.Context) (event kv.Event, err error) {
+	if len(w.pending) == 0 {
+		if w.pending, err = w.Together(ctx); err != nil {
+			return kv.Event{}, err
+		}
+	}
+	event, w.pending = w.pending[0], w.pending[1:]
+	return event, nil
+}
+
+// Together is Next for the next changes of one range that belong together, at least one: of a revision, which may be
+// a transaction's, it brings all or none.
+func (w *watch) Together(ctx context.Context) ([]kv.Event, error) {
 	select {
-	case event := <-w.events:
-		return event, nil
+	case events := <-w.events:
+		return events, nil
 	case err := <-w.failed:
 		w.fail(err)
-		return kv.Event{}, err
+		return nil, err
 	case <-w.ctx.Done():
-		return kv.Event{}, &kv.Error{Op: "watch", Kind: kv.Closed, Err: errors.New("closed")}
+		return nil, &kv.Error{Op: "watch", Kind: kv.Closed, Err: errors.New("closed")}
 	case <-ctx.Done():
-		return kv.Event{}, &kv.Error{Op: "watch", Kind: kv.Timeout, Err: ctx.Err()}
+		return nil, &kv.Error{Op: "watch", Kind: kv.Timeout, Err: ctx.Err()}
 	}
 }
 
