@@ -520,7 +520,9 @@ func (g *group) allSets() (sets []*set) {
 }
 
 // hasVanished reports whether files are to be removed.
-func (s *set) hasVanished() bool { return s.at.IsZero() && slices.ContainsFunc(s.outputs(), (*output).goes) }
+func (s *set) hasVanished() bool {
+	return s.at.IsZero() && slices.ContainsFunc(s.outputs(), (*output).goes)
+}
 
 // tellWholes has the targets tell what there is to be told of them as a whole.
 func (g *group) tellWholes() {

@@ -658,3 +658,43 @@ func TestAFileThatCouldNotBeWrittenIsNotReloaded(t *testing.T) {
 		t.Errorf("%d reloads, it is %s at %q", r.reloads(), status.State, status.Step)
 	}
 }
+
+// quoting is an engine that quotes the file in its reasons, as proxies do.
+type quoting struct{ *engine }
+
+func (q quoting) Plan(ctx context.Context, live, next []byte) (proxy.Plan, error) {
+	plan, err := q.engine.Plan(ctx, live, next)
+	if plan.Kind == proxy.Reload {
+		plan.Reason += ": " + string(next)
+	}
+	return plan, err
+}
+
+func TestNothingThatAProgramSaysOfASensitiveFileIsTold(t *testing.T) {
+	r, e := engineRig(t, "sensitive = true")
+	r.deps.Applier = func(resource.Resource) proxy.Applier { return quoting{e} }
+	w := r.witnessed()
+	r.set("/x", "hush 1")
+	r.start()
+	runs := func(text string) {
+		t.Helper()
+		r.until(text+" runs", func() bool { return r.read("live") == text && w.status("a").State == report.Converged })
+		if said := fmt.Sprintf("%+v", w.status("a")); strings.Contains(said, "hush") {
+			t.Errorf("the status has the content: %s", said)
+		}
+	}
+	runs("hush 1")
+	r.set("/x", "hush 2")
+	runs("hush 2")
+	e.set(func(e *engine) { e.pretends = true })
+	r.set("/x", "hush 3")
+	runs("hush 3")
+	r.set("/x", "hush, hush 4")
+	runs("hush, hush 4")
+	if strings.Contains(r.log.String(), "hush") {
+		t.Error("the log has the content")
+	}
+	if why := w.status("a").Why; !strings.Contains(why, "sensitive") {
+		t.Errorf("why it is reloaded is said to be %q", why)
+	}
+}

@@ -402,7 +402,7 @@ func (g *group) apply(ctx context.Context, s *set, changed []*output, plans []pr
 			return nil
 		}
 		o.status.How = "runtime"
-		o.log.Info("changed the running program", "plan", plans[i].String())
+		o.log.Info("changed the running program", "plan", o.target.told(plans[i]))
 	}
 	return nil
 }

@@ -141,7 +141,19 @@ func (t *target) openManifest() error {
 // applier returns what speaks to the program that reads the files of r, nil if there is none, or if
 // nobody says how it is to be reloaded where that is needed.
 func (s *shared) applier(r resource.Resource) proxy.Applier {
+	applier := s.plainApplier(r)
+	if applier != nil && r.Sensitive {
+		return discreet{applier}
+	}
+	return applier
+}
+
+// plainApplier is applier for a file that may be quoted.
+func (s *shared) plainApplier(r resource.Resource) proxy.Applier {
 	log := s.deps.Log.With("resource", filepath.Base(r.File))
+	if r.Sensitive {
+		log = nil
+	}
 	switch {
 	case s.deps.Applier != nil:
 		return s.deps.Applier(r)
