@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// bench is one resource at work on a mirror that the test changes, with a clock of its own.
+// holding is one resource at work on a mirror that the test changes, with a clock of its own.
 type holding struct {
 	*rig
 	m     *keys.Mirror
@@ -65,7 +66,7 @@ func (h *holding) has(n int) {
 	h.m.Replace([]string{"/a"}, keys.Origin{Cluster: "c", Index: h.index}, pairs)
 }
 
-// expires lets a key expire, or removes it.
+// lose lets a key expire, or removes it.
 func (h *holding) lose(i int, action kv.Action) {
 	h.index++
 	h.m.Apply(kv.Event{Action: action, Node: &kv.Node{Key: fmt.Sprintf("/a/%d", i), ModifiedIndex: h.index}})
@@ -216,5 +217,48 @@ func TestReloadsArePostponedByTheirIntervalAndTheLastVersionGetsThere(t *testing
 		if h.read("live") != h.read("a.out") {
 			t.Errorf("live is %q, the file %q", h.read("live"), h.read("a.out"))
 		}
+	})
+}
+
+func TestATurnOfManyStepsMakesProgressAndAStepThatDoesNotEndNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		h := &holding{rig: r, m: keys.NewMirror(keys.Segments), w: r.witnessed(), index: 1}
+		var wait atomic.Int64
+		wait.Store(int64(50 * time.Second))
+		r.deps.Step = func(string, string) { time.Sleep(time.Duration(wait.Load())) }
+		var tasks []task
+		for _, name := range []string{"a", "b", "c"} {
+			r.resource(name, `{{range gets "/a/*"}}{{.Value}} {{end}}`, "keys = [\"/a\"]\nreload_group = \"g\"")
+		}
+		loaded, err := resource.Load(h.cfg.ConfDir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range loaded {
+			tasks = append(tasks, task{l.Resource, h.m})
+		}
+		g := newGroup(newShared(h.cfg, h.deps), tasks)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			g.run(ctx)
+		}()
+		h.has(1)
+		for h.w.status("c").State != report.Converged {
+			time.Sleep(5 * time.Second)
+			if g.stuck(time.Now()) {
+				t.Fatal("it is taken for stuck while it works")
+			}
+		}
+		wait.Store(int64(time.Hour))
+		h.has(2)
+		time.Sleep(5 * time.Minute)
+		if !g.stuck(time.Now()) {
+			t.Error("a step of five minutes is not noticed")
+		}
+		cancel()
+		<-ended
 	})
 }

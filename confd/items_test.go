@@ -97,3 +97,20 @@ func TestItemsThatCannotBeListedAreTriedAgain(t *testing.T) {
 	}
 	r.becomes(w, "site/a", report.Converged)
 }
+
+func TestAFileThatCannotBeNotedIsNotWritten(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	r.deps.Step = func(_, step string) {
+		if step == report.StepRender { // what is renamed onto a directory is refused
+			_ = os.MkdirAll(r.path("sites/.site.manifest"), 0o755)
+		}
+	}
+	r.sites("")
+	r.set("/sites/a", "1")
+	r.start()
+	r.becomes(w, "site/a", report.Failed)
+	if r.exists("sites/a") {
+		t.Error("it was written, and would never be removed")
+	}
+}

@@ -609,9 +609,7 @@ func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, c
 		if err != nil {
 			return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
 		}
-		if !o.target.Sensitive {
-			o.log.Debug("checked", "output", output)
-		}
+		o.log.Debug("checked", "output", output)
 	}
 	for _, o := range changed {
 		if o.status.How == "" {

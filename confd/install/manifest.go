@@ -33,8 +33,8 @@ type manifestDocument struct {
 const (
 	manifestFormat   = 1
 	manifestBytesMax = 64 << 20
-	// sumsMax is how many versions of a file are remembered. The file has the last one, or if writing failed
-	// an earlier one.
+	// sumsMax is how many versions of a file are remembered: the last ones that were to be written, and the
+	// one that was.
 	sumsMax = 16
 )
 
@@ -122,8 +122,7 @@ func (m *Manifest) Note(contents map[string][]byte) error {
 		sum := sumOf(content)
 		if known := m.files[name]; len(known) == 0 || known[len(known)-1] != sum {
 			kept := slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == sum })
-			kept = append(kept, sum)
-			changed[name] = kept[max(0, len(kept)-sumsMax):]
+			changed[name] = trimmed(path, append(kept, sum))
 		}
 	}
 	if len(changed) == 0 {
@@ -135,6 +134,19 @@ func (m *Manifest) Note(contents map[string][]byte) error {
 		}
 	}
 	return m.save(changed)
+}
+
+// trimmed returns sums without the oldest if they are too many, but with that of what is at path now: whatever
+// was noted since may never have been written.
+func trimmed(path string, sums []string) []string {
+	if len(sums) <= sumsMax {
+		return sums
+	}
+	oldest := 0
+	if content, err := readBounded(path, goodBytesMax); err == nil && sumOf(content) == sums[0] {
+		oldest = 1
+	}
+	return slices.Delete(sums, oldest, oldest+1)
 }
 
 func sumOf(content []byte) string {

@@ -2,6 +2,7 @@ package install_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -248,4 +249,17 @@ func FuzzParseGood(f *testing.F) {
 			}
 		})
 	})
+}
+
+func TestAFileIsKnownHoweverManyVersionsOfItWereRefused(t *testing.T) {
+	s := newSite(t)
+	s.make(map[string]string{"a.conf": "accepted"})
+	for i := range 40 {
+		s.note(map[string]string{"a.conf": fmt.Sprint("refused ", i)})
+	}
+	s.reopen()
+	if err := s.Remove(s.Gone(nil)); err != nil {
+		t.Error(err)
+	}
+	s.wantFiles(".sub~sites.manifest")
 }
