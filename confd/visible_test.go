@@ -311,23 +311,31 @@ func flattened(node *kv.Node) (values []string) {
 	return values
 }
 
-func TestAUserWhoMayNotPublishGetsFilesAllTheSame(t *testing.T) {
-	url := daemontest.Start(t, 1).URL()
-	root, err := kvclient.New(kvclient.Config{Endpoints: []string{url}, Username: "root", Password: "secret"})
+// annRig is a rig of root's at a store with /x, of which the user ann may read and write nothing but what is said.
+func annRig(t *testing.T, read, write []string) (r *rig, root *kvclient.Client, url string) {
+	t.Helper()
+	url = daemontest.Start(t, 1).URL()
+	// To hash a password takes seconds on a busy machine with the race detector.
+	root, err := kvclient.New(kvclient.Config{Endpoints: []string{url}, Username: "root", Password: "secret", RequestTimeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	r := newRig(t, root)
+	r = newRig(t, root)
 	r.set("/x", "1")
 	rights := kvclient.Permissions{}
-	rights.KV.Read = []string{"/x", "/x/*"}
-	for _, err := range []error{root.AddUser(t.Context(), "root", "secret"), root.AddUser(t.Context(), "ann", "ann"), root.AddRole(t.Context(), "reader"),
-		root.Grant(t.Context(), "reader", rights), root.GrantRoles(t.Context(), "ann", "reader"), root.SetAuth(t.Context(), true), root.RemoveRole(t.Context(), "guest")} {
+	rights.KV.Read, rights.KV.Write = read, write
+	for _, err := range []error{root.AddUser(t.Context(), "root", "secret"), root.AddUser(t.Context(), "ann", "ann"), root.AddRole(t.Context(), "role"),
+		root.Grant(t.Context(), "role", rights), root.GrantRoles(t.Context(), "ann", "role"), root.SetAuth(t.Context(), true), root.RemoveRole(t.Context(), "guest")} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+	return r, root, url
+}
+
+func TestAUserWhoMayNotPublishGetsFilesAllTheSame(t *testing.T) {
+	r, _, url := annRig(t, []string{"/x", "/x/*"}, nil)
 	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
 	p := r.runs("edge1", url, "-username", "ann", "-password", "ann")
 	r.eventually("a.out", "1")
@@ -338,23 +346,7 @@ func TestAUserWhoMayNotPublishGetsFilesAllTheSame(t *testing.T) {
 }
 
 func TestAUserWithTheDocumentedRightsIsPublishedAndAnswersMoments(t *testing.T) {
-	url := daemontest.Start(t, 1).URL()
-	root, err := kvclient.New(kvclient.Config{Endpoints: []string{url}, Username: "root", Password: "secret"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { root.Close() })
-	r := newRig(t, root)
-	r.set("/x", "1")
-	rights := kvclient.Permissions{}
-	rights.KV.Read = []string{"/x*", "/_agents-sync*", "/_agents/*"}
-	rights.KV.Write = []string{"/_agents/*"}
-	for _, err := range []error{root.AddUser(t.Context(), "root", "secret"), root.AddUser(t.Context(), "ann", "ann"), root.AddRole(t.Context(), "kvconfd"),
-		root.Grant(t.Context(), "kvconfd", rights), root.GrantRoles(t.Context(), "ann", "kvconfd"), root.SetAuth(t.Context(), true), root.RemoveRole(t.Context(), "guest")} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	r, root, url := annRig(t, []string{"/x*", "/_agents-sync*", "/_agents/*"}, []string{"/_agents/*"})
 	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
 	p := r.runs("edge1", url, "-username", "ann", "-password", "ann")
 	r.until("the host is there", func() bool { _, ok := hostRecord(t, root, "edge1"); return ok })
