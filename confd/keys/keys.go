@@ -19,12 +19,6 @@ import (
 	"github.com/kvd-io/kvd/pkg/kv"
 )
 
-// Scope is what one template may see: the values at and below Keys, and Prefix taken off their names.
-type Scope struct {
-	Prefix string
-	Keys   []string // absolute and clean; none below another
-}
-
 // Naming says for which keys of a source a key stands.
 type Naming uint8
 

@@ -229,9 +229,12 @@ func (states haStates) add(line string) error {
 		fields[count], rest, more = strings.Cut(rest, " ")
 	}
 	var state haState
-	numbers := map[int]*int{6: &state.admin, 7: &state.weight, 8: &state.initialWeight, 13: &state.checkState}
+	numbers := [...]*int{6: &state.admin, 7: &state.weight, 8: &state.initialWeight, 13: &state.checkState}
 	bad := count < len(fields)
 	for at, number := range numbers {
+		if number == nil {
+			continue
+		}
 		value, err := strconv.Atoi(fields[at])
 		*number, bad = value, bad || err != nil
 	}

@@ -24,8 +24,11 @@ var errPlain = errors.New("the answer is not narrowed")
 
 // plain reports whether an answer to a narrowed request is not.
 func plain(r etcdv2.Request, status int, header http.Header) bool {
-	return r.Query.Has(etcdv2.ParamOnly) && status == http.StatusOK && header.Get(etcdv2.HeaderOnly) == ""
+	return r.Query.Has(etcdv2.ParamOnly) && status == http.StatusOK && !isNarrowed(header)
 }
+
+// isNarrowed reports whether an answer is only about the keys that were named.
+func isNarrowed(header http.Header) bool { return header.Get(etcdv2.HeaderOnly) != "" }
 
 // readOnly is Read of several keys.
 func (c *Client) readOnly(ctx context.Context, r kv.Read) (result kv.Result, err error) {
@@ -36,7 +39,7 @@ func (c *Client) readOnly(ctx context.Context, r kv.Read) (result kv.Result, err
 	if r.Key = kv.Common(r.Only); !c.plain.Load() {
 		err = c.exchange(ctx, etcdv2.ReadRequest(r), true, func(a *answer) (err error) {
 			c.observe(a.position())
-			if a.status == http.StatusOK && a.header.Get(etcdv2.HeaderOnly) == "" {
+			if a.status == http.StatusOK && !isNarrowed(a.header) {
 				return errPlain
 			}
 			result, err = a.result(false)

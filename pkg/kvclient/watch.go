@@ -102,7 +102,7 @@ func (w *watch) begin(ctx context.Context) (http.Header, error) {
 		w.client.watches.Done()
 		return nil, err
 	}
-	w.start, w.narrowed = p.registered.index, isNarrowed(p)
+	w.start, w.narrowed = p.registered.index, isNarrowed(p.header)
 	header := p.header
 	go w.run(p)
 	return header, nil
@@ -278,7 +278,7 @@ func (w *watch) open(ctx context.Context) (*poll, error) {
 	for _, i := range w.client.turn() {
 		p, err := w.openAt(ctx, i)
 		if err == nil {
-			if err = w.accept(ctx, p); err == nil && w.start != 0 && w.from.Only != nil && isNarrowed(p) != w.narrowed {
+			if err = w.accept(ctx, p); err == nil && w.start != 0 && w.from.Only != nil && isNarrowed(p.header) != w.narrowed {
 				err = &kv.Error{Kind: kv.HistoryGone, Index: p.registered.index, Cluster: p.registered.cluster, Cause: "another kind of store goes on with the watch"}
 			}
 			if err != nil {
@@ -359,9 +359,6 @@ func noStore(from *url.URL) error {
 	return &kv.Error{Kind: kv.Unknown, Cause: from.Host + " answered without " + etcdv2.HeaderIndex + ", as no store does"}
 }
 
-// isNarrowed reports whether the server sends only what is about the keys that were named.
-func isNarrowed(p *poll) bool { return p.header.Get(etcdv2.HeaderOnly) != "" }
-
 // accept checks that p watches the store that this watch has seen so far, and notes where it is.
 func (w *watch) accept(ctx context.Context, p *poll) error {
 	if err := w.verify(ctx, p.registered); err != nil {
@@ -373,7 +370,7 @@ func (w *watch) accept(ctx context.Context, p *poll) error {
 	}
 	w.client.observe(p.registered)
 	if w.from.Only != nil {
-		w.client.plain.Store(!isNarrowed(p))
+		w.client.plain.Store(!isNarrowed(p.header))
 	}
 	return nil
 }
