@@ -185,7 +185,8 @@ func (e *Engine) end(signal syscall.Signal) error {
 	}
 }
 
-// Close removes the containers, ends dockerd and removes what it leaves.
+// Close removes the containers, ends dockerd, and ends and removes what it leaves: also shims that a killed
+// dockerd has forgotten, so that nothing runs behind it, whatever went wrong before.
 func (e *Engine) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -196,6 +197,8 @@ func (e *Engine) Close() error {
 	if e.ended != nil {
 		problems = append(problems, e.removeAll(ctx), e.end(syscall.SIGTERM))
 	}
+	// An argument below this folder is had by dockerd, containerd and the shims of this engine alone.
+	problems = append(problems, endLeftovers(filepath.Join(e.cfg.Dir, "exec")))
 	if e.bridge != "" {
 		problems = append(problems, run("ip", "link", "delete", e.bridge))
 	}
