@@ -81,3 +81,27 @@ func TestPeopleAskARunningAgentAndTellItWhatTheyWant(t *testing.T) {
 		t.Errorf("the page has no status: %d", code)
 	}
 }
+
+func TestAServiceThatIsDescribedWronglyIsExplained(t *testing.T) {
+	r := newRig(t)
+	r.write("shop.yaml", "web:\n  port: 8080\n  port: 8081\nadmin: {port: 1}\n")
+	r.write("db.yaml", "db: {port: many}\ncache: {prot: 1}\n")
+	r.write("mixed.yaml", "good: {port: 1, check: none}\nbad: {port: x}\n")
+	socket := filepath.Join(t.TempDir(), "a.sock")
+	a := r.start("--socket", socket, "--state-dir", t.TempDir())
+	r.ready(a)
+	for what, want := range map[string]string{
+		"web": "line 3", "admin": "line 3", "db": "many", "cache": "there is no option", "bad": `bad: port="x"`,
+	} {
+		code, out, _ := inquire(t, socket, "explain", what)
+		if code != program.ExitOK || !strings.Contains(out, "mistake: ") || !strings.Contains(out, want) {
+			t.Errorf("explain %s: %d, want %q in\n%s", what, code, want, out)
+		}
+	}
+	if code, out, _ := inquire(t, socket, "explain", "good"); code != program.ExitOK || strings.Contains(out, "mistake") || !strings.Contains(out, "good/") {
+		t.Errorf("explain good: %d\n%s", code, out)
+	}
+	if code, _, _ := inquire(t, socket, "explain", "port"); code != exitNotFound {
+		t.Errorf("explain port: %d", code)
+	}
+}

@@ -155,12 +155,19 @@ func (a *Agent) Explain(what string) Explanation {
 			shown[workloadName{s.Source, s.Name}] = true
 		}
 	}
+	offered := map[workloadName]bool{} // by whom what is a service that stands somewhere
 	for _, entry := range entries {
 		r, of := entry.Offer.Record, workloadName{entry.Offer.Source, entry.Offer.Workload}
 		isService := what == r.Instance || what == r.Service || what == r.Service+"/"+r.Instance
+		offered[of] = offered[of] || what == r.Service
 		if meant[of] || isService {
 			e.Instances = append(e.Instances, local.InstanceOf(entry))
 			shown[of] = true
+		}
+	}
+	for _, s := range seen {
+		if of := (workloadName{s.Source, s.Name}); !offered[of] && describes(s, what) {
+			shown[of], meant[of] = true, true
 		}
 	}
 	for _, s := range seen {
@@ -187,6 +194,21 @@ func isCalled(what string, s Seen) bool {
 		what+".service" == s.Name ||
 		s.Source == SourceDocker && len(what) >= shortIDMin && strings.HasPrefix(s.ID, what) ||
 		strings.TrimPrefix(what, "/") == s.Name)
+}
+
+// describes reports whether a workload is meant to be a service, however wrongly it says so.
+func describes(s Seen, service string) bool {
+	if slices.Contains(s.Unread, service) {
+		return true
+	}
+	for label := range s.Labels {
+		if rest, isOwn := strings.CutPrefix(label, ownPrefix+"."); isOwn {
+			if name, _, _ := splitOption(rest); name == service && name != "" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // console answers what people ask a running agent: see package local for /v1/status, /v1/explain,

@@ -13,7 +13,7 @@ import (
 func same(a, b *workload.Workload) bool {
 	return a.ID == b.ID && a.Run == b.Run && a.Name == b.Name && a.Image == b.Image && a.State == b.State &&
 		a.Reason == b.Reason && a.Health == b.Health && a.PID == b.PID && a.Trusted == b.Trusted &&
-		a.HostNetwork == b.HostNetwork && a.NetworkOf == b.NetworkOf && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Problems, b.Problems) &&
+		a.HostNetwork == b.HostNetwork && a.NetworkOf == b.NetworkOf && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Problems, b.Problems) && slices.Equal(a.Unread, b.Unread) &&
 		sameMap(a.Addresses, b.Addresses) && sameMap(a.Addresses6, b.Addresses6) && sameMap(a.Labels, b.Labels) && sameMap(a.Env, b.Env)
 }
 

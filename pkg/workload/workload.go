@@ -64,6 +64,10 @@ type Workload struct {
 	// Labels do not show. What is free of them is in Labels all the same.
 	Problems []string
 
+	// Unread are names of services that Labels may lack because of Problems, as far as they could be made out: for
+	// who asks for one. Nothing else follows from them.
+	Unread []string
+
 	// The network. Addresses holds one address for each network, its IPv4 address where there is one;
 	// Addresses6 the IPv6 addresses alone. Both are by network name, and empty for a unit.
 	Addresses   map[string]string

@@ -19,6 +19,7 @@
 //	State      Running, always
 //	Labels     kvd.web.port=8080, kvd.web.tags=blue,v2, kvd.web.meta.zone=eu and so on
 //	Trusted    unless everybody may write to it, or to the directory
+//	Unread     the services that it names, while it cannot be understood
 //	Problems   what is wrong with it. A file that cannot be read or understood keeps what it last said.
 package files
 
@@ -234,6 +235,7 @@ func (s *Source) look(path string) {
 	if err != nil {
 		now.workload.Labels = before.workload.Labels
 		now.workload.Trusted = before.workload.Trusted
+		now.workload.Unread = names(text)
 		problem := fmt.Sprintf("%s: %v", path, err)
 		if len(now.workload.Labels) > 0 {
 			problem += "; what it said before still counts"

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -14,6 +15,7 @@ const (
 	servicesMax   = 256
 	optionsMax    = 64 // of one service, and entries of its meta
 	valueBytesMax = 4 << 10
+	nameBytesMax  = 256 // of a service in a file that cannot be understood
 )
 
 // prefix begins every label.
@@ -49,6 +51,22 @@ func Parse(text []byte) (map[string]string, error) {
 		return nil, err
 	}
 	return labels, nil
+}
+
+// names returns the services that a file seems to name, of which not all can be understood: what stands before a
+// colon at the beginning of a line.
+func names(text []byte) (list []string) {
+	for line := range strings.Lines(string(text)) {
+		name, _, found := strings.Cut(line, ":")
+		name = strings.Trim(strings.TrimRight(name, " \t"), `"'`)
+		if !found || name == "" || len(name) > nameBytesMax || strings.ContainsAny(name, " \t#{}[],") || slices.Contains(list, name) {
+			continue
+		}
+		if list = append(list, name); len(list) == servicesMax {
+			break
+		}
+	}
+	return list
 }
 
 func service(labels map[string]string, name string, options *yaml.Node) error {
