@@ -140,21 +140,21 @@ func (c *clients) leave(one *client) {
 	one.connections--
 }
 
-// beginWatch counts a watch, or reports that there are enough.
-func (c *clients) beginWatch(one *client, limit int) bool {
+// beginWatch counts a watch, one of several keys as one of each, or reports that there are enough.
+func (c *clients) beginWatch(one *client, weight, limit int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if one.watches >= limit {
+	if one.watches+weight > limit {
 		return false
 	}
-	one.watches++
+	one.watches += weight
 	return true
 }
 
-func (c *clients) endWatch(one *client) {
+func (c *clients) endWatch(one *client, weight int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	one.watches--
+	one.watches -= weight
 }
 
 // told notes that one learns of the state of a cluster at an index; both may be unknown. It reports whether

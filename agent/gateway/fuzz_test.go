@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"testing"
 
 	"github.com/kvd-io/kvd/pkg/etcdv2"
@@ -59,7 +60,7 @@ func FuzzAsked(f *testing.F) {
 			t.Fatal(err)
 		}
 		twice := ask(method, wire.Path[len(etcdv2.KeysPath):], again)
-		if twice.recursive != q.recursive || twice.wait != q.wait || twice.params.Get("lease") != q.params.Get("lease") || twice.params.Encode() != q.params.Encode() {
+		if twice.recursive != q.recursive || twice.wait != q.wait || twice.params.Get("lease") != q.params.Get("lease") || twice.params.Encode() != q.params.Encode() || !slices.Equal(twice.only, q.only) {
 			t.Fatalf("checked %+v, but %+v is sent", q, twice)
 		}
 	})

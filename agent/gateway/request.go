@@ -16,8 +16,9 @@ import (
 // clean key, and of each parameter that the API has the value that counts.
 type asked struct {
 	method string
-	key    string // clean
-	asDir  bool   // it had a slash at its end
+	key    string   // clean
+	asDir  bool     // it had a slash at its end
+	only   []string // keys to which a read or watch is narrowed, clean, as often as they were named
 	params url.Values
 
 	recursive bool // or not told clearly
@@ -27,7 +28,7 @@ type asked struct {
 	plain     bool // nothing but recursive and sorted was given, if anything, and it is clear
 }
 
-// parameters are those of the keys API. Others mean nothing to a store, and are not passed on.
+// parameters are those of the keys API, beside only, which alone counts as often as it is given. Others mean nothing to a store, and are not passed on.
 var parameters = []string{"value", "ttl", "lease", "dir", "recursive", "sorted", "quorum", "wait", "stream", "waitIndex",
 	"prevExist", "prevValue", "prevIndex", "refresh", "noValueOnSuccess"}
 
@@ -40,6 +41,10 @@ func ask(method, below string, values url.Values) asked {
 		if given := values[name]; len(given) > 0 {
 			q.params[name] = given[:1]
 		}
+	}
+	for _, key := range values[etcdv2.ParamOnly] {
+		q.only = append(q.only, kv.Clean(key))
+		q.params.Add(etcdv2.ParamOnly, nameOf(kv.Clean(key)))
 	}
 	recursive, clear := q.flag("recursive")
 	q.recursive = recursive || !clear
@@ -74,10 +79,14 @@ func (q asked) flag(name string) (on, clear bool) {
 // reads reports whether the request changes nothing.
 func (q asked) reads() bool { return q.method == http.MethodGet || q.method == http.MethodHead }
 
+// narrowed reports whether the answer is to be about the keys in only, instead of its key. Where only cannot be used a
+// kvd refuses, and another store does not know it.
+func (q asked) narrowed() bool { return len(q.only) > 0 && q.recursive && q.reads() }
+
 // unusual reports whether a watch has parameters that mean nothing to it, which a store checks all the same.
 func (q asked) unusual() bool {
 	for name := range q.params {
-		if !slices.Contains([]string{"wait", "waitIndex", "recursive", "stream"}, name) {
+		if !slices.Contains([]string{"wait", "waitIndex", "recursive", "stream", etcdv2.ParamOnly}, name) {
 			return true
 		}
 	}

@@ -152,18 +152,15 @@ func (s *Server) serveKeys(w http.ResponseWriter, r *http.Request, who caller) {
 		return
 	}
 	q := ask(r.Method, r.URL.Path[len(etcdv2.KeysPath):], values)
-	var may bool
-	what := "read"
-	switch {
-	case q.wait:
-		may = who.rules.mayWatch(q.key, q.recursive)
-	case q.reads():
-		may = who.rules.mayRead(q.key, q.recursive)
-	default:
-		may, what = who.rules.mayWrite(q.key), "write"
+	var narrowed []string
+	if q.narrowed() {
+		if narrowed, err = kv.Only(q.key, q.only); err != nil {
+			s.fail(w, http.StatusBadRequest, wrongOnly(err))
+			return
+		}
 	}
-	if !may {
-		s.deny(w, who, what, q)
+	if what, key, may := q.permitted(who.rules, narrowed); !may {
+		s.deny(w, who, what, q, key)
 		return
 	}
 	if lease := q.params.Get("lease"); lease != "" && !q.reads() && !s.mayUseLease(w, r, who, lease, writing) {
@@ -171,12 +168,40 @@ func (s *Server) serveKeys(w http.ResponseWriter, r *http.Request, who caller) {
 	}
 	switch {
 	case q.wait:
-		s.watch(w, r, who, q)
+		s.watch(w, r, who, q, narrowed)
 	case q.reads():
 		s.read(w, r, who, q)
 	default:
 		s.write(w, r, who, q)
 	}
+}
+
+// permitted reports whether rules let q be passed on, and if not what it would do to which key. Of the keys that it is
+// narrowed to each counts as a request of its own.
+func (q asked) permitted(rules rules, narrowed []string) (what, key string, may bool) {
+	if !q.reads() {
+		return "write", q.key, rules.mayWrite(q.key)
+	}
+	check := rules.mayRead
+	if q.wait {
+		check = rules.mayWatch
+	}
+	if narrowed == nil {
+		narrowed = []string{q.key}
+	}
+	for _, key := range narrowed {
+		if !check(key, q.recursive) {
+			return "read", key, false
+		}
+	}
+	return "", "", true
+}
+
+// wrongOnly returns what a kvd answers to keys that a request cannot be narrowed to.
+func wrongOnly(err error) *etcdv2.Error {
+	var wrong *kv.Error
+	errors.As(err, &wrong)
+	return etcdv2.NewError(etcdv2.CodeInvalidField, `"only": `+wrong.Cause)
 }
 
 // values returns the parameters of a request: of its form, which is read, before those of its query.
@@ -205,12 +230,12 @@ func (s *Server) failForm(w http.ResponseWriter, err error) {
 }
 
 // deny answers what the rules do not allow.
-func (s *Server) deny(w http.ResponseWriter, who caller, what string, q asked) {
+func (s *Server) deny(w http.ResponseWriter, who caller, what string, q asked, key string) {
 	deep := ""
 	if q.recursive || what == "write" {
 		deep = " and all below it"
 	}
-	s.refuse(w, http.StatusForbidden, etcdv2.CodeUnauthorized, fmt.Sprintf("the rules of this gateway do not let %s %s %s%s (--gateway-allow)", who, what, nameOf(q.key), deep))
+	s.refuse(w, http.StatusForbidden, etcdv2.CodeUnauthorized, fmt.Sprintf("the rules of this gateway do not let %s %s %s%s (--gateway-allow)", who, what, nameOf(key), deep))
 }
 
 func (s *Server) refuse(w http.ResponseWriter, status int, code etcdv2.Code, cause string) {
@@ -301,6 +326,10 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, who caller, q aske
 		return
 	}
 	defer a.Body.Close()
+	if q.narrowed() && a.Status == http.StatusOK && a.Header.Get(etcdv2.HeaderOnly) == "" && !who.rules.mayRead(q.key, true) {
+		s.refuse(w, http.StatusForbidden, etcdv2.CodeUnauthorized, fmt.Sprintf("the store does not narrow its answers, and the rules of this gateway do not let %s read %s and all below it (--gateway-allow): ask for each key by itself", who, nameOf(q.key)))
+		return
+	}
 	s.told(who.client, a.Header.Get(etcdv2.HeaderClusterID), number(a.Header, etcdv2.HeaderIndex))
 	if small := a.Length >= 0 && a.Length <= largeBytes; cacheable && !small {
 		if cacheable = s.takeLarge(); cacheable {

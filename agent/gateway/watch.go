@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/kvd-io/kvd/pkg/etcdv2"
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -12,17 +13,19 @@ import (
 
 // watch answers with the first event, or with all of them, one line each, until the client goes. The watch goes
 // on at the next endpoint when one fails. When it cannot go on, a stream breaks off in the middle of its answer,
-// and the answer with no event is complete, as kvd ends them: the client asks again, and is told why.
-func (s *Server) watch(w http.ResponseWriter, r *http.Request, who caller, q asked) {
+// and the answer with no event is complete, as kvd ends them: the client asks again, and is told why. only are the keys
+// to which it is narrowed, as kv.Only has them, nil for none; of a store that does not narrow they are picked out here.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, who caller, q asked, only []string) {
 	if q.unusual() && !s.checked(w, r, who, q) {
 		return
 	}
-	if !s.clients.beginWatch(who.client, s.cfg.WatchesPerClient) {
+	weight := max(1, len(only))
+	if !s.clients.beginWatch(who.client, weight, s.cfg.WatchesPerClient) {
 		s.counts.refused.Add(1)
 		s.fail(w, http.StatusTooManyRequests, etcdv2.Overloaded(fmt.Sprintf("this gateway keeps no more than %d watches of one client at a time", s.cfg.WatchesPerClient)))
 		return
 	}
-	defer s.clients.endWatch(who.client)
+	defer s.clients.endWatch(who.client, weight)
 	s.counts.watches.Add(1)
 	defer s.counts.watches.Add(-1)
 
@@ -34,7 +37,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, who caller, q ask
 	if byHeader {
 		stream = true
 	}
-	watch, err := s.store.RelayWatch(ctx, kv.WatchFrom{Key: q.key, Recursive: q.recursive, Index: q.waitIndex}, who.credentials, !stream)
+	watch, err := s.store.RelayWatch(ctx, kv.WatchFrom{Key: q.key, Recursive: q.recursive, Index: q.waitIndex, Only: only}, who.credentials, !stream)
 	if err != nil {
 		s.failWatch(w, q, err)
 		return
@@ -46,6 +49,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, who caller, q ask
 		if values := watch.Header.Values(name); len(values) > 0 {
 			header[http.CanonicalHeaderKey(name)] = values
 		}
+	}
+	if watch.Header.Get(etcdv2.HeaderOnly) != "" {
+		header.Set(etcdv2.HeaderOnly, strconv.Itoa(len(q.only)))
 	}
 	if byHeader {
 		header.Set(etcdv2.HeaderWatch, etcdv2.WatchStream)
