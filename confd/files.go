@@ -9,8 +9,12 @@ import (
 	"github.com/kvd-io/kvd/confd/install"
 )
 
-// filesQuiet is how long files must rest before their change is told: an editor writes in steps.
-const filesQuiet = 50 * time.Millisecond
+// An editor writes in steps: files must rest for filesQuiet before their change is told, but it is told filesLate after
+// the first at the latest, for there may be one that never rests.
+const (
+	filesQuiet = 50 * time.Millisecond
+	filesLate  = time.Second
+)
 
 // files reports changes of files and directories. Where the system cannot watch them it reports
 // nothing, and the agent's interval is what notices.
@@ -49,6 +53,13 @@ func (f *files) run() {
 	defer close(f.done)
 	pause := newStoppedTimer()
 	defer pause.Stop()
+	var latest time.Time // zero: nothing is to be told
+	wait := func() {
+		if latest.IsZero() {
+			latest = time.Now().Add(filesLate)
+		}
+		pause.Reset(min(filesQuiet, time.Until(latest)))
+	}
 	for {
 		select {
 		case event, ok := <-f.watcher.Events:
@@ -56,14 +67,15 @@ func (f *files) run() {
 				return
 			}
 			if matters(event) {
-				pause.Reset(filesQuiet)
+				wait()
 			}
 		case _, ok := <-f.watcher.Errors: // events were lost: look at everything
 			if !ok {
 				return
 			}
-			pause.Reset(filesQuiet)
+			wait()
 		case <-pause.C:
+			latest = time.Time{}
 			select {
 			case f.changed <- struct{}{}:
 			default:

@@ -2,6 +2,8 @@ package confd
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -25,4 +27,22 @@ func TestTheAgentsOwnStepsDoNotWakeIt(t *testing.T) {
 			t.Errorf("%s %v: got %v, want %v", c.op, c.name, got, c.want)
 		}
 	}
+}
+
+func TestFilesThatNeverRestAreLookedAtAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := make(chan fsnotify.Event)
+		f := &files{changed: make(chan struct{}, 1), done: make(chan struct{}), watcher: &fsnotify.Watcher{Events: events}}
+		go f.run()
+		for range 2 * filesLate / filesQuiet * 5 {
+			events <- fsnotify.Event{Name: "/etc/kvconfd/log", Op: fsnotify.Write}
+			time.Sleep(filesQuiet / 5)
+		}
+		synctest.Wait()
+		if len(f.changed) == 0 {
+			t.Error("nothing was told")
+		}
+		close(events)
+		<-f.done
+	})
 }

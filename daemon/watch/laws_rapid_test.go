@@ -33,7 +33,7 @@ type lawTrial struct {
 type mirror struct {
 	*Watcher
 	key     string
-	only    []string // of key, if not nil
+	only    []string          // of key, if not nil
 	believe map[string]string // path to value, "/" for a directory
 	last    kv.Index
 	lost    bool
