@@ -628,7 +628,7 @@ func (f *failure) tell(log *slog.Logger, message string, err error) {
 		f.reason = ""
 		return
 	}
-	reason := stripStaged(err)
+	reason := stripVarying(err)
 	level := slog.LevelError
 	if reason == f.reason {
 		level = slog.LevelDebug
@@ -637,7 +637,14 @@ func (f *failure) tell(log *slog.Logger, message string, err error) {
 	f.reason = reason
 }
 
-// stripStaged returns what err says without the names of staged files, which differ at each retry.
-func stripStaged(err error) string { return stagedSuffix.ReplaceAllString(err.Error(), "") }
+// stripVarying returns what err says without what differs at each retry: the names of staged files, and the
+// time and the numbers of processes that commands print.
+func stripVarying(err error) string { return varying.ReplaceAllString(err.Error(), "") }
 
-var stagedSuffix = regexp.MustCompile(`\.[0-9]{6,}`)
+var varying = regexp.MustCompile(`\.[0-9]{6,}` +
+	`|[0-9]{4}[-/][0-9]{2}[-/][0-9]{2}` +
+	`|[0-9]{2}:[0-9]{2}:[0-9]{2}([.,][0-9]+)?` +
+	`|\b[0-9]+#[0-9]+:` + // nginx
+	`|\([0-9]+\) :` + // HAProxy
+	`|\[[0-9]+\]` +
+	`|\b(?i:pid|process)[ :=]+[0-9]+`)

@@ -244,6 +244,39 @@ func TestOneTemplateMakesAFileForEachKeyAndRemovesThoseThatVanish(t *testing.T) 
 	r.remove("/sites/d")
 	r.until("the hand-made version is told of", func() bool { return strings.Contains(r.log.String(), "somebody has changed it") })
 	is("other.conf=not ours s-b.conf=b 3 s-d.conf=edited by hand ")
+	r.until("d is forgotten", func() bool { return !slices.Contains(w.names(), "site/d") })
+	for path, removed := range map[string]bool{r.path("sites/s-a.conf"): true, r.path("sites/s-d.conf"): false} {
+		if told := strings.Contains(r.log.String(), fmt.Sprintf("msg=\"file removed\" resource=site.toml file=%s", path)); told != removed {
+			t.Errorf("the removal of %s is told: %t", path, told)
+		}
+	}
+}
+
+func TestAFileThatCannotBeRemovedDoesNotHoldUpTheRemovalOfOthers(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	if err := os.Mkdir(r.path("sites"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.write("conf/templates/site.tmpl", `{{.Name}}`)
+	r.write("conf/conf.d/site.toml", fmt.Sprintf("[template]\nsrc = \"site.tmpl\"\nfor_each = \"/sites/*\"\ndest = %q\n", r.path("sites/{{.Name}}.conf")))
+	r.set("/sites/a", "")
+	r.set("/sites/b", "")
+	r.start()
+	r.eventually("sites/b.conf", "b")
+	r.becomes(w, "site/a", report.Converged)
+	r.becomes(w, "site/b", report.Converged)
+	if err := os.MkdirAll(r.path("sites/.a.conf.last-good/full"), 0o755); err != nil { // cannot be removed as a file
+		t.Fatal(err)
+	}
+	r.remove("/sites")
+	r.until("b is removed", func() bool { return !r.exists("sites/b.conf") })
+	r.becomes(w, "site/a", report.Failed)
+	r.until("b is forgotten", func() bool { return !slices.Contains(w.names(), "site/b") })
+	if err := os.RemoveAll(r.path("sites/.a.conf.last-good")); err != nil {
+		t.Fatal(err)
+	}
+	r.until("a is forgotten", func() bool { return !slices.Contains(w.names(), "site/a") })
 }
 
 func TestWhatVanishedWhileTheAgentWasAwayIsRemovedWhenItIsBack(t *testing.T) {
@@ -696,5 +729,20 @@ func TestNothingThatAProgramSaysOfASensitiveFileIsTold(t *testing.T) {
 	}
 	if why := w.status("a").Why; !strings.Contains(why, "sensitive") {
 		t.Errorf("why it is reloaded is said to be %q", why)
+	}
+}
+
+func TestAFailureThatDiffersInTimesAndProcessNumbersAloneIsToldOnce(t *testing.T) {
+	for _, reasons := range [][2]string{
+		{"2026/11/23 03:39:38 [emerg] 244#244: host not found in /etc/x.conf:10", "2026/11/23 03:39:41 [emerg] 246#246: host not found in /etc/x.conf:10"},
+		{"[ALERT]    (91) : config : no such backend", "[ALERT]    (1091) : config : no such backend"},
+		{"2026-11-23T03:39:38.123Z app[12]: pid 77: no", "2026-11-24T13:39:38.9Z app[13]: pid 9: no"},
+	} {
+		if a, b := stripVarying(errors.New(reasons[0])), stripVarying(errors.New(reasons[1])); a != b {
+			t.Errorf("%q and %q", a, b)
+		}
+	}
+	if stripVarying(errors.New("x.conf:10: no")) == stripVarying(errors.New("x.conf:11: no")) {
+		t.Error("another line is no news")
 	}
 }

@@ -90,7 +90,7 @@ func (s *set) fail(o *output, step string, err error) {
 func (s *set) failAll(outputs []*output, step string, err error) {
 	for i, o := range outputs {
 		if i > 0 {
-			o.failure.reason = stripStaged(err)
+			o.failure.reason = stripVarying(err)
 		}
 		s.fail(o, step, err)
 	}
@@ -521,7 +521,9 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 		}
 		hash := o.hash
 		o.onDisk = &hash
-		o.log.Info("file updated", "file", o.file.Path, "bytes", len(o.want), "removed", o.vanished)
+		if !o.vanished {
+			o.log.Info("file updated", "file", o.file.Path, "bytes", len(o.want))
+		}
 		if g.reader != nil && !applied {
 			o.become(report.Written, "", nil)
 			g.reader.at = time.Time{} // news: whatever failed before, this may not
@@ -532,25 +534,32 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 }
 
 // remove removes the file of an item that is gone, and with it those of all other items that are, as they
-// are forgotten in one write.
+// are forgotten in one write. The error is that of o's file.
 func (t *target) remove(o *output) error {
 	if o.removed {
 		return nil
 	}
 	var paths []string
 	for _, o := range t.outputs {
-		if o.vanished {
+		if o.vanished && !o.removed {
 			paths = append(paths, o.file.Path)
 		}
 	}
-	err := t.manifest.Remove(paths)
-	var edited *install.EditedError
-	if errors.As(err, &edited) {
-		o.log.Warn("not removed", "reason", err)
-		err = nil
-	}
+	edited, err := t.manifest.Remove(paths)
+	kept := t.manifest.Gone(nil)
 	for _, o := range t.outputs {
-		o.removed = o.vanished && err == nil
+		switch path := o.file.Path; {
+		case !o.vanished || o.removed || slices.Contains(kept, path):
+			continue
+		case slices.Contains(edited, path):
+			o.log.Warn("the file is no longer wanted, but somebody has changed it: it is left as it is; remove it by hand", "file", path)
+		default:
+			o.log.Info("file removed", "file", path)
+		}
+		o.removed = true
+	}
+	if o.removed {
+		return nil
 	}
 	return err
 }

@@ -185,9 +185,9 @@ func (m *Manifest) Gone(current []string) []string {
 
 // Remove removes files, which Gone has returned, with what is kept beside them, and then forgets them. A file
 // that is not as it was written, because somebody has changed or replaced it, is left where it is and forgotten
-// all the same: the error then has an *EditedError for it. A file that is not there is no error. One that cannot
+// all the same: its path is among those returned. A file that is not there is no error. One that cannot
 // be removed does not stop the others, and is not forgotten.
-func (m *Manifest) Remove(paths []string) error {
+func (m *Manifest) Remove(paths []string) (edited []string, _ error) {
 	left := map[string][]string{}
 	for name, sums := range m.files {
 		left[name] = sums
@@ -195,8 +195,10 @@ func (m *Manifest) Remove(paths []string) error {
 	var problems []error
 	for _, path := range paths {
 		err := m.remove(path)
-		var edited *EditedError
-		if err == nil || errors.As(err, &edited) {
+		if errors.Is(err, errEdited) {
+			edited, err = append(edited, path), nil
+		}
+		if err == nil {
 			delete(left, filepath.Base(path))
 		}
 		problems = append(problems, err)
@@ -204,10 +206,13 @@ func (m *Manifest) Remove(paths []string) error {
 	if len(left) < len(m.files) {
 		problems = append(problems, syncDir(m.dir), m.save(left))
 	}
-	return errors.Join(problems...)
+	return edited, errors.Join(problems...)
 }
 
-// remove removes one file.
+// errEdited says that a file which was to be removed is not the one that was written.
+var errEdited = errors.New("somebody has changed it")
+
+// remove removes one file. errEdited: it is not as it was written.
 func (m *Manifest) remove(path string) error {
 	sums, made := m.files[filepath.Base(path)]
 	if !made || filepath.Dir(path) != m.dir {
@@ -221,14 +226,14 @@ func (m *Manifest) remove(path string) error {
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
-		return &EditedError{path}
+		return errEdited
 	}
 	content, err := readBounded(path, max(info.Size(), 1))
 	if err != nil {
 		return fmt.Errorf("cannot see whether %s may be removed: %w", path, err)
 	}
 	if !slices.Contains(sums, sumOf(content)) {
-		return &EditedError{path}
+		return errEdited
 	}
 	if err := removeIfThere(path); err != nil {
 		return fmt.Errorf("cannot remove %s, whose key is gone: %w", path, err)
@@ -239,11 +244,4 @@ func (m *Manifest) remove(path string) error {
 // removeKept removes what is kept beside a destination.
 func (f File) removeKept() error {
 	return errors.Join(f.Paid(), f.ForgetGood(), removeIfThere(f.keptPath()))
-}
-
-// EditedError says that a file which was to be removed is not the one that was written.
-type EditedError struct{ Path string }
-
-func (e *EditedError) Error() string {
-	return e.Path + " is no longer wanted, but somebody has changed it: it is left as it is; remove it by hand"
 }
