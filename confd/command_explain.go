@@ -42,7 +42,7 @@ func explainCommand(o *options) *cobra.Command {
 		Short: "Say which resource makes a file, how it stands, and which keys made a line",
 		Long: `explain says which resource makes FILE, from which template and keys, where it stands, and what brings the
 running program to a new version. With LINE it says on which keys this line depends. It asks the kvconfd that runs
-on this host; if there is none, or with --from or --keys, it renders by itself. Values of keys are not shown.
+on this host; if there is none, or it makes no such file, or with --from or --keys, it renders by itself. Values of keys are not shown.
 
 Exit codes: 0 explained, 2 it could not be found out, 3 this user may not ask, 4 nothing makes FILE.`,
 		Example: `  kvconfd explain /etc/haproxy/haproxy.cfg
@@ -87,13 +87,20 @@ func (o *options) explain(ctx context.Context, from *offline, file string, line 
 			query.Set("line", strconv.Itoa(line))
 		}
 		err := unixsocket.NewClient(o.socket).Call(ctx, http.MethodGet, "/explain?"+query.Encode(), nil, &e)
-		if err == nil || !kv.Is(err, kv.Unavailable) {
-			if err != nil {
-				err = socketError(err)
-			}
-			return e, err
+		switch {
+		case err == nil:
+			return e, nil
+		case kv.Is(err, kv.NotFound): // it may be a file of another configuration directory
+			return o.explainHere(ctx, from, file, line, env, "the kvconfd that runs makes no such file: this is what one would make of the keys now")
+		case !kv.Is(err, kv.Unavailable):
+			return e, socketError(err)
 		}
 	}
+	return o.explainHere(ctx, from, file, line, env, "no kvconfd was asked: this is what one would make of the keys now")
+}
+
+// explainHere finds out by itself, and notes that.
+func (o *options) explainHere(ctx context.Context, from *offline, file string, line int, env *program.Env, note string) (e report.Explanation, err error) {
 	b, err := from.open(ctx, o, env)
 	if err != nil {
 		return e, err
@@ -101,7 +108,7 @@ func (o *options) explain(ctx context.Context, from *offline, file string, line 
 	if e, err = b.explain(ctx, file, line); err != nil {
 		return e, trouble(err)
 	}
-	e.Note = "no kvconfd was asked: this is what one would make of the keys now"
+	e.Note = note
 	return e, nil
 }
 

@@ -378,3 +378,22 @@ func TestASnapshotIsRenderedWithoutAStore(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
+
+func TestExplainFindsFilesOfAnotherConfigurationDirectoryThanThatOfTheAgentThatRuns(t *testing.T) {
+	server := startServer(t)
+	r := newRig(t, newClient(t, "http://"+server.address))
+	r.set("/x", "1")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	p := r.runs("edge", "http://"+server.address)
+	r.eventually("a.out", "1")
+	other := r.path("other.out")
+	r.write("other/templates/b.tmpl", `{{getv "/x"}}`)
+	r.write("other/conf.d/b.toml", fmt.Sprintf("[template]\nsrc = \"b.tmpl\"\ndest = %q\nkeys = [\"/x\"]\n", other))
+	code, stdout, stderr := p.command("explain", other+":1", "-confdir", r.path("other"), "-node", "http://"+server.address)
+	if code != 0 || !strings.Contains(stdout, "/x: its value is in the line") || !strings.Contains(stdout, "makes no such file") {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	if code, _, stderr := p.command("explain", r.path("none.out"), "-confdir", r.path("other"), "-node", "http://"+server.address); code != exitNotFound || !strings.Contains(stderr, "no resource in") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
