@@ -387,13 +387,21 @@ func TestExplainFindsFilesOfAnotherConfigurationDirectoryThanThatOfTheAgentThatR
 	p := r.runs("edge", "http://"+server.address)
 	r.eventually("a.out", "1")
 	other := r.path("other.out")
+	for _, dir := range []string{"other/templates", "other/conf.d"} {
+		if err := os.MkdirAll(r.path(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	explain := func(file string) (code int, stdout, stderr string) {
+		return run(t, r, "", nil, "explain", file, "-confdir", r.path("other"), "-node", "http://"+server.address, "-socket", p.path("edge.sock"))
+	}
 	r.write("other/templates/b.tmpl", `{{getv "/x"}}`)
 	r.write("other/conf.d/b.toml", fmt.Sprintf("[template]\nsrc = \"b.tmpl\"\ndest = %q\nkeys = [\"/x\"]\n", other))
-	code, stdout, stderr := p.command("explain", other+":1", "-confdir", r.path("other"), "-node", "http://"+server.address)
+	code, stdout, stderr := explain(other + ":1")
 	if code != 0 || !strings.Contains(stdout, "/x: its value is in the line") || !strings.Contains(stdout, "makes no such file") {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
-	if code, _, stderr := p.command("explain", r.path("none.out"), "-confdir", r.path("other"), "-node", "http://"+server.address); code != exitNotFound || !strings.Contains(stderr, "no resource in") {
+	if code, _, stderr := explain(r.path("none.out")); code != exitNotFound || !strings.Contains(stderr, "no resource in") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
