@@ -3,6 +3,7 @@ package kvclient_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
@@ -20,7 +21,7 @@ func TestUsersAndRolesSayWhoMayDoWhat(t *testing.T) {
 			url, ctx := start(t), t.Context()
 			as := func(user string) *kvclient.Client {
 				cfg := inOrder(url)
-				cfg.Username = user
+				cfg.Username, cfg.RequestTimeout = user, time.Minute // hashes of passwords take long on a busy machine
 				return open(t, cfg)
 			}
 			nobody := as("")
