@@ -194,7 +194,7 @@ const elsewhere = "has not noticed yet that the store was replaced"
 const shortMax = 320
 
 // exitStatus is between what a command was and what it has printed, in a reason.
-var exitStatus = regexp.MustCompile(`: [^:]*: "[^"]*" failed: exit status \d+: `)
+var exitStatus = regexp.MustCompile(`: [^:;"]*: "[^"]*" failed: exit status \d+: `)
 
 // shortened returns the beginning of a long text, without the words of a command that its output follows.
 func shortened(text string) string {

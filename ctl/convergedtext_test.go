@@ -13,6 +13,10 @@ func TestALongReasonBeginsWithWhatTheCommandHasPrinted(t *testing.T) {
 	if got := shortened(strings.Repeat("é", 1000)); got != strings.Repeat("é", shortMax)+"..." {
 		t.Errorf("%q", got)
 	}
+	two := `a failed at check: refused: "sleep" was killed; b failed at reload: "echo" failed: exit status 3: no`
+	if got := shortened(two); got != two {
+		t.Errorf("what is said of one file is taken for that of another: %q", got)
+	}
 	if got := shortened("is at index 7"); got != "is at index 7" {
 		t.Errorf("%q", got)
 	}
