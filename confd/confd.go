@@ -63,9 +63,9 @@ type Config struct {
 	SyncOnly      bool // write files, run neither check nor reload
 	KeepStageFile bool // leave the staged file of a pass that did not install it
 
-	// A change after a pause of QuietMax is acted on at once. Changes in a burst wait until Quiet
-	// has passed without one, but never longer than QuietMax; while the burst goes on, Quiet grows
-	// to QuietMax.
+	// For what takes a check and a reload: a change after a pause of QuietMax is acted on at once. Changes in a
+	// burst wait until Quiet has passed without one, but never longer than QuietMax; while the burst goes on,
+	// Quiet grows to QuietMax. What a running program takes without a reload does not wait.
 	Quiet, QuietMax time.Duration
 }
 

@@ -217,6 +217,9 @@ func (g *group) end() {
 	g.mu.Lock()
 	dismissed := g.dismissed
 	g.mu.Unlock()
+	if g.claimed {
+		g.catchUp()
+	}
 	for _, t := range g.targets {
 		if dismissed {
 			t.leave(nil)
@@ -227,6 +230,21 @@ func (g *group) end() {
 	}
 	g.claims.release(g)
 }
+
+// catchUp writes the files of what runs already, so that the next start finds nothing due.
+func (g *group) catchUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), catchUpMax)
+	defer cancel()
+	for _, s := range g.allSets() {
+		if s.isAhead() {
+			s.file.hurry(time.Now())
+			g.bring(ctx, s)
+		}
+	}
+}
+
+// catchUpMax bounds what is done after the end.
+const catchUpMax = 5 * time.Second
 
 func (f *feed) close() {
 	f.stop()
@@ -451,20 +469,25 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 	}
 	due := g.due(now)
 	for _, t := range due {
-		t.pace.taken(now)
+		t.brisk.drop()
+		if t.full {
+			t.pace.taken(now)
+		}
 		t.make(ctx, t.feed.view, now)
 	}
+	rendering := time.Since(now)
 	for _, s := range g.allSets() {
-		if s.fresh || s.hasVanished() {
+		if s.fresh || s.hasVanished() || s.postponed && s.isWhole() || s.file.isDue(now) {
 			g.bring(ctx, s)
 		}
 	}
 	g.settle(ctx)
 	end := time.Now()
 	for _, t := range due {
-		if !t.waiting {
-			t.pace.passed(end)
-		}
+		t.made(now, end, rendering)
+	}
+	for _, t := range g.targets {
+		t.full = false
 		t.settled()
 	}
 	g.tellWholes()
@@ -476,7 +499,7 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 // due returns the targets whose time has come, and with them those of their reload groups that have
 // changed too.
 func (g *group) due(now time.Time) (due []*target) {
-	groups := map[*set]bool{}
+	groups, whole := map[*set]bool{}, map[*set]bool{}
 	for _, t := range g.targets {
 		if at := t.at(); !at.IsZero() && !now.Before(at) {
 			if t.again.IsZero() {
@@ -484,12 +507,14 @@ func (g *group) due(now time.Time) (due []*target) {
 			}
 			t.pace.hurry(now)
 		}
-		if t.pace.isDue(now) && t.set != nil {
-			groups[t.set] = true
+		if t.set != nil {
+			groups[t.set] = groups[t.set] || t.isDue(now)
+			whole[t.set] = whole[t.set] || t.pace.isDue(now)
 		}
 	}
 	for _, t := range g.targets {
-		if t.pace.isDue(now) || groups[t.set] && !t.pace.deadline.IsZero() {
+		if t.isDue(now) || groups[t.set] && t.pace.waits() {
+			t.full = t.pace.isDue(now) || whole[t.set]
 			due = append(due, t)
 		}
 	}
@@ -542,11 +567,12 @@ func (g *group) next() (next time.Time) {
 		return time.Time{} // woken by the claims
 	}
 	for _, t := range g.targets {
-		sooner(t.pace.due)
+		sooner(t.due())
 		sooner(t.at())
 	}
 	for _, s := range g.allSets() {
 		sooner(s.at)
+		sooner(s.file.due)
 	}
 	if g.reader != nil {
 		sooner(g.reader.at)
@@ -569,19 +595,19 @@ func (g *group) isDone() bool {
 	return true
 }
 
-// isCalm reports whether nothing is under way that the keys taken so far have asked for: each target is
-// as they say, or is held, or has failed.
+// isCalm reports whether nothing is under way that the keys taken so far have asked for: each target runs
+// as they say, or is held, or has failed. A file that follows what runs already is nothing to wait for.
 func (g *group) isCalm() bool {
 	if !g.claimed {
 		return false
 	}
 	for _, t := range g.targets {
-		if t.waiting || !t.pace.deadline.IsZero() {
+		if t.waiting || t.hasNews() {
 			return false
 		}
 		for _, o := range t.outputs {
 			switch o.status.State {
-			case report.Converged, report.Held, report.Failed, report.Stale:
+			case report.Applied, report.Converged, report.Held, report.Failed, report.Stale:
 			default:
 				return g.cfg.Noop
 			}

@@ -45,7 +45,7 @@ func (w *witness) Target(s report.TargetStatus) {
 	if was := w.states[s.Name]; len(was) == 0 || was[len(was)-1] != text {
 		w.states[s.Name] = append(was, text)
 	}
-	if s.State == report.Converged && s.LiveAfter > 0 {
+	if s.LiveAfter > 0 && (s.State == report.Applied || s.State == report.Converged && w.now[s.Name].State != report.Applied) {
 		w.lived = append(w.lived, s.LiveAfter)
 	}
 	w.now[s.Name] = s

@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -35,6 +36,8 @@ type output struct {
 	onDisk   *digest       // of what the file holds; nil: not known
 	live     []byte        // what the program runs, for an applier; nil: not known
 	owes     bool          // the reader has not been told of what the file holds
+	applied  time.Time     // when live was brought about without a reload, and not yet written to the file; zero: it is
+	broken   bool          // what the keys say cannot be rendered, or was refused; want, if rendered, is what runs
 	stale    bool          // made from a snapshot
 	kept     *install.Staged
 
@@ -93,6 +96,12 @@ func (o *output) isSettled() bool {
 	return o.target.isHeld() || !o.owes && (o.removed || !o.vanished && o.rendered && o.isOnDisk())
 }
 
+// isAhead reports whether the program runs a version that the file does not hold yet.
+func (o *output) isAhead() bool { return !o.applied.IsZero() }
+
+// runs reports whether all that is missing of want is the file: the program runs it.
+func (o *output) runs() bool { return o.isAhead() && bytes.Equal(o.live, o.want) }
+
 func (o *output) isOnDisk() bool { return o.onDisk != nil && *o.onDisk == o.hash }
 
 // render makes what the file is to hold.
@@ -115,9 +124,11 @@ func (o *output) render(ctx context.Context, tree render.Tree) {
 	if ctx.Err() != nil {
 		return
 	}
-	o.reads, o.dirty = out.Reads, false
+	o.reads, o.dirty, o.broken = out.Reads, false, err != nil
 	if err != nil {
-		o.rendered, o.want = false, nil
+		if o.rendered = o.runs(); !o.rendered {
+			o.want = nil
+		}
 		o.set.fail(o, report.StepRender, err)
 		return
 	}
@@ -143,7 +154,7 @@ func (o *output) become(state report.State, step string, err error) {
 	if o.rendered && !o.target.Sensitive {
 		s.Hash = hex.EncodeToString(o.hash[:])
 	}
-	if state != report.Converged {
+	if state != report.Converged && state != report.Applied {
 		s.LiveAfter = 0
 	}
 	other := before.State != state || before.Step != step
@@ -161,17 +172,34 @@ func (o *output) hold(state report.State, why error, until time.Time) {
 	o.become(state, "", why)
 }
 
-// converge notes that what runs is what was rendered. at is when that was seen.
+// runsAhead notes that the program runs what was rendered, as seen at a time, and that the file is to follow.
+func (o *output) runsAhead(at time.Time) {
+	o.live, o.applied = o.want, at
+	if o.status.LiveAfter = 0; !o.arrived.IsZero() {
+		o.status.LiveAfter = max(at.Sub(o.arrived), 1)
+	}
+	o.arrived = time.Time{}
+	o.become(report.Applied, "", nil)
+}
+
+// converge notes that what runs is what was rendered, and the file says so. at is when that was seen.
 func (o *output) converge(at time.Time) {
+	o.applied, o.verify = time.Time{}, false
+	if o.broken || o.target.isHeld() { // the file has caught up with what runs; the keys say something else
+		o.live, o.rendered = o.want, !o.broken
+		return
+	}
 	state := report.Converged
 	if o.stale {
 		state = report.Stale
 	}
-	o.status.LiveAfter = 0
-	if !o.arrived.IsZero() && o.status.State != report.Converged {
-		o.status.LiveAfter = max(at.Sub(o.arrived), 1)
+	if o.status.State != report.Applied {
+		o.status.LiveAfter = 0
+		if !o.arrived.IsZero() && o.status.State != report.Converged {
+			o.status.LiveAfter = max(at.Sub(o.arrived), 1)
+		}
 	}
-	o.arrived, o.verify = time.Time{}, false
+	o.arrived = time.Time{}
 	if o.target.applier != nil {
 		o.live = o.want
 	} else {

@@ -32,6 +32,20 @@ func (p *pace) changed(now time.Time) {
 	}
 }
 
+// later notes a change that nobody waits for: it is due in a while, when no more have come or longest has
+// passed.
+func (p *pace) later(now time.Time) {
+	if p.deadline.IsZero() {
+		if now.Sub(p.last) >= p.longest {
+			p.next = p.quiet
+		}
+		p.deadline = now.Add(p.longest)
+	}
+	if p.due = now.Add(p.next); p.due.After(p.deadline) {
+		p.due = p.deadline
+	}
+}
+
 // hurry makes what is waiting, or nothing, due at once.
 func (p *pace) hurry(now time.Time) { p.deadline, p.due = now, now }
 
@@ -43,8 +57,17 @@ func (p *pace) taken(now time.Time) {
 	if now.Sub(p.last) < p.longest {
 		p.next = min(2*max(p.next, p.quiet), p.longest)
 	}
-	p.deadline, p.due = time.Time{}, time.Time{}
+	p.drop()
 }
+
+// drop notes that the changes which were waiting need no pass.
+func (p *pace) drop() { p.deadline, p.due = time.Time{}, time.Time{} }
+
+// rest has the next pass come a pause after the last one at the soonest.
+func (p *pace) rest(pause time.Duration) { p.quiet, p.longest, p.next = pause, pause, pause }
+
+// waits reports whether there are changes that were not acted on.
+func (p *pace) waits() bool { return !p.deadline.IsZero() }
 
 // passed notes that a pass has ended.
 func (p *pace) passed(now time.Time) { p.last = now }

@@ -84,7 +84,7 @@ func (g *group) settle(ctx context.Context) {
 		switch {
 		case o.set.torn:
 			return
-		case !o.owes:
+		case !o.owes, o.isAhead(), o.set.postponed:
 		case o.target.waiting && now.Before(g.began.Add(keysPatience)) && !g.cfg.Onetime:
 			r.at = g.began.Add(keysPatience)
 			return
@@ -252,10 +252,14 @@ func (g *group) paid(outputs []*output, at time.Time) {
 			o.set.fail(o, report.StepWrite, fmt.Errorf("reloaded, but that cannot be noted: %w", err))
 			continue
 		}
-		o.owes = false
+		o.owes, o.applied = false, time.Time{}
 		if o.vanished || o.rendered && o.isOnDisk() {
-			o.set.succeeded()
+			if !o.broken {
+				o.set.succeeded()
+			}
 			o.converge(at)
+		} else {
+			o.live = nil // it is what the file holds
 		}
 	}
 	g.forget(outputs)

@@ -31,9 +31,12 @@ type set struct {
 	single  *output   // nil: the outputs of targets
 	targets []*target // of a reload group
 
-	fresh bool      // something was rendered in this pass
-	torn  bool      // some of a new version is in place, some not: nobody is told of it
-	at    time.Time // when what failed, or had to wait, is tried again; zero: when something changes
+	fresh     bool      // something was rendered in this pass
+	torn      bool      // some of a new version is in place, some not: nobody is told of it
+	postponed bool      // a version that takes a reload waits for its time
+	doubtful  bool      // the check has refused what ran already: it is asked first until it agrees again
+	file      pace      // of files that follow what runs
+	at        time.Time // when what failed, or had to wait, is tried again; zero: when something changes
 
 	retry      backoff.Backoff
 	quarantine backoff.Backoff
@@ -42,6 +45,7 @@ type set struct {
 
 // limit gives s the retries that t wants.
 func (s *set) limit(t *target) {
+	s.file.quiet, s.file.longest = t.cfg.Quiet, t.cfg.QuietMax
 	s.retry = retries(t.Resource)
 	longest := cmp.Or(t.RetryMax, quarantineMax)
 	s.quarantine = backoff.Backoff{Min: min(quarantineMin, longest), Max: longest}
@@ -117,7 +121,7 @@ func (s *set) succeeded() {
 	if slices.ContainsFunc(s.outputs(), func(o *output) bool { return !o.isSettled() }) {
 		return
 	}
-	s.at, s.refused = time.Time{}, digest{}
+	s.at, s.doubtful, s.refused = time.Time{}, false, digest{}
 	s.retry.Reset()
 	s.quarantine.Reset()
 }
@@ -135,6 +139,13 @@ func fingerprint(outputs []*output) digest {
 // they owe. A failure is noted and logged, and leaves the files as they were.
 func (g *group) bring(ctx context.Context, s *set) {
 	s.fresh = false
+	now := time.Now()
+	catchUp := s.file.isDue(now)
+	if catchUp {
+		s.file.taken(now)
+		defer func() { s.file.passed(time.Now()) }()
+	}
+	s.postponed = false
 	outputs := s.outputs()
 	if ctx.Err() != nil || slices.ContainsFunc(outputs, func(o *output) bool { return o.target.waiting }) {
 		return
@@ -155,22 +166,57 @@ func (g *group) bring(ctx context.Context, s *set) {
 		g.rehearse(s, outputs, changed)
 		return
 	}
-	plans, why := g.plan(ctx, s, changed)
-	for _, o := range changed {
-		o.status.How, o.status.Why = "", why
-		o.become(report.Rendered, "", nil)
-	}
-	if g.reader != nil && plans == nil && len(changed) > 0 {
+	applied, ok := g.introduce(ctx, s, changed)
+	switch {
+	case !ok:
+		return
+	case applied && s.isInstant() && !catchUp:
+		s.file.later(now)
+		return
+	case !applied && g.reader != nil && len(changed) > 0:
+		if s.postponed = !s.isWhole(); s.postponed {
+			return
+		}
 		if now := time.Now(); g.reader.bucket.ready(now).After(now) {
 			s.at = g.reader.bucket.ready(now) // postponed, with whatever comes until then
 			return
 		}
 	}
-	g.install(ctx, s, outputs, changed, plans)
+	g.install(ctx, s, outputs, changed, applied)
 	if len(changed) > 0 {
 		g.stay(ctx, slices.DeleteFunc(slices.Clone(outputs), func(o *output) bool { return slices.Contains(changed, o) }))
 	}
 }
+
+// introduce has the running programs take what has changed, if they can without a reload: applied. If not ok,
+// that could not be begun.
+func (g *group) introduce(ctx context.Context, s *set, changed []*output) (applied, ok bool) {
+	plans, why := g.plan(ctx, s, changed)
+	if !slices.ContainsFunc(changed, func(o *output) bool { return !o.runs() }) {
+		return plans != nil, true
+	}
+	for _, o := range changed {
+		o.status.How, o.status.Why = "", why
+		o.become(report.Rendered, "", nil)
+	}
+	if plans == nil {
+		return false, true
+	}
+	return g.apply(ctx, s, changed, plans)
+}
+
+// isInstant reports whether a program that s is for takes changes as they come.
+func (s *set) isInstant() bool {
+	return slices.ContainsFunc(s.of(), func(t *target) bool { return t.instant })
+}
+
+// isWhole reports whether this pass may bring about a reload for s.
+func (s *set) isWhole() bool {
+	return !s.isInstant() || slices.ContainsFunc(s.of(), func(t *target) bool { return t.full })
+}
+
+// isAhead reports whether something runs that a file of s does not hold yet.
+func (s *set) isAhead() bool { return slices.ContainsFunc(s.outputs(), (*output).isAhead) }
 
 // changed returns those of outputs whose files are not what they should be.
 func (g *group) changed(s *set, outputs []*output) (changed []*output, ok bool) {
@@ -179,7 +225,10 @@ func (g *group) changed(s *set, outputs []*output) (changed []*output, ok bool) 
 		case o.goes():
 			changed = append(changed, o)
 			continue
-		case !o.rendered || o.target.isHeld() || o.isOnDisk() && !o.verify:
+		case o.runs():
+			changed = append(changed, o)
+			continue
+		case !o.rendered || o.target.isHeld() || o.isOnDisk() && !o.verify && !o.isAhead():
 			continue
 		}
 		differs, err := o.file.Differs(o.want)
@@ -187,7 +236,7 @@ func (g *group) changed(s *set, outputs []*output) (changed []*output, ok bool) 
 			s.fail(o, report.StepWrite, err)
 			return nil, false
 		}
-		if differs {
+		if differs || o.isAhead() {
 			changed = append(changed, o)
 		} else {
 			hash := o.hash
@@ -282,13 +331,20 @@ func (g *group) plan(ctx context.Context, s *set, changed []*output) (plans []pr
 		return nil, ""
 	}
 	for _, o := range g.outputs() {
-		if o.owes {
+		if o.owes && !o.isAhead() {
 			return nil, "a reload is due"
 		}
+	}
+	if s.doubtful {
+		return nil, "the last change at run time was refused by the check"
 	}
 	for _, o := range changed {
 		if o.target.applier == nil || o.vanished {
 			return nil, "another file of the same program has changed"
+		}
+		if o.runs() {
+			plans = append(plans, proxy.Plan{})
+			continue
 		}
 		if o.live == nil {
 			content, ok, err := o.file.Current()
@@ -309,18 +365,8 @@ func (g *group) plan(ctx context.Context, s *set, changed []*output) (plans []pr
 	return plans, ""
 }
 
-// install brings about what has changed: by plans without a reload, else up to the reload.
-func (g *group) install(ctx context.Context, s *set, outputs, changed []*output, plans []proxy.Plan) {
-	applied := false
-	var appliedAt time.Time
-	if plans != nil {
-		if err := g.apply(ctx, s, changed, plans); err != nil {
-			return
-		}
-		if applied = !slices.ContainsFunc(changed, func(o *output) bool { return o.status.How == "" }); applied {
-			appliedAt = time.Now()
-		}
-	}
+// install checks and writes what has changed. If that is not applied, a reload is to follow.
+func (g *group) install(ctx context.Context, s *set, outputs, changed []*output, applied bool) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -344,7 +390,7 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 		}
 		file, err := o.stage()
 		if err != nil {
-			g.giveUp(ctx, s, changed, plans, applied)
+			g.giveUp(ctx, s, changed, applied)
 			s.fail(o, report.StepWrite, err)
 			return
 		}
@@ -356,9 +402,10 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 		return
 	}
 	if err := g.check(ctx, s, outputs, changed, change, staged); err != nil {
-		if ctx.Err() == nil || applied {
-			g.giveUp(ctx, s, changed, plans, applied)
+		if ctx.Err() == nil {
+			g.giveUp(ctx, s, changed, applied)
 			s.failAll(changed, report.StepCheck, err)
+			s.keepAhead(changed)
 		}
 		return
 	}
@@ -367,8 +414,7 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 	}
 	switch {
 	case applied:
-		g.paid(changed, appliedAt)
-		s.succeeded()
+		g.paid(changed, time.Now())
 	case g.reader == nil:
 		for _, o := range changed {
 			o.converge(time.Now())
@@ -378,13 +424,16 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 	}
 }
 
-// apply changes the running programs. An error ends the pass for s. Where the programs do not end up as
-// they should, that is noted in what the outputs' status says of how, and a reload has to do it.
-func (g *group) apply(ctx context.Context, s *set, changed []*output, plans []proxy.Plan) error {
+// apply changes the running programs. Where they do not end up as they should, a reload has to do it. Not ok:
+// that they are about to be changed could not be noted, and they were not.
+func (g *group) apply(ctx context.Context, s *set, changed []*output, plans []proxy.Plan) (applied, ok bool) {
 	if err := g.owe(s, changed, install.File.OweInPassing); err != nil {
-		return err
+		return false, false
 	}
 	for i, o := range changed {
+		if o.runs() {
+			continue
+		}
 		g.step(o, report.StepApply)
 		began := time.Now()
 		err := o.target.applier.Apply(ctx, plans[i])
@@ -397,32 +446,30 @@ func (g *group) apply(ctx context.Context, s *set, changed []*output, plans []pr
 			o.log.Warn("the running program could not be changed; it is reloaded", "reason", err)
 			o.status.Why = err.Error()
 			for _, o := range changed {
-				o.status.How = ""
+				o.applied = time.Time{}
 			}
-			return nil
+			return false, true
 		}
-		o.status.How = "runtime"
 		o.log.Info("changed the running program", "plan", o.target.told(plans[i]))
 	}
-	return nil
+	at := time.Now()
+	for _, o := range changed {
+		o.status.How = "runtime"
+		o.runsAhead(at)
+	}
+	return true, true
 }
 
 // giveUp takes back what was applied of a version that was refused afterwards, so that what runs is
 // again what the files say. If that fails, the debt that was noted brings about a reload.
-func (g *group) giveUp(ctx context.Context, s *set, changed []*output, plans []proxy.Plan, applied bool) {
-	if plans == nil {
+func (g *group) giveUp(ctx context.Context, s *set, changed []*output, applied bool) {
+	if !applied {
 		return
 	}
+	s.doubtful = true
 	for _, o := range changed {
-		err := errors.New("it was not applied as a whole")
-		if applied {
-			var back proxy.Plan
-			if back, err = o.target.applier.Plan(ctx, o.want, o.live); err == nil {
-				if err = o.target.applier.Apply(ctx, back); err == nil {
-					err = o.target.applier.Confirm(ctx, o.live, proxy.Mark{})
-				}
-			}
-		}
+		err := o.takeBack(ctx)
+		o.applied, o.live = time.Time{}, nil // what runs is, or will be, what the file holds
 		if err == nil {
 			err = o.book().Paid()
 		}
@@ -432,6 +479,35 @@ func (g *group) giveUp(ctx context.Context, s *set, changed []*output, plans []p
 		}
 		o.owes = false
 	}
+}
+
+// keepAhead has the files of what runs written after all, as the version after it was refused.
+func (s *set) keepAhead(outputs []*output) {
+	for _, o := range outputs {
+		if o.isAhead() {
+			o.want, o.hash, o.rendered, o.broken = o.live, sha256.Sum256(o.live), true, true
+			s.file.later(time.Now())
+		}
+	}
+}
+
+// takeBack has the program run what the file holds.
+func (o *output) takeBack(ctx context.Context) error {
+	content, ok, err := o.file.Current()
+	if err != nil || !ok {
+		return errors.Join(err, fmt.Errorf("there is nothing at %s", o.file.Path))
+	}
+	back, err := o.target.applier.Plan(ctx, o.live, content)
+	if err == nil && back.Kind == proxy.Reload {
+		err = errors.New(back.Reason)
+	}
+	if err == nil {
+		err = o.target.applier.Apply(ctx, back)
+	}
+	if err == nil {
+		err = o.target.applier.Confirm(ctx, content, proxy.Mark{})
+	}
+	return err
 }
 
 // owe notes on disk that the reader of outputs has to be told.
@@ -493,6 +569,11 @@ func (g *group) keepFirst(o *output) error {
 
 // write puts the new versions in place, after it was noted that a reload is due.
 func (g *group) write(ctx context.Context, s *set, changed []*output, staged map[*output]*install.Staged, applied bool) bool {
+	if !applied {
+		for _, o := range changed {
+			o.applied = time.Time{} // by the reload it comes to be what the file says
+		}
+	}
 	noted := slices.DeleteFunc(slices.Clone(changed), func(o *output) bool { return o.owes })
 	if g.reader != nil && !applied && g.owe(s, changed, install.File.Owe) != nil {
 		return false
@@ -621,7 +702,7 @@ func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, c
 		o.log.Debug("checked", "output", output)
 	}
 	for _, o := range changed {
-		if o.status.How == "" {
+		if !o.runs() {
 			o.become(report.Checked, "", nil)
 		}
 	}

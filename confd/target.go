@@ -29,6 +29,10 @@ import (
 // templateBytesMax bounds a template file.
 const templateBytesMax = 16 << 20
 
+// runtimePause is the least time between two passes that change running programs, so that changes which do not
+// stop cost some fifty of them a second. It is longer where rendering takes long.
+const runtimePause = 20 * time.Millisecond
+
 // itemsMax bounds the files of one resource with for_each.
 const itemsMax = 10_000
 
@@ -57,7 +61,10 @@ type target struct {
 	whole    report.TargetStatus // what was told last of the target as a whole
 
 	begun   bool // what was left beside the files has been read
-	pace    pace
+	pace    pace // of what takes a check and a reload
+	instant bool // the running program takes changes as they come
+	brisk   pace // of these; used if instant
+	full    bool // in this pass a file may be written and a reload asked for, not changes at run time alone
 	waiting bool // the keys have not been read yet
 	relist  bool // for_each: there may be other items
 	now     int  // keys seen by the last make
@@ -81,11 +88,13 @@ func newTarget(r task, g *group) *target {
 		expired: map[string]time.Time{},
 		applied: install.Good{Keys: guard.Unknown},
 	}
-	if r.Debounce > 0 {
-		t.pace.quiet, t.pace.longest = r.Debounce, max(r.Debounce, r.DebounceMax)
-	}
 	if s.cfg.Noop || s.cfg.SyncOnly {
 		t.applier = nil
+	}
+	t.instant = t.applier != nil && (r.HAProxy != nil || s.deps.Applier != nil) && r.ForEach == "" && !s.cfg.Onetime
+	if r.Debounce > 0 {
+		t.pace.quiet, t.pace.longest = r.Debounce, max(r.Debounce, r.DebounceMax)
+		t.instant = false
 	}
 	if r.ForEach == "" {
 		t.log = t.log.With("dest", r.Dest)
@@ -225,8 +234,56 @@ func (t *target) notice(now, arrived time.Time, view keys.View, changes []keys.C
 			}
 		}
 	}
-	if touched {
-		t.pace.changed(now)
+	if !touched {
+		return
+	}
+	t.pace.changed(now)
+	if t.instant {
+		t.brisk.changed(now)
+	}
+}
+
+// isPostponed reports whether a version of t waits for the time of a reload. What comes until then is
+// reloaded with it.
+func (t *target) isPostponed() bool {
+	return slices.ContainsFunc(t.outputs, func(o *output) bool { return o.set.postponed })
+}
+
+// due returns when t is to be made, unless more changes come; zero: nothing has.
+func (t *target) due() time.Time {
+	if t.instant && t.brisk.waits() && !t.isPostponed() {
+		return t.brisk.due
+	}
+	return t.pace.due
+}
+
+// isDue reports whether t is to be made now.
+func (t *target) isDue(now time.Time) bool {
+	at := t.due()
+	return !at.IsZero() && !now.Before(at)
+}
+
+// hasNews reports whether changes have come that t was not made with.
+func (t *target) hasNews() bool {
+	if t.instant {
+		return t.brisk.waits() || t.isPostponed()
+	}
+	return t.pace.waits()
+}
+
+// made notes that t was made in a pass that began and ended at these times, of which the rendering of all
+// targets took a part.
+func (t *target) made(began, ended time.Time, rendering time.Duration) {
+	switch {
+	case t.waiting:
+	case t.full:
+		t.pace.passed(ended)
+	case !t.isPostponed():
+		t.pace.drop()
+	}
+	if t.instant {
+		t.brisk.rest(max(runtimePause, 2*rendering))
+		t.brisk.passed(ended)
 	}
 }
 

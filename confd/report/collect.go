@@ -281,7 +281,7 @@ func (e entry) isProblem(now time.Time) bool {
 	switch e.State {
 	case Converged, Held:
 		return false
-	case Rendered, Checked, Written, Reloaded:
+	case Rendered, Checked, Applied, Written, Reloaded:
 		return e.settled.IsZero() || now.Sub(e.settled) > underWayMax && now.Sub(e.Since) > underWayMax
 	}
 	return true
@@ -306,7 +306,7 @@ func (r *Report) ready() bool {
 func (s Status) Summary() string {
 	converged := 0
 	for _, t := range s.Targets {
-		if t.State == Converged {
+		if t.State.runs() {
 			converged++
 		}
 	}

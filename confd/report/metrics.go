@@ -65,7 +65,7 @@ func (m *metrics) step(step string, took time.Duration, err error) {
 // count counts what a target came to.
 func (m *metrics) count(before, now TargetStatus) {
 	switch {
-	case now.State == Converged && now.LiveAfter > 0 && !(before.State == Converged && before.LiveAfter == now.LiveAfter && before.Index == now.Index):
+	case now.State.runs() && now.LiveAfter > 0 && !(before.State.runs() && before.LiveAfter == now.LiveAfter && before.Index == now.Index):
 		m.live.Observe(now.LiveAfter.Seconds())
 	case now.State == Held && before.State != Held:
 		m.holds.Inc()
@@ -121,7 +121,7 @@ func (l levels) Collect(to chan<- prometheus.Metric) {
 			resource = t.Name
 		}
 		before, seen := resources[resource]
-		resources[resource] = t.State == Converged && (before || !seen)
+		resources[resource] = t.State.runs() && (before || !seen)
 		if t.State == Written || t.State == Reloaded || t.State == Failed && (t.Step == StepReload || t.Step == StepConfirm || t.Step == StepApply) {
 			pending++
 		}

@@ -228,7 +228,7 @@ func (p *publisher) wanted() (agentstatus.Host, map[string]sentence, bool) {
 		record := agentstatus.Target{Name: t.Name, Dest: t.Dest, State: string(t.State), Step: t.Step, Index: t.Index, Hash: t.Hash, Err: t.Err, Since: t.Since, Next: t.Next, Keys: t.Keys}
 		host.Keys = append(host.Keys, t.Keys...)
 		switch {
-		case t.State == Converged:
+		case t.State.runs():
 			host.Converged++
 		case len(host.Behind) < agentstatus.BehindMax:
 			host.Behind = append(host.Behind, agentstatus.Target{Name: t.Name, State: string(t.State), Step: t.Step, Err: t.Err, Keys: t.Keys})

@@ -19,6 +19,7 @@ const (
 	Waiting   State = "waiting"   // its keys have not been read yet
 	Rendered  State = "rendered"  // there is a new version
 	Checked   State = "checked"   // the check took it
+	Applied   State = "applied"   // it runs, changed without a reload, and the file is to be checked and written
 	Written   State = "written"   // it is in place; whoever reads it has not been told
 	Reloaded  State = "reloaded"  // whoever reads it was told; whether that came to pass is not known yet
 	Converged State = "converged" // what runs is what the keys say
@@ -29,8 +30,11 @@ const (
 
 // States are all states, in the order in which a target goes through them.
 func States() []State {
-	return []State{Waiting, Rendered, Checked, Written, Reloaded, Converged, Held, Failed, Stale}
+	return []State{Waiting, Rendered, Checked, Applied, Written, Reloaded, Converged, Held, Failed, Stale}
 }
+
+// runs reports whether what runs is what the keys say, be the file written or not.
+func (s State) runs() bool { return s == Converged || s == Applied }
 
 // The steps on the way of a change, as Reporter.Step, TargetStatus.Step and the metrics name them.
 const (
@@ -72,8 +76,8 @@ type TargetStatus struct {
 	How string `json:"how,omitempty"`
 	Why string `json:"why,omitempty"`
 
-	// LiveAfter is the time from the arrival of the oldest change that this version holds to Converged;
-	// 0 if it is not known. It counts in the metrics when State becomes Converged.
+	// LiveAfter is the time from the arrival of the oldest change that this version holds to Applied or
+	// Converged, whichever is first; 0 if it is not known. It counts in the metrics when State becomes that.
 	LiveAfter time.Duration `json:"liveAfterNanoseconds,omitempty"`
 }
 

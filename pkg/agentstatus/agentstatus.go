@@ -49,7 +49,7 @@ type Host struct {
 
 	Keys    []string `json:"keys"`    // absolute keys and directories that any target follows
 	Targets int      `json:"targets"` // files
-	// Converged is how many of them are what the store says.
+	// Converged is how many of them have a program that runs what the store says.
 	Converged int `json:"converged"`
 
 	Behind     []Target `json:"behind,omitempty"`     // those that are not, BehindMax at most
@@ -170,7 +170,7 @@ func text(v any) string {
 	return string(data)
 }
 
-// Converged reports whether everything up to index runs on h.
+// IsConverged reports whether everything up to index runs on h.
 func (h Host) IsConverged(index kv.Index) bool {
 	return h.Index >= index && len(h.Behind) == 0 && h.BehindMore == 0 && len(h.Problems) == 0
 }

@@ -1,0 +1,217 @@
+package confd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/confd/proxy"
+	"github.com/kvd-io/kvd/confd/report"
+	"github.com/kvd-io/kvd/confd/resource"
+	"github.com/kvd-io/kvd/pkg/kv"
+)
+
+// instantRig is a group with one target, for a program that can be changed while it runs, in a bubble of
+// time. set changes the one key that it reads.
+func instantRig(t *testing.T, settings string) (r *rig, e *engine, w *witness, set func(string), stop func()) {
+	r = newRig(t, nil)
+	e = &engine{path: r.path("live")}
+	r.deps.Applier = func(resource.Resource) proxy.Applier { return e }
+	w = r.witnessed()
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"cp $DIR/a.out $DIR/live; echo x >>$DIR/reloads\"\ncheck_cmd = \"! grep -q worse {{.src}}\"\n"+settings)
+	loaded, err := resource.Load(r.cfg.ConfDir, "")
+	if err != nil || loaded[0].Err != nil {
+		t.Fatal(err, loaded)
+	}
+	m := keys.NewMirror(keys.Segments)
+	m.Replace([]string{"/x"}, keys.Origin{Cluster: "c", Index: 1}, map[string]string{"/x": "web 0"})
+	index := kv.Index(1)
+	set = func(value string) {
+		index++
+		m.Apply(kv.Event{Action: kv.ActionSet, Node: &kv.Node{Key: "/x", Value: value, ModifiedIndex: index}})
+		synctest.Wait()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	g := newGroup(newShared(r.cfg, r.deps), []task{{loaded[0].Resource, m}})
+	go func() { defer close(ended); g.run(ctx) }()
+	synctest.Wait()
+	if got := r.read("live"); got != "web 0" {
+		t.Fatalf("live is %q after the first pass", got)
+	}
+	time.Sleep(runtimePause)
+	return r, e, w, set, func() { cancel(); <-ended }
+}
+
+func (e *engine) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.applied
+}
+
+func TestWhatARunningProgramTakesIsLiveAtOnceAndItsFileIsWrittenForManyTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, w, set, stop := instantRig(t, "")
+		defer stop()
+		checks := w.count("a", report.StepCheck)
+		const changes = 40
+		for i := range changes {
+			time.Sleep(250 * time.Millisecond)
+			value := fmt.Sprint("web ", i+1)
+			set(value)
+			if got := r.read("live"); got != value {
+				t.Fatalf("live is %q at the moment of %q", got, value)
+			}
+			if status := w.status("a"); status.State != report.Applied && status.State != report.Converged || status.How != "runtime" {
+				t.Fatalf("it is %s by %s", status.State, status.How)
+			}
+		}
+		if n := w.count("a", report.StepCheck) - checks; n > changes/2+3 {
+			t.Errorf("%d checks for %d changes", n, changes)
+		}
+		time.Sleep(DefaultQuietMax)
+		synctest.Wait()
+		if got := r.read("a.out"); got != fmt.Sprint("web ", changes) || w.status("a").State != report.Converged || r.exists(".a.out.reload-pending") {
+			t.Errorf("the file is %q, it is %s, and a reload is due: %v", got, w.status("a").State, r.exists(".a.out.reload-pending"))
+		}
+		if r.reloads() != 1 {
+			t.Errorf("%d reloads", r.reloads())
+		}
+		if n := len(w.lived); n < changes {
+			t.Errorf("it was told of %d changes how long they took", n)
+		}
+	})
+}
+
+func TestAThousandChangesInASecondAreFiftyDialoguesAtMostAndAFewFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, e, w, set, stop := instantRig(t, "")
+		defer stop()
+		writes := w.count("a", report.StepWrite)
+		for i := range 1000 {
+			time.Sleep(time.Millisecond)
+			set(fmt.Sprint("web ", i+1))
+		}
+		time.Sleep(runtimePause)
+		synctest.Wait()
+		if got := r.read("live"); got != "web 1000" {
+			t.Errorf("live is %q a moment after the last change", got)
+		}
+		if n := e.count(); n > 52 {
+			t.Errorf("the program was changed %d times", n)
+		}
+		time.Sleep(DefaultQuietMax)
+		synctest.Wait()
+		if n := w.count("a", report.StepWrite) - writes; n > 6 || r.read("a.out") != "web 1000" {
+			t.Errorf("%d writes, and the file is %q", n, r.read("a.out"))
+		}
+	})
+}
+
+func TestReloadsAreAsRareAsEverForAProgramThatTakesOtherChangesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, _, set, stop := instantRig(t, "")
+		defer stop()
+		time.Sleep(time.Minute)
+		for i := range 1000 {
+			time.Sleep(time.Millisecond)
+			set(strings.Repeat("x", i%7+1) + fmt.Sprint(i)) // takes a reload
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := r.reloads() - 1; n > 5 {
+			t.Errorf("%d reloads", n)
+		}
+		if want := strings.Repeat("x", 999%7+1) + "999"; r.read("live") != want || r.read("a.out") != want {
+			t.Errorf("a second after the last change live is %q, the file %q, want %q", r.read("live"), r.read("a.out"), want)
+		}
+	})
+}
+
+func TestAChangeThatTakesAReloadTakesWithItWhatRunsAheadOfTheFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, w, set, stop := instantRig(t, "")
+		defer stop()
+		set("web 1")
+		set("api 2")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if r.read("live") != "api 2" || r.read("a.out") != "api 2" || r.reloads() != 2 || w.status("a").State != report.Converged {
+			t.Errorf("live %q, file %q, %d reloads, %s", r.read("live"), r.read("a.out"), r.reloads(), w.status("a").State)
+		}
+		set("api 3")
+		set("api 2") // back to what the file holds
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if r.read("live") != "api 2" || r.read("a.out") != "api 2" || r.reloads() != 2 || w.status("a").State != report.Converged {
+			t.Errorf("live %q, file %q, %d reloads, %s", r.read("live"), r.read("a.out"), r.reloads(), w.status("a").State)
+		}
+	})
+}
+
+func TestAnAgentThatEndsWritesTheFileOfWhatRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, _, set, stop := instantRig(t, "")
+		set("web 1")
+		stop()
+		if r.read("live") != "web 1" || r.read("a.out") != "web 1" || r.exists(".a.out.reload-pending") {
+			t.Errorf("live %q, file %q, a reload is due: %v", r.read("live"), r.read("a.out"), r.exists(".a.out.reload-pending"))
+		}
+	})
+}
+
+func TestADebounceOfAResourceHoldsUpChangesAtRunTimeToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, e, _, set, stop := instantRig(t, "debounce = \"1s\"\n")
+		defer stop()
+		time.Sleep(time.Minute)
+		for i := range 20 {
+			time.Sleep(100 * time.Millisecond)
+			set(fmt.Sprint("web ", i+1))
+		}
+		if n := e.count(); n > 2 {
+			t.Errorf("the program was changed %d times in a burst", n)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if got := r.read("live"); got != "web 20" {
+			t.Errorf("live is %q", got)
+		}
+	})
+}
+
+func TestAFileCatchesUpWithWhatRunsThoughTheNextVersionCannotBeHad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, w, set, stop := instantRig(t, "")
+		defer stop()
+		set("web 1")
+		time.Sleep(runtimePause)
+		set("worse")
+		time.Sleep(400 * time.Millisecond)
+		synctest.Wait()
+		if r.read("live") != "web 1" || r.read("a.out") != "web 1" || w.status("a").State != report.Failed || w.status("a").Step != report.StepCheck {
+			t.Errorf("live %q, file %q, %s", r.read("live"), r.read("a.out"), w.status("a").State)
+		}
+		time.Sleep(time.Minute)
+		r.write("conf/templates/a.tmpl", `{{if eq (getv "/x") "bad"}}{{getv "/none"}}{{end}}{{getv "/x"}}`)
+		set("web 3")
+		time.Sleep(time.Minute)
+		set("web 1")
+		set("bad")
+		time.Sleep(400 * time.Millisecond)
+		synctest.Wait()
+		if r.read("live") != "web 1" || r.read("a.out") != "web 1" || w.status("a").State != report.Failed {
+			t.Errorf("live %q, file %q, %s", r.read("live"), r.read("a.out"), w.status("a").State)
+		}
+		set("web 2")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if r.read("live") != "web 2" || r.read("a.out") != "web 2" || r.reloads() != 1 || w.status("a").State != report.Converged {
+			t.Errorf("live %q, file %q, %d reloads, %s", r.read("live"), r.read("a.out"), r.reloads(), w.status("a").State)
+		}
+	})
+}
