@@ -198,7 +198,7 @@ func (c Command) run(ctx context.Context, output *tail) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	err, cut := c.await(ctx, ended)
+	cut, err := c.await(ctx, ended)
 	if cut == "" {
 		return c.explain(err)
 	}
@@ -217,7 +217,7 @@ func (c Command) run(ctx context.Context, output *tail) error {
 }
 
 // await returns how the command ended, or why it must be cut off.
-func (c Command) await(ctx context.Context, ended <-chan error) (err error, cut string) {
+func (c Command) await(ctx context.Context, ended <-chan error) (cut string, err error) {
 	timeout := c.Timeout
 	if timeout <= 0 {
 		timeout = DefaultTimeout
@@ -228,11 +228,11 @@ func (c Command) await(ctx context.Context, ended <-chan error) (err error, cut 
 	for done := ctx.Done(); ; {
 		select {
 		case err := <-ended:
-			return err, ""
+			return "", err
 		case <-deadline.C:
-			return nil, fmt.Sprintf("it took longer than %v", timeout)
+			return fmt.Sprintf("it took longer than %v", timeout), nil
 		case <-stopped:
-			return nil, "the agent was stopped"
+			return "the agent was stopped", nil
 		case <-done:
 			done = nil
 			grace := time.NewTimer(stopGrace)

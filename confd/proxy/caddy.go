@@ -121,7 +121,7 @@ func (c *Caddy) adapt(ctx context.Context, content []byte) ([]byte, error) {
 	}
 	var adapted struct{ Result json.RawMessage }
 	if err := json.Unmarshal(answer, &adapted); err != nil || adapted.Result == nil {
-		return nil, fmt.Errorf("Caddy's answer to /adapt is not understood: %.80q", answer)
+		return nil, fmt.Errorf("the answer of Caddy to /adapt is not understood: %.80q", answer)
 	}
 	return adapted.Result, nil
 }
@@ -163,7 +163,7 @@ func (c *Caddy) do(ctx context.Context, method, path string, content []byte) ([]
 		if errors.As(err, &op) {
 			err = op.Err
 		}
-		return nil, fmt.Errorf("Caddy's admin endpoint %s: %w", cmp.Or(c.cfg.Admin, c.base), err)
+		return nil, fmt.Errorf("the admin endpoint of Caddy, %s: %w", cmp.Or(c.cfg.Admin, c.base), err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, caddyBytesMax+1))
@@ -171,7 +171,7 @@ func (c *Caddy) do(ctx context.Context, method, path string, content []byte) ([]
 		err = errors.New("the answer is too long")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Caddy's answer to %s: %w", path, err)
+		return nil, fmt.Errorf("the answer of Caddy to %s: %w", path, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		var refusal struct{ Error string }
