@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -25,6 +26,7 @@ type proxy struct {
 	settings []string
 	check    string // check_cmd; "" for none
 	reload   string // reload_cmd
+	table    string // more of the resource file
 	argv     []string
 }
 
@@ -72,6 +74,7 @@ func (s *stage) haproxy(path string) (*proxy, error) {
 		settings: []string{"KVD_HAPROXY_USER=none", "KVD_STATS_SOCKET=unix@haproxy.sock", "KVD_LOG=stderr format raw local0 notice"},
 		check:    quoted(path) + " -c -q -f {{.src}}",
 		reload:   s.tellProxy("USR2"),
+		table:    "[haproxy]\nsocket = \"/proc/self/cwd/haproxy.sock\"\n", // of kvconfd, which runs there too
 		argv:     []string{path, "-W", "-db", "-f", config},
 	}, nil
 }
@@ -162,12 +165,35 @@ func (s *stage) startProxy(ctx context.Context) error {
 	if err := os.WriteFile(s.file("proxy.pid"), fmt.Append(nil, served.cmd.Process.Pid), 0o600); err != nil {
 		return err
 	}
+	if err := s.proxyListens(ctx, served); err != nil {
+		return err
+	}
 	follower, err := start(s.folder, "kvconfd", s.proxy.settings, append(confd, "--watch")...)
 	if err != nil {
 		return err
 	}
 	s.crew.joinEssential(follower)
 	return nil
+}
+
+// proxyListens waits until the proxy accepts connections, or has ended: a signal to reload that comes before
+// it has begun to listen to signals would end it.
+func (s *stage) proxyListens(ctx context.Context, served *process) error {
+	address := strings.TrimPrefix(s.proxy.url, "http://")
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-served.ended:
+			return nil // the crew tells of it
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("the proxy does not listen on %s", address)
 }
 
 // writeResource makes a configuration directory of kvconfd: the shipped template, and a resource
@@ -185,6 +211,7 @@ func (s *stage) writeResource() error {
 	if s.proxy.check != "" {
 		resource += fmt.Sprintf("check_cmd = %q\n", s.proxy.check)
 	}
+	resource += s.proxy.table
 	if err := os.CopyFS(s.file("confd", "templates"), source); err != nil {
 		return err
 	}
