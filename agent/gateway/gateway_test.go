@@ -190,7 +190,7 @@ func TestABigAnswerComesWholeAndABigFormIsRefused(t *testing.T) {
 
 func TestCredentialsOfAContainerReplaceThoseOfTheGateway(t *testing.T) {
 	cluster := daemontest.Start(t, 1)
-	admin, err := kvclient.New(kvclient.Config{Endpoints: urls(cluster), Username: "root:secret"})
+	admin, err := kvclient.New(kvclient.Config{Endpoints: urls(cluster), Username: "root:secret", RequestTimeout: time.Minute}) // hashes of passwords take long on a busy machine
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -172,7 +172,7 @@ func TestManyTargetsArePublishedAtABoundedRateAndAllInTheEnd(t *testing.T) {
 
 func TestAStoreThatRefusesIsWarnedOfOnce(t *testing.T) {
 	url := daemontest.Start(t, 1).URL()
-	client, err := kvclient.New(kvclient.Config{Endpoints: []string{url}, Username: "root", Password: "secret"})
+	client, err := kvclient.New(kvclient.Config{Endpoints: []string{url}, Username: "root", Password: "secret", RequestTimeout: time.Minute}) // hashes of passwords take long on a busy machine
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestAStoreThatRefusesIsWarnedOfOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := publish(t, kvclient.Config{Endpoints: []string{url}, Username: "ann", Password: "ann"})
+	p := publish(t, kvclient.Config{Endpoints: []string{url}, Username: "ann", Password: "ann", RequestTimeout: time.Minute})
 	p.Target(converged)
 	p.until("it is told", func() bool { return strings.Contains(p.log.String(), "refuses to have status published") })
 	p.moments <- struct{}{}
