@@ -39,7 +39,7 @@ type acknowledged struct {
 }
 
 // Writers change keys directly and through the gateway, readers with addresses of their own read through it, and
-// the member that it uses goes away and comes back. A checker knows the whole history and holds each answer
+// the members, one of which it uses, go away and come back one after the other. A checker knows the whole history and holds each answer
 // against it:
 //
 //   - what an answer shows is the state of the store at its X-Etcd-Index, exactly;
@@ -120,9 +120,16 @@ func TestEveryAnswerIsTheStateAtItsIndexAndNoClientGoesBack(t *testing.T) {
 			}
 		})
 	}
-	cluster.Members()[0].Kill()
-	time.Sleep(100 * time.Millisecond) // of work without it
-	cluster.Members()[0].Start()
+	await(t, "answers have come through the members that go away", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(seen) >= 20 && len(acks) >= 5
+	})
+	for _, member := range cluster.Members() { // one of them is the one that the gateway uses
+		member.Kill()
+		time.Sleep(100 * time.Millisecond) // of work without it
+		member.Start()
+	}
 	writing.Wait()
 	close(ended)
 	reading.Wait()
@@ -134,7 +141,7 @@ func TestEveryAnswerIsTheStateAtItsIndexAndNoClientGoesBack(t *testing.T) {
 
 	stats := g.Stats()
 	t.Logf("%d reads, %d writes through the gateway, %d hits, %d misses, %d endpoints left", len(seen), len(acks), stats.CacheHits, stats.CacheMisses, stats.Moved)
-	if stats.CacheHits == 0 || stats.Moved == 0 {
+	if stats.CacheHits == 0 || stats.CacheMisses == 0 {
 		t.Error("the test has not met what it is about")
 	}
 	told := map[int]kv.Index{}
