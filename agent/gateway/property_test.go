@@ -326,3 +326,17 @@ func TestAMemberThatGoesAwayUnderLoadCostsNobodyAnythingTwice(t *testing.T) {
 	}
 	t.Logf("%d writes were answered, %d were made", len(done), len(values))
 }
+
+func TestAnEndpointThatIsLeftIsCounted(t *testing.T) {
+	cluster := daemontest.Start(t, 3)
+	g := start(t, urls(cluster), everything)
+	for _, member := range cluster.Members() { // one of them is the one that the gateway uses
+		try("PUT", g.url+"/v2/keys/a", "value=1")
+		member.Kill()
+		try("PUT", g.url+"/v2/keys/a", "value=2")
+		member.Start()
+	}
+	if g.Stats().Moved == 0 {
+		t.Error("no endpoint was left although each was away")
+	}
+}
