@@ -90,7 +90,8 @@ type Deps struct {
 	// looked at. It returns at once. A store refuses a reading as a whole. nil: always.
 	MayFollow func() bool
 	// Step is called before each step on the way of a change, for tests that end the process there;
-	// may be nil. The steps are render, check, owe, write, apply, reload, confirm and paid.
+	// may be nil. The steps are render, check, owe, write, apply, reload, confirm and paid; for a check that looks at
+	// what is in place, try and withdraw too.
 	Step func(target, step string)
 }
 

@@ -82,7 +82,7 @@ func (g *group) settle(ctx context.Context) {
 	var owing []*output
 	for _, o := range g.outputs() {
 		switch {
-		case o.set.torn:
+		case o.set.torn, o.untested:
 			return
 		case !o.owes, o.isAhead(), o.set.postponed:
 		case o.target.waiting && now.Before(g.began.Add(keysPatience)) && !g.cfg.Onetime:

@@ -150,6 +150,9 @@ func (g *group) bring(ctx context.Context, s *set) {
 	if ctx.Err() != nil || slices.ContainsFunc(outputs, func(o *output) bool { return o.target.waiting }) {
 		return
 	}
+	if !g.cfg.Noop && !s.withdraw(outputs) {
+		return
+	}
 	changed, ok := g.changed(s, outputs)
 	if !ok {
 		return
@@ -401,15 +404,37 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 		g.unchanged(ctx, s, outputs)
 		return
 	}
-	if err := g.check(ctx, s, outputs, changed, change, staged); err != nil {
+	refused := func(step string, err error) {
 		if ctx.Err() == nil {
 			g.giveUp(ctx, s, changed, applied)
-			s.failAll(changed, report.StepCheck, err)
+			s.failAll(changed, step, err)
 			s.keepAhead(changed)
 		}
+	}
+	checks, inPlace := g.checks(outputs, staged)
+	if err := g.check(ctx, s, outputs, change, staged, checks); err != nil {
+		refused(report.StepCheck, err)
 		return
 	}
-	if !g.write(ctx, s, changed, staged, applied) {
+	noted, ok := g.promise(s, changed, applied)
+	if !ok {
+		return
+	}
+	if step, err := g.try(ctx, changed, staged, inPlace); err != nil {
+		if s.withdraw(changed) {
+			g.disown(noted)
+		}
+		refused(step, err)
+		return
+	}
+	if len(checks)+len(inPlace) > 0 {
+		for _, o := range changed {
+			if !o.runs() {
+				o.become(report.Checked, "", nil)
+			}
+		}
+	}
+	if !g.write(ctx, s, changed, noted, staged, applied) {
 		return
 	}
 	switch {
@@ -567,16 +592,22 @@ func (g *group) keepFirst(o *output) error {
 	return nil
 }
 
-// write puts the new versions in place, after it was noted that a reload is due.
-func (g *group) write(ctx context.Context, s *set, changed []*output, staged map[*output]*install.Staged, applied bool) bool {
+// promise notes that a reload is due for what is about to be changed, unless it runs already. noted are those of which
+// that was not noted before.
+func (g *group) promise(s *set, changed []*output, applied bool) (noted []*output, ok bool) {
+	if g.reader == nil || applied {
+		return nil, true
+	}
+	noted = slices.DeleteFunc(slices.Clone(changed), func(o *output) bool { return o.owes })
+	return noted, g.owe(s, changed, install.File.Owe) == nil
+}
+
+// write puts the new versions in place, after it was noted that a reload is due: for the first time of noted.
+func (g *group) write(ctx context.Context, s *set, changed, noted []*output, staged map[*output]*install.Staged, applied bool) bool {
 	if !applied {
 		for _, o := range changed {
 			o.applied = time.Time{} // by the reload it comes to be what the file says
 		}
-	}
-	noted := slices.DeleteFunc(slices.Clone(changed), func(o *output) bool { return o.owes })
-	if g.reader != nil && !applied && g.owe(s, changed, install.File.Owe) != nil {
-		return false
 	}
 	for i, o := range changed {
 		g.step(o, report.StepWrite)
@@ -588,6 +619,7 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 			err = staged[o].Commit()
 		}
 		g.board.step(o.name, report.StepWrite, began, err)
+		o.untested = err != nil && o.untested
 		if err != nil {
 			untouched := i == 0 && !applied && !o.vanished && staged[o].IsWaiting()
 			if untouched {
@@ -645,30 +677,39 @@ func (t *target) remove(o *output) error {
 	return err
 }
 
-// check runs the checks of s on the new versions.
-func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, change install.Change, staged map[*output]*install.Staged) error {
+// checks returns the outputs whose checks are to be run: of those that are told where the new versions are, and of
+// those that look at what is in place alone.
+func (g *group) checks(outputs []*output, staged map[*output]*install.Staged) (told, inPlace []*output) {
 	if g.cfg.SyncOnly {
+		return nil, nil
+	}
+	for _, o := range outputs {
+		switch t := o.target; {
+		case o.vanished, t.Check.IsZero(), staged[o] == nil && (t.ForEach != "" || !isThere(o.file.Path)):
+		case t.Check.Uses("src"), t.Check.Uses("dir"):
+			told = append(told, o)
+		default:
+			inPlace = append(inPlace, o)
+		}
+	}
+	return told, inPlace
+}
+
+// check runs the checks of some of outputs on the new versions before they are in place.
+func (g *group) check(ctx context.Context, s *set, outputs []*output, change install.Change, staged map[*output]*install.Staged, checks []*output) error {
+	if len(checks) == 0 {
 		return nil
 	}
 	together := s.single == nil
 	var dirs []string
-	var checked []*output
 	for _, o := range outputs {
-		t := o.target
 		if !o.goes() && staged[o] == nil {
 			change.Kept = append(change.Kept, o.file.Path)
 		}
-		if o.vanished || t.Check.IsZero() && !together {
-			continue
+		if !o.vanished && (together || !o.target.Check.IsZero()) {
+			dirs = append(dirs, o.target.CheckDirs...)
+			together = together || len(o.target.CheckDirs) > 0 || o.target.Check.Uses("dir")
 		}
-		dirs = append(dirs, t.CheckDirs...)
-		if !t.Check.IsZero() && (staged[o] != nil || t.ForEach == "" && isThere(o.file.Path)) {
-			checked = append(checked, o)
-		}
-		together = together || len(t.CheckDirs) > 0 || t.Check.Uses("dir")
-	}
-	if len(checked) == 0 {
-		return nil
 	}
 	vars := func(o *output) install.Vars { return install.Vars{Src: staged[o].Path, Dest: o.file.Path} }
 	if together {
@@ -679,13 +720,21 @@ func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, c
 		}
 		defer func() {
 			if err := dir.Remove(); err != nil {
-				checked[0].log.Warn("cannot remove the directory of a check", "reason", err)
+				checks[0].log.Warn("cannot remove the directory of a check", "reason", err)
 			}
 		}()
 		vars = func(o *output) install.Vars { return dir.Vars(o.file.Path) }
 	}
+	if err := g.runChecks(ctx, checks, vars); err != nil {
+		return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
+	}
+	return nil
+}
+
+// runChecks runs the checks of outputs, each command once.
+func (g *group) runChecks(ctx context.Context, outputs []*output, vars func(*output) install.Vars) error {
 	ran := map[string]bool{}
-	for _, o := range checked {
+	for _, o := range outputs {
 		given := vars(o)
 		if line := o.target.Check.With(given).String(); ran[line] {
 			continue
@@ -697,16 +746,60 @@ func (g *group) check(ctx context.Context, s *set, outputs, changed []*output, c
 		output, err := install.Run(ctx, o.target.Check, given)
 		g.board.step(o.name, report.StepCheck, began, err)
 		if err != nil {
-			return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
+			return err
 		}
 		o.log.Debug("checked", "output", output)
 	}
+	return nil
+}
+
+// try puts the new versions in place for the checks that find them there alone. They are to be withdrawn after an
+// error, which is of the step.
+func (g *group) try(ctx context.Context, changed []*output, staged map[*output]*install.Staged, checks []*output) (step string, err error) {
+	if len(checks) == 0 {
+		return "", nil
+	}
 	for _, o := range changed {
-		if !o.runs() {
-			o.become(report.Checked, "", nil)
+		if o.vanished {
+			continue
+		}
+		g.step(o, "try")
+		o.untested = true
+		began := time.Now()
+		if err := staged[o].Try(); err != nil {
+			g.board.step(o.name, report.StepWrite, began, err)
+			return report.StepWrite, err
 		}
 	}
-	return nil
+	if err := g.runChecks(ctx, checks, func(o *output) install.Vars { return install.Vars{Dest: o.file.Path} }); err != nil {
+		return report.StepCheck, fmt.Errorf("check_cmd refused the new version, the file is as it was before: %w", err)
+	}
+	return "", nil
+}
+
+// withdraw takes back what is in place for a check alone. If not ok, that failed, and is tried again.
+func (s *set) withdraw(outputs []*output) (ok bool) {
+	ok = true
+	for _, o := range outputs {
+		if !o.untested {
+			continue
+		}
+		if err := o.withdraw(); err != nil {
+			s.fail(o, report.StepWrite, fmt.Errorf("a version that was not checked cannot be taken back: %w", err))
+			ok = false
+		}
+	}
+	return ok
+}
+
+// withdraw is that of one output. It reports an error while the version is in place.
+func (o *output) withdraw() error {
+	o.target.group.step(o, "withdraw")
+	_, err := o.file.Withdraw()
+	if o.untested = err != nil; err == nil {
+		o.onDisk = nil
+	}
+	return err
 }
 
 func isThere(path string) bool {

@@ -120,6 +120,7 @@ func (t *target) begin() {
 		if err := o.sweep(); err != nil {
 			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
 		}
+		o.restore()
 	}
 }
 
@@ -489,6 +490,9 @@ func (t *target) list(tree render.Tree) error {
 		if o == nil || o.vanished || o.file.Path != dest && err == nil {
 			o = newOutput(t, name, dest, item)
 			t.owe([]*output{o})
+			if err == nil {
+				o.restore()
+			}
 		}
 		taken[name] = true
 		delete(byName, name)
@@ -505,6 +509,7 @@ func (t *target) list(tree render.Tree) error {
 	for _, path := range t.manifest.Gone(paths) {
 		o := newOutput(t, t.Name+"/"+filepath.Base(path), path, nil)
 		o.vanished, o.dirty = true, false
+		o.restore()
 		for _, old := range byName {
 			if old.file.Path == path {
 				o.name, o.arrived, o.status = old.name, old.arrived, old.status

@@ -24,8 +24,8 @@ type Change struct {
 // CheckDir is a private directory in which a checker finds a group's files as they would be. The directories
 // that it mirrors stand in it as below /. It belongs to one goroutine.
 //
-// It serves a check that names {{.src}} or {{.dir}}. A check that names neither looks at the files in use,
-// and gains nothing from it.
+// It serves a check that names {{.src}} or {{.dir}}. A check that names neither looks at the files in use: see
+// Staged.Try.
 type CheckDir struct {
 	Path string // {{.dir}}
 

@@ -5,7 +5,8 @@
 // new one; it remembers on disk that a reload is owed; and it runs local commands with a time
 // limit. It knows nothing of templates or stores, and never sees their data but as file content.
 //
-// The order is Differs, Stage, a check, Owe, Commit, a reload, Paid. Each step may be repeated.
+// The order is Differs, Stage, a check, Owe, Commit, a reload, Paid; or, for a check that finds the new version in
+// its place alone, Differs, Stage, Owe, Try, a check, Commit. Each step may be repeated.
 package install
 
 import (
@@ -154,6 +155,7 @@ type Staged struct {
 	file    File
 	target  string // that will be replaced
 	content []byte
+	tried   bool // it is in the destination's place since Try
 }
 
 // Dest returns the destination that s waits for.
@@ -206,13 +208,16 @@ func (f File) fill(file *os.File, content []byte) (failed string, err error) {
 	return "", nil
 }
 
-// Commit puts the staged version in the destination's place. Where the destination cannot be
+// Commit puts the staged version in the destination's place, or lets it stay there after Try. Where the destination cannot be
 // renamed over because it is itself a mount, as a file bound into a container is, the content is
 // written into it, while the old content is kept beside; a crash in the middle is made good by Sweep.
 //
 // After an error the destination is as it was, but for one: that the directory could not be flushed says that
 // the new version is in place, and may be gone after a crash of the machine.
 func (s *Staged) Commit() error {
+	if s.tried {
+		return s.file.endTrial()
+	}
 	err := s.file.try("rename", func() error { return os.Rename(s.Path, s.target) })
 	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
 		return s.overwrite()

@@ -216,7 +216,7 @@ var anyBraces = regexp.MustCompile(`\{\{[^{}]*\}\}`)
 // braces looks for placeholders that are not filled in.
 func (l *linter) braces() {
 	if c := l.Check; !c.IsZero() && !c.Uses("src") && !c.Uses("dir") {
-		l.add(Warning, "template.check_cmd", "check_cmd names neither {{.src}} nor {{.dir}}, so it looks at the files as they are and not at the new version; name one of them")
+		l.add(Warning, "template.check_cmd", "check_cmd names neither {{.src}} nor {{.dir}}, so the new version has to be put in place to be checked, and is taken back if it is refused; name one of them")
 	}
 	vars := install.Vars{Src: "/src", Dest: "/dest", Dir: "/dir"}
 	if left := anyBraces.FindString(l.Check.With(vars).String()); left != "" {
