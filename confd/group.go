@@ -576,6 +576,7 @@ func (g *group) next() (next time.Time) {
 	}
 	if g.reader != nil {
 		sooner(g.reader.at)
+		sooner(g.reader.until)
 	}
 	return next
 }

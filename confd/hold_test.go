@@ -262,3 +262,29 @@ func TestATurnOfManyStepsMakesProgressAndAStepThatDoesNotEndNone(t *testing.T) {
 		<-ended
 	})
 }
+
+func TestAReloadDueFromAnEarlierRunHappensAsSoonAsTheKeysAreThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &holding{rig: newRig(t, nil), m: keys.NewMirror(keys.Segments), index: 1}
+		h.w = h.witnessed()
+		h.resource("a", `{{range gets "/a/*"}}{{.Value}} {{end}}`, "keys = [\"/a\"]\nreload_cmd = \"echo x >>$DIR/reloads\"")
+		h.has(2)
+		stop := h.begin()
+		h.after(time.Second, 2, report.Converged)
+		stop()
+
+		h.write(".a.out.reload-pending", "")
+		h.m = keys.NewMirror(keys.Segments)
+		stop = h.begin()
+		defer func() { stop() }()
+		h.after(keysPatience/4, 2, report.Waiting)
+		if got := h.read("reloads"); got != "x\n" {
+			t.Errorf("without the keys there were %d reloads, want 1", len(got)/2)
+		}
+		h.has(2)
+		h.after(keysPatience/4, 2, report.Converged)
+		if got := h.read("reloads"); got != "x\nx\n" || h.exists(".a.out.reload-pending") {
+			t.Errorf("there were %d reloads, want 2; one is due: %v", len(got)/2, h.exists(".a.out.reload-pending"))
+		}
+	})
+}

@@ -37,6 +37,7 @@ type reader struct {
 	bucket  bucket
 	retry   backoff.Backoff
 	at      time.Time // when a failed reload is tried again; zero: at once
+	until   time.Time // a reload that is due from an earlier run waits until then for the keys; zero: none does
 	failure failure
 }
 
@@ -79,6 +80,7 @@ func (g *group) settle(ctx context.Context) {
 	if now.Before(r.at) {
 		return
 	}
+	r.until = time.Time{}
 	var owing []*output
 	for _, o := range g.outputs() {
 		switch {
@@ -86,7 +88,7 @@ func (g *group) settle(ctx context.Context) {
 			return
 		case !o.owes, o.isAhead(), o.set.postponed:
 		case o.target.waiting && now.Before(g.began.Add(keysPatience)) && !g.cfg.Onetime:
-			r.at = g.began.Add(keysPatience)
+			r.until = g.began.Add(keysPatience)
 			return
 		default:
 			owing = append(owing, o)

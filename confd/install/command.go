@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -135,9 +136,9 @@ const (
 // where the reason of a failure stands.
 const outputBytesMax = 8 << 10
 
-// Run runs c with the placeholders of vars replaced, in a process group of its own, with kvconfd's environment
-// and without input, and waits for it: at most c.Timeout and, once ctx is done, at most five seconds more. Then
-// the whole group is told to end by SIGTERM, and killed two seconds later. A process that the command has given
+// Run runs c with the placeholders of vars replaced, in a process group of its own, without input and with kvconfd's
+// environment, less what the service manager says in it, and waits for it: at most c.Timeout and, once ctx is
+// done, at most five seconds more. Then the whole group is told to end by SIGTERM, and killed two seconds later. A process that the command has given
 // a session of its own is a daemon and left alone.
 //
 // Run returns the end of what the command printed, 8 KiB at most, in which the destination stands for the file
@@ -190,7 +191,7 @@ func (c Command) run(ctx context.Context, output *tail) error {
 		argv = []string{"/bin/sh", "-c", c.Shell}
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Stdout, cmd.Stderr, cmd.Env = output, output, environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = outputGrace
 	if err := cmd.Start(); err != nil {
@@ -214,6 +215,15 @@ func (c Command) run(ctx context.Context, output *tail) error {
 		<-ended
 	}
 	return errors.New("was killed because " + cut)
+}
+
+// environment is kvconfd's without the service manager's words to it: systemctl, for one, would tell it of
+// failures as if they were kvconfd's.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return name == "NOTIFY_SOCKET" || name == "WATCHDOG_USEC" || name == "WATCHDOG_PID"
+	})
 }
 
 // await returns how the command ended, or why it must be cut off.

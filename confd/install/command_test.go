@@ -220,7 +220,8 @@ func TestACommandThatClosesItsOutputIsStillWaitedFor(t *testing.T) {
 
 func TestACommandHasNoInputAndTheEnvironmentOfItsAgent(t *testing.T) {
 	t.Setenv("KVCONFD_TEST_VARIABLE", "passed on")
-	output, err := install.Run(t.Context(), install.Command{Shell: `echo "$KVCONFD_TEST_VARIABLE"; cat`}, install.Vars{})
+	t.Setenv("NOTIFY_SOCKET", "not passed on")
+	output, err := install.Run(t.Context(), install.Command{Shell: `echo "$KVCONFD_TEST_VARIABLE$NOTIFY_SOCKET"; cat`}, install.Vars{})
 	if err != nil || output != "passed on" {
 		t.Errorf("got %q, %v", output, err)
 	}
