@@ -226,12 +226,14 @@ func colour(diff string, coloured bool) string {
 
 func renderCommand(o *options) *cobra.Command {
 	var from offline
+	var showSensitive bool
 	cmd := &cobra.Command{
 		Use:   "render NAME|TEMPLATE",
 		Short: "Print what a resource, or a template file, makes of the keys",
 		Long: `render prints the file that the resource called NAME would make, from what the store says now, from a
 snapshot or from a file of keys. TEMPLATE is the path of a template file that belongs to no resource: it sees
-all keys. Nothing is changed, checked or run.
+all keys. Nothing is changed, checked or run. The content of a sensitive resource is printed only with
+--show-sensitive.
 
 Exit codes: 0 rendered, 2 it could not be, 4 nothing is called NAME.`,
 		Example: `  kvconfd render haproxy
@@ -245,14 +247,15 @@ Exit codes: 0 rendered, 2 it could not be, 4 nothing is called NAME.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			env := program.EnvFrom(cmd.Context())
-			return o.render(cmd.Context(), &from, args[0], env)
+			return o.render(cmd.Context(), &from, args[0], showSensitive, env)
 		},
 	}
 	from.addTo(cmd)
+	cmd.Flags().BoolVar(&showSensitive, "show-sensitive", false, "print the content of a sensitive resource too")
 	return cmd
 }
 
-func (o *options) render(ctx context.Context, from *offline, name string, env *program.Env) error {
+func (o *options) render(ctx context.Context, from *offline, name string, showSensitive bool, env *program.Env) error {
 	b, err := from.open(ctx, o, env)
 	if err != nil && !isFile(name) {
 		return err
@@ -273,6 +276,9 @@ func (o *options) render(ctx context.Context, from *offline, name string, env *p
 		}
 		if s.err != nil {
 			return trouble(s.err)
+		}
+		if s.Sensitive && !showSensitive {
+			return trouble(fmt.Errorf("%s is sensitive, so its content is not shown; --show-sensitive prints it all the same", s.name))
 		}
 		if len(samples) > 1 {
 			fmt.Fprintf(env.Stderr, "==> %s <==\n", s.dest)

@@ -90,6 +90,18 @@ func TestRenderPrintsAResourceOrATemplateOffline(t *testing.T) {
 	}
 }
 
+func TestRenderPrintsASensitiveResourceOnlyIfThatIsSaid(t *testing.T) {
+	r := fileRig(t, "password: hunter2\n")
+	r.resource("a", `{{getv "/password"}}`, "keys = [\"/\"]\nsensitive = true")
+	keys := r.path("keys.yaml")
+	if code, stdout, stderr := r.command("render", "a", "--keys", keys); code != exitTrouble || stdout != "" || strings.Contains(stderr, "hunter2") || !strings.Contains(stderr, "--show-sensitive") {
+		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+	if code, stdout, stderr := r.command("render", "a", "--keys", keys, "-show-sensitive"); code != 0 || stdout != "hunter2" {
+		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+}
+
 func TestCheckFindsWhatCannotWork(t *testing.T) {
 	r := fileRig(t, "x: 1")
 	r.resource("good", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"true\"")
