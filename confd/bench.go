@@ -42,7 +42,8 @@ type sample struct {
 	reads   *render.Reads
 	keys    int // found
 	index   kv.Index
-	err     error // why there is no content
+	err     error  // why there is no content
+	held    string // why a guard keeps the file as it is; "": none does, as far as is known
 
 	template *render.Template // nil if it cannot be used
 	tree     render.Tree

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -140,7 +141,7 @@ func printStatus(w io.Writer, s report.Status) error {
 }
 
 func storeText(s report.Store, now time.Time) string {
-	text := fmt.Sprintf("%d keys", s.Keys)
+	text := plural(s.Keys, "key")
 	if s.Index > 0 {
 		text = fmt.Sprintf("index %d, %s", s.Index, text)
 	}
@@ -220,16 +221,27 @@ func (o *options) completeName(cmd *cobra.Command, args []string, _ string) (nam
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// line splits FILE:LINE. A file whose name ends like that is taken as a file if isThere says so.
-func splitLine(text string, isThere func(string) bool) (file string, line int) {
-	for i := len(text) - 1; i > 0; i-- {
-		if text[i] != ':' {
-			continue
-		}
-		if n, err := strconv.Atoi(text[i+1:]); err == nil && n > 0 && !isThere(text) {
-			return text[:i], n
-		}
-		break
+// splitLine splits FILE:LINE; line is 0 if there is none. A file whose name ends like that is taken as a file if
+// isThere says so. The error says that no file has such a line.
+func splitLine(text string, isThere func(string) bool) (file string, line int, err error) {
+	i := strings.LastIndexByte(text, ':')
+	if i <= 0 || isThere(text) {
+		return text, 0, nil
 	}
-	return text, 0
+	line, err = strconv.Atoi(text[i+1:])
+	switch {
+	case errors.Is(err, strconv.ErrSyntax):
+		return text, 0, nil
+	case err != nil || line < 1:
+		return "", 0, fmt.Errorf("%s: no file has a line %s; lines are counted from 1", text[:i], text[i+1:])
+	}
+	return text[:i], line, nil
+}
+
+// plural says how many there are of something whose plural ends in s.
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
 }

@@ -1,7 +1,6 @@
 package confd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,20 +47,20 @@ Exit codes: 0 nothing that cannot work, 1 there are errors.`,
 }
 
 func tellFindings(w io.Writer, asJSON bool, findings []resource.Finding, resources int) error {
-	count := map[resource.Severity]int{}
+	found := map[resource.Severity]int{}
 	for _, f := range findings {
-		count[f.Severity]++
+		found[f.Severity]++
 	}
 	var err error
 	if asJSON {
-		err = writeJSON(w, map[string]any{"resources": resources, "errors": count[resource.Error], "findings": append([]resource.Finding{}, findings...)})
+		err = writeJSON(w, map[string]any{"resources": resources, "errors": found[resource.Error], "findings": append([]resource.Finding{}, findings...)})
 	} else {
 		for _, f := range findings {
 			fmt.Fprintln(w, f)
 		}
-		_, err = fmt.Fprintf(w, "%d resources, %d errors, %d warnings, %d notes\n", resources, count[resource.Error], count[resource.Warning], count[resource.Note])
+		_, err = fmt.Fprintf(w, "%s, %s, %s, %s\n", plural(resources, "resource"), plural(found[resource.Error], "error"), plural(found[resource.Warning], "warning"), plural(found[resource.Note], "note"))
 	}
-	if err == nil && count[resource.Error] > 0 {
+	if err == nil && found[resource.Error] > 0 {
 		err = &program.ExitError{Code: exitDiffers}
 	}
 	return err
@@ -93,11 +92,11 @@ func (b *bench) checkTemplate(r resource.Resource) (findings []resource.Finding)
 	seen := map[string]bool{}
 	analysis := t.Analyze()
 	for _, p := range analysis.Problems {
-		findings = append(findings, resource.Finding{File: cmp.Or(templatePath(r, p.Template), r.Src), Line: p.Line, Severity: resource.Warning, Text: p.Text})
+		findings = append(findings, resource.Finding{File: b.templatePath(r, p.Template), Line: p.Line, Severity: resource.Warning, Text: p.Text})
 	}
 	for _, read := range analysis.Outside(scope) {
 		text := fmt.Sprintf("%s reads %s, which is not below any of the keys of %s: %s", read.Function, read.Key, filepath.Base(r.File), keysText(r))
-		f := resource.Finding{File: cmp.Or(templatePath(r, read.Template), r.Src), Line: read.Line, Severity: resource.Error, Text: text}
+		f := resource.Finding{File: b.templatePath(r, read.Template), Line: read.Line, Severity: resource.Error, Text: text}
 		if read.Default {
 			f.Severity = resource.Warning
 		}
@@ -109,12 +108,12 @@ func (b *bench) checkTemplate(r resource.Resource) (findings []resource.Finding)
 	return findings
 }
 
-// templatePath is the path of a template that is included, "" if it is that of r itself.
-func templatePath(r resource.Resource, name string) string {
-	if name == "" || name == filepath.Base(r.Src) {
-		return ""
+// templatePath is the path of the template of r, or of one that it includes, by the name that a render knows it by.
+func (b *bench) templatePath(r resource.Resource, name string) string {
+	if name == filepath.Base(r.Src) {
+		return r.Src
 	}
-	return filepath.Join(filepath.Dir(r.Src), name)
+	return filepath.Join(templatesDir(b.cfg), name)
 }
 
 func keysText(r resource.Resource) string {

@@ -94,7 +94,7 @@ func (s *sample) change() change {
 	}
 	c.New, c.Differs = !there, !there || string(current) != string(s.content)
 	if s.keys < s.MinKeys {
-		c.Held = fmt.Sprintf("only %d keys found, min_keys is %d", s.keys, s.MinKeys)
+		c.Held = fmt.Sprintf("only %s found, min_keys is %d", plural(s.keys, "key"), s.MinKeys)
 	}
 	if !c.Differs {
 		return c
@@ -115,7 +115,7 @@ func (s *sample) change() change {
 // not shown.
 func unifiedDiff(path string, before, after []byte, there bool) string {
 	if strings.ContainsRune(string(before), 0) || strings.ContainsRune(string(after), 0) {
-		return fmt.Sprintf("--- %s\n+++ %s\nbinary content differs: %d bytes, and %d\n", path, path, len(before), len(after))
+		return fmt.Sprintf("--- %s\n+++ %s\nbinary content differs: %s, and %d\n", path, path, plural(len(before), "byte"), len(after))
 	}
 	from := path
 	if !there {

@@ -60,7 +60,10 @@ Exit codes: 0 explained, 2 it could not be found out, 3 this user may not ask, 4
 			if err != nil {
 				return err
 			}
-			file, line := splitLine(args[0], isFile)
+			file, line, err := splitLine(args[0], isFile)
+			if err != nil {
+				return &program.ExitError{Code: program.ExitUsage, Err: err}
+			}
 			if file, err = filepath.Abs(file); err != nil {
 				return trouble(err)
 			}
@@ -107,6 +110,9 @@ func (o *options) explainHere(ctx context.Context, from *offline, file string, l
 	}
 	if e, err = b.explain(ctx, file, line); err != nil {
 		return e, trouble(err)
+	}
+	if e.Note != "" {
+		note += "; " + e.Note
 	}
 	e.Note = note
 	return e, nil
@@ -161,12 +167,14 @@ func (s *sample) explain(ctx context.Context, line int) (report.Explanation, err
 			e.Others = "the time, names of the network, interfaces or files of this machine"
 		}
 	}
-	if line == 0 || s.err != nil {
+	switch {
+	case line == 0:
 		return e, nil
-	}
-	lines := countLines(s.content)
-	if line > lines {
-		return e, &kv.Error{Op: "explain", Kind: kv.Invalid, Cause: fmt.Sprintf("%s has %d lines as it would be rendered now", s.dest, lines)}
+	case s.err != nil:
+		e.Line, e.Note = 0, fmt.Sprintf("line %d cannot be explained, because the file cannot be rendered now", line)
+		return e, nil
+	case line > countLines(s.content):
+		return e, &kv.Error{Op: "explain", Kind: kv.Invalid, Cause: s.noLine(line)}
 	}
 	causes, err := s.template.Explain(ctx, s.tree, s.item, line)
 	if err != nil {
@@ -183,6 +191,18 @@ func (s *sample) explain(ctx context.Context, line int) (report.Explanation, err
 		e.Note = "the file is not what would be rendered now: lines are those of the render"
 	}
 	return e, nil
+}
+
+// noLine says that a render has no such line, and why the file may have one.
+func (s *sample) noLine(line int) string {
+	text := fmt.Sprintf("there is no line %d: rendered now, %s has %s", line, s.dest, plural(countLines(s.content), "line"))
+	switch current, there, err := s.current(); {
+	case s.held != "":
+		text += "; what is there is held as it is: " + s.held
+	case err == nil && there && string(current) != string(s.content):
+		text += "; what is there is another version"
+	}
+	return text
 }
 
 // effects say what a key has to do with a line.

@@ -2,6 +2,7 @@ package confd
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,7 +106,7 @@ func TestRenderPrintsASensitiveResourceOnlyIfThatIsSaid(t *testing.T) {
 func TestCheckFindsWhatCannotWork(t *testing.T) {
 	r := fileRig(t, "x: 1")
 	r.resource("good", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"true\"")
-	if code, stdout, _ := r.command("check"); code != 0 || !strings.Contains(stdout, "1 resources, 0 errors, 0 warnings") {
+	if code, stdout, _ := r.command("check"); code != 0 || !strings.Contains(stdout, "1 resource, 0 errors, 0 warnings") {
 		t.Errorf("exit code %d: %s", code, stdout)
 	}
 	r.resource("typo", `x`, "keys = [\"/x\"]\nreload_command = \"true\"\n")
@@ -115,7 +116,7 @@ func TestCheckFindsWhatCannotWork(t *testing.T) {
 	if code != 1 {
 		t.Errorf("exit code %d", code)
 	}
-	for _, want := range []string{"typo.toml", "did you mean reload_cmd", "unparsed.tmpl", `"getw" not defined`, "program.toml:5: warning: reload_cmd starts no-such-program, which is not found", "4 resources, 2 errors, 1 warnings"} {
+	for _, want := range []string{"typo.toml", "did you mean reload_cmd", "unparsed.tmpl", `"getw" not defined`, "program.toml:5: warning: reload_cmd starts no-such-program, which is not found", "4 resources, 2 errors, 1 warning,"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("not found: %s\n%s", want, stdout)
 		}
@@ -149,8 +150,50 @@ func TestExplainSaysWhichResourceMakesAFileWithoutAnAgent(t *testing.T) {
 	if code, _, stderr := r.command("explain", r.path("b.out"), "--keys", keys); code != exitNotFound || !strings.Contains(stderr, "no resource in") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
-	if code, _, stderr := r.command("explain", r.path("a.out")+":9", "--keys", keys); code != exitTrouble || !strings.Contains(stderr, "has 1 lines") {
+}
+
+func TestCheckNamesTheFileOfATemplateThatOneInASubdirectoryIncludes(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	if err := os.Mkdir(r.path("conf/templates/sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.write("conf/conf.d/a.toml", fmt.Sprintf("[template]\nsrc = \"sub/a.tmpl\"\ndest = %q\nkeys = [\"/x\"]\n", r.path("a.out")))
+	r.write("conf/templates/sub/a.tmpl", `{{getv "/main"}}{{include "sub/b.tmpl"}}{{include "c.tmpl"}}`)
+	r.write("conf/templates/sub/b.tmpl", "\n{{getv \"/b\"}}")
+	r.write("conf/templates/c.tmpl", "\n\n{{getv \"c\"}}")
+	_, stdout, _ := r.command("check")
+	for _, want := range []string{"sub/a.tmpl:1: error: getv reads /main", "sub/b.tmpl:2: error: getv reads /b", "c.tmpl:3: warning: getv"} {
+		if !strings.Contains(stdout, r.path("conf/templates")+"/"+want) {
+			t.Errorf("not found: %s\n%s", want, stdout)
+		}
+	}
+}
+
+func TestLinesThatAFileDoesNotHaveAreExplainedAsThat(t *testing.T) {
+	r := fileRig(t, "x: one\n")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	r.resource("broken", `{{getv "/y"}}`, `keys = ["/"]`)
+	explain := func(line string) (code int, stdout, stderr string) {
+		return r.command("explain", r.path(line), "--keys", r.path("keys.yaml"))
+	}
+	for line, want := range map[string]string{
+		"a.out:0":                    "no file has a line 0",
+		"a.out:-1":                   "no file has a line -1",
+		"a.out:99999999999999999999": "no file has a line 99999999999999999999",
+	} {
+		if code, _, stderr := explain(line); code != program.ExitUsage || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit code %d: %s", line, code, stderr)
+		}
+	}
+	if code, _, stderr := explain("a.out:9"); code != exitTrouble || !strings.Contains(stderr, "there is no line 9") || !strings.HasSuffix(stderr, "has 1 line\n") {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	r.write("a.out", "1\n2\n3\n")
+	if code, _, stderr := explain("a.out:2"); code != exitTrouble || !strings.Contains(stderr, "has 1 line; what is there is another version") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if code, stdout, _ := explain("broken.out:2"); code != 0 || strings.Contains(stdout, "no key") || !strings.Contains(stdout, "line 2 cannot be explained") {
+		t.Errorf("exit code %d: %s", code, stdout)
 	}
 }
 
@@ -177,6 +220,13 @@ func TestByTheNameConfdThereAreNoCommandsAndConfdsArgumentsWork(t *testing.T) {
 	if len(command.Commands()) > 0 || command.Name() != "confd" {
 		t.Errorf("%s has commands", command.Name())
 	}
+	out.Reset()
+	program.Run(t.Context(), ProgramAs("/usr/bin/confd"), []string{"-help"}, os.LookupEnv, &program.Env{Stdout: &out, Stderr: &log})
+	for _, command := range commands(&options{}) {
+		if strings.Contains(out.String(), "confd "+command.Name()+" ") {
+			t.Errorf("the help has %s:\n%s", command.Name(), out.String())
+		}
+	}
 	for name, want := range map[string]string{"status-prefix": "", "socket": ""} {
 		if got := ownFlags(command).Lookup(name).DefValue; got != want {
 			t.Errorf("--%s is %q", name, got)
@@ -190,8 +240,8 @@ func TestAFileWhoseNameEndsInANumberIsNotTakenForALine(t *testing.T) {
 	if err := os.WriteFile(odd, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for text, want := range map[string]string{odd: odd, odd + ":4": odd, "/a:b": "/a:b", "/a:0": "/a:0", "/a:12": "/a"} {
-		if file, _ := splitLine(text, isFile); file != want {
+	for text, want := range map[string]string{odd: odd, odd + ":4": odd, "/a:b": "/a:b", "/a:": "/a:", "/a:12": "/a"} {
+		if file, _, err := splitLine(text, isFile); file != want || err != nil {
 			t.Errorf("%s is taken for %s", text, file)
 		}
 	}

@@ -186,16 +186,28 @@ func (c *control) explain(ctx context.Context, t task, item any, path string, li
 	if s.template, s.err = parseTemplate(c.agent.cfg, c.agent.deps, t.Resource); s.err == nil {
 		s.render(ctx)
 	}
+	status, known := c.status(s.name)
+	if status.State == report.Held {
+		s.held = status.Err
+	}
 	e, err := s.explain(ctx, line)
-	for _, status := range c.Status() {
-		if status.Name == s.name {
-			e.Target, e.File = status, status.Dest
-		}
+	if known {
+		e.Target, e.File = status, status.Dest
 	}
 	if !view.Ready(t.Keys) {
 		e.Note = "the keys have not been read yet"
 	}
 	return e, err
+}
+
+// status returns where the target of this name stands, if it is known.
+func (c *control) status(name string) (report.TargetStatus, bool) {
+	all := c.Status()
+	i := slices.IndexFunc(all, func(s report.TargetStatus) bool { return s.Name == name })
+	if i < 0 {
+		return report.TargetStatus{}, false
+	}
+	return all[i], true
 }
 
 // parseTemplate reads and parses the template of r.
@@ -209,6 +221,9 @@ func parseTemplate(cfg Config, deps Deps, r resource.Resource) (*render.Template
 
 func newTemplate(cfg Config, deps Deps, r resource.Resource, text string) (*render.Template, error) {
 	return render.Parse(filepath.Base(r.Src), text, render.Env{
-		World: deps.World, Include: render.IncludeDir(filepath.Join(cfg.ConfDir, "templates")), Sensitive: r.Sensitive,
+		World: deps.World, Include: render.IncludeDir(templatesDir(cfg)), Sensitive: r.Sensitive,
 	})
 }
+
+// templatesDir is where templates include others from, by their paths in it.
+func templatesDir(cfg Config) string { return filepath.Join(cfg.ConfDir, "templates") }

@@ -154,7 +154,7 @@ func (i *initOptions) show(w io.Writer, files []planned) (missing, replaced int)
 			fmt.Fprintf(w, "%s is there, and as it should be\n", file.Path)
 			continue
 		case !file.there && !i.dryRun:
-			fmt.Fprintf(w, "%s is new: %d lines\n", file.Path, bytes.Count(file.Content, []byte("\n")))
+			fmt.Fprintf(w, "%s is new: %s\n", file.Path, plural(bytes.Count(file.Content, []byte("\n")), "line"))
 		default:
 			fmt.Fprint(w, colour(unifiedDiff(file.Path, file.before, file.Content, file.there), isColoured(w)))
 		}

@@ -124,6 +124,11 @@ type options struct {
 	httpListen   string
 }
 
+// examples are those without a command.
+const examples = `  kvconfd -onetime -backend etcd -node http://127.0.0.1:2379
+  kvconfd -watch
+  kvconfd -onetime -noop -confdir ./confd`
+
 func newCommand(confDir string, file *configFile, asConfd bool) *cobra.Command {
 	o := &options{}
 	cmd := &cobra.Command{
@@ -134,9 +139,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 
 -node, -client-cert, -client-key and -client-ca-keys are confd's names of --endpoints, --cert-file,
 --key-file and --ca-file.`,
-		Example: `  kvconfd -onetime -backend etcd -node http://127.0.0.1:2379
-  kvconfd -watch
-  kvconfd -onetime -noop -confdir ./confd
+		Example: examples + `
   kvconfd check                         # typos in resource files and templates
   kvconfd status                        # ask the one that runs`,
 		Args: cobra.NoArgs,
@@ -162,7 +165,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 	o.addFlags(cmd, confDir, asConfd)
 	if asConfd {
 		cmd.Use, cmd.Args = nameConfd, cobra.ArbitraryArgs
-		cmd.Example = strings.ReplaceAll(cmd.Example, "kvconfd", nameConfd)
+		cmd.Example = strings.ReplaceAll(examples, "kvconfd", nameConfd)
 	} else {
 		cmd.AddCommand(commands(o)...)
 	}

@@ -128,7 +128,7 @@ func TestStatusIsPublishedAnsweredAndTakenBack(t *testing.T) {
 	}
 
 	code, stdout, stderr := p.command("status")
-	if code != 0 || !strings.Contains(stdout, "converged") || !strings.Contains(stdout, r.path("a.out")) || !strings.Contains(stdout, "1 keys") && !strings.Contains(stdout, "2 keys") {
+	if code != 0 || !strings.Contains(stdout, "converged") || !strings.Contains(stdout, r.path("a.out")) || !strings.Contains(stdout, "1 key\n") && !strings.Contains(stdout, "2 keys") {
 		t.Errorf("exit code %d:\n%s%s", code, stdout, stderr)
 	}
 	var s report.Status

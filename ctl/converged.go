@@ -152,7 +152,7 @@ func whyBehind(h agentstatus.Host, index kv.Index, behind []agentstatus.Target) 
 		texts = append(texts, t.Text())
 	}
 	if h.BehindMore > 0 {
-		texts = append(texts, fmt.Sprintf("%d more files", h.BehindMore))
+		texts = append(texts, fmt.Sprintf("and %d more", h.BehindMore))
 	}
 	texts = append(texts, h.Problems...)
 	if len(texts) == 0 && h.Index < index {

@@ -11,6 +11,7 @@ package guard
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -86,11 +87,11 @@ func Decide(now time.Time, limits Limits, seen Seen, before Hold) Hold {
 		{Replaced, seen.Keys == 0 && seen.Applied > 0 && !seen.ReplacedAt.IsZero() && limits.ReplacedGrace > 0, seen.ReplacedAt, max(limits.ReplacedGrace, 1),
 			"the store was replaced by one that has none of the keys of this file"},
 		{MinKeys, seen.Keys < limits.MinKeys, time.Time{}, 0,
-			fmt.Sprintf("only %d keys found, min_keys is %d", seen.Keys, limits.MinKeys)},
+			fmt.Sprintf("only %s found, min_keys is %d", keysText(seen.Keys), limits.MinKeys)},
 		{MassExpiry, beyond(seen.Expired, whole, limits.MaxExpiredPercent), time.Time{}, limits.ExpiryGrace,
-			fmt.Sprintf("%d of %d keys have expired, max_expired_percent is %d", seen.Expired, whole, limits.MaxExpiredPercent)},
+			fmt.Sprintf("%d of %s expired, max_expired_percent is %d", seen.Expired, keysText(whole), limits.MaxExpiredPercent)},
 		{MassRemoval, beyond(seen.Applied-seen.Keys, seen.Applied, limits.MaxShrinkPercent), time.Time{}, limits.ShrinkGrace,
-			fmt.Sprintf("%d of %d keys are gone, max_shrink_percent is %d", seen.Applied-seen.Keys, seen.Applied, limits.MaxShrinkPercent)},
+			fmt.Sprintf("%d of %s went, max_shrink_percent is %d", seen.Applied-seen.Keys, keysText(seen.Applied), limits.MaxShrinkPercent)},
 	}
 	for _, r := range reasons {
 		if !r.holds || seen.Released && r.reason != Stale {
@@ -117,4 +118,12 @@ func Decide(now time.Time, limits Limits, seen Seen, before Hold) Hold {
 // beyond reports whether part is more than percent of whole.
 func beyond(part, whole, percent int) bool {
 	return percent > 0 && whole > 0 && part*100 > whole*percent
+}
+
+// keysText says a number of keys.
+func keysText(n int) string {
+	if n == 1 {
+		return "1 key"
+	}
+	return strconv.Itoa(n) + " keys"
 }

@@ -317,7 +317,7 @@ func (s Status) Summary() string {
 	text += itoa(uint64(converged)) + " of " + itoa(uint64(len(s.Targets))) + " converged"
 	for i, p := range s.Problems {
 		if i == 3 {
-			return text + "; " + itoa(uint64(len(s.Problems)-i)) + " more problems"
+			return text + "; and " + itoa(uint64(len(s.Problems)-i)) + " more"
 		}
 		text += "; " + p.String()
 	}
