@@ -15,6 +15,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/agentstatus"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/program"
+	"github.com/kvd-io/kvd/pkg/unixsocket"
 )
 
 // DefaultSocket is where a running kvconfd answers kvconfd status and the like.
@@ -50,7 +51,7 @@ func (o *options) run(ctx context.Context, env *program.Env) error {
 // view is what tells others how the agent does.
 type view struct {
 	report  *report.Report
-	servers []*report.Server
+	servers []*unixsocket.Server
 	publish *report.PublisherConfig // nil: nothing is published
 	close   func()
 }

@@ -1,30 +1,15 @@
 package report
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
-	"time"
-
-	"golang.org/x/net/netutil"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/unixsocket"
-)
-
-// What one peer may take.
-const (
-	connectionsMax = 64
-	headerBytesMax = 16 << 10
-	headerTimeout  = 5 * time.Second
-	readTimeout    = 10 * time.Second
-	writeTimeout   = 60 * time.Second // an explanation renders a file more than once
-	idleTimeout    = 30 * time.Second
 )
 
 // Health is the answer of the health check.
@@ -140,54 +125,20 @@ func refuse(w http.ResponseWriter, code int, format string, args ...any) {
 	answer(w, code, unixsocket.Problem{Error: fmt.Sprintf(format, args...)})
 }
 
-// Server serves a handler on one listener.
-type Server struct {
-	listener net.Listener
-	http     *http.Server
-}
-
 // Listen takes the socket at path for the Console. An error says that the path cannot be had.
-func (r *Report) Listen(path string) (*Server, error) {
+func (r *Report) Listen(path string) (*unixsocket.Server, error) {
 	listener, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, err
 	}
-	return newServer(listener, r.Console(), r.cfg.Log), nil
+	return unixsocket.NewServer(listener, r.Console(), r.cfg.Log), nil
 }
 
 // ListenPage takes a TCP address for the Page.
-func (r *Report) ListenPage(address string) (*Server, error) {
+func (r *Report) ListenPage(address string) (*unixsocket.Server, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	return newServer(listener, r.Page(), r.cfg.Log), nil
-}
-
-func newServer(listener net.Listener, handler http.Handler, log *slog.Logger) *Server {
-	return &Server{
-		listener: netutil.LimitListener(listener, connectionsMax),
-		http: &http.Server{
-			Handler: handler, MaxHeaderBytes: headerBytesMax, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout,
-			WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		},
-	}
-}
-
-// Addr is where it listens.
-func (s *Server) Addr() net.Addr { return s.listener.Addr() }
-
-// Run answers until ctx ends, and gives up the listener. It is called once.
-func (s *Server) Run(ctx context.Context) error {
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { defer close(ended); s.http.Close() })
-	err := s.http.Serve(s.listener)
-	s.listener.Close() // Serve may not have seen it
-	if !stop() {
-		<-ended
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return unixsocket.NewServer(listener, r.Page(), r.cfg.Log), nil
 }

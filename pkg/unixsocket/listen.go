@@ -1,5 +1,6 @@
 // Package unixsocket is HTTP between programs of one host over a unix socket: a listener that takes the
-// place of what a dead process has left, and a client that says why nobody answers.
+// place of what a dead process has left, a server that bounds what a peer may take, and a client that says
+// why nobody answers.
 //
 // Who may open the socket may ask everything: its file's mode decides. It knows no paths of any API.
 package unixsocket

@@ -9,12 +9,9 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"net"
 	"net/http"
 	"slices"
 	"time"
-
-	"golang.org/x/net/netutil"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/override"
@@ -24,16 +21,8 @@ import (
 	"github.com/kvd-io/kvd/pkg/workload"
 )
 
-// What one peer may take.
 const (
-	connectionsMax = 64
-	headerBytesMax = 16 << 10
-	bodyBytesMax   = 4 << 10 // of an override
-
-	headerTimeout = 5 * time.Second
-	readTimeout   = 10 * time.Second
-	writeTimeout  = 30 * time.Second
-	idleTimeout   = 30 * time.Second
+	bodyBytesMax = 4 << 10 // of an override
 
 	// storeMax is how long an override that the host cannot remember is given to get to the store.
 	storeMax = 5 * time.Second
@@ -57,44 +46,14 @@ type Config struct {
 	More http.Handler
 }
 
-// Server shows a registrar on a unix socket.
-type Server struct {
-	listener net.Listener
-	http     *http.Server
-}
-
-// Listen takes the socket at path, and answers once Run runs. See the package for who may use it. An
+// Listen takes the socket at path, and answers once the server runs. See the package for who may use it. An
 // error says that the path cannot be had: nothing was changed there.
-func Listen(path string, cfg Config) (*Server, error) {
+func Listen(path string, cfg Config) (*unixsocket.Server, error) {
 	listener, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	return &Server{
-		listener: netutil.LimitListener(listener, connectionsMax),
-		http: &http.Server{
-			Handler: Handler(cfg), MaxHeaderBytes: headerBytesMax, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout,
-			WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-		},
-	}, nil
-}
-
-// Run answers until ctx ends, removes the socket, and returns nil then. It is called once.
-func (s *Server) Run(ctx context.Context) error {
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { defer close(ended); s.http.Close() })
-	err := s.http.Serve(s.listener)
-	s.listener.Close() // Serve may not have seen it
-	if !stop() {
-		<-ended
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return unixsocket.NewServer(listener, Handler(cfg), cfg.Log), nil
 }
 
 // Handler answers what the package says, wherever it is served. A page that many can reach must not
