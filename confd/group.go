@@ -5,7 +5,6 @@ import (
 	"context"
 	"log/slog"
 	"reflect"
-	"regexp"
 	"runtime"
 	"slices"
 	"sync"
@@ -655,7 +654,7 @@ func (f *failure) tell(log *slog.Logger, message string, err error) {
 		f.reason = ""
 		return
 	}
-	reason := stripVarying(err)
+	reason := report.Lasting(err.Error())
 	level := slog.LevelError
 	if reason == f.reason {
 		level = slog.LevelDebug
@@ -663,15 +662,3 @@ func (f *failure) tell(log *slog.Logger, message string, err error) {
 	log.Log(context.Background(), level, message, "reason", err)
 	f.reason = reason
 }
-
-// stripVarying returns what err says without what differs at each retry: the names of staged files, and the
-// time and the numbers of processes that commands print.
-func stripVarying(err error) string { return varying.ReplaceAllString(err.Error(), "") }
-
-var varying = regexp.MustCompile(`\.[0-9]{6,}` +
-	`|[0-9]{4}[-/][0-9]{2}[-/][0-9]{2}` +
-	`|[0-9]{2}:[0-9]{2}:[0-9]{2}([.,][0-9]+)?` +
-	`|\b[0-9]+#[0-9]+:` + // nginx
-	`|\([0-9]+\) :` + // HAProxy
-	`|\[[0-9]+\]` +
-	`|\b(?i:pid|process)[ :=]+[0-9]+`)

@@ -738,11 +738,11 @@ func TestAFailureThatDiffersInTimesAndProcessNumbersAloneIsToldOnce(t *testing.T
 		{"[ALERT]    (91) : config : no such backend", "[ALERT]    (1091) : config : no such backend"},
 		{"2026-11-23T03:39:38.123Z app[12]: pid 77: no", "2026-11-24T13:39:38.9Z app[13]: pid 9: no"},
 	} {
-		if a, b := stripVarying(errors.New(reasons[0])), stripVarying(errors.New(reasons[1])); a != b {
+		if a, b := report.Lasting(reasons[0]), report.Lasting(reasons[1]); a != b {
 			t.Errorf("%q and %q", a, b)
 		}
 	}
-	if stripVarying(errors.New("x.conf:10: no")) == stripVarying(errors.New("x.conf:11: no")) {
+	if report.Lasting("x.conf:10: no") == report.Lasting("x.conf:11: no") {
 		t.Error("another line is no news")
 	}
 }

@@ -94,7 +94,7 @@ func (s *set) fail(o *output, step string, err error) {
 func (s *set) failAll(outputs []*output, step string, err error) {
 	for i, o := range outputs {
 		if i > 0 {
-			o.failure.reason = stripVarying(err)
+			o.failure.reason = report.Lasting(err.Error())
 		}
 		s.fail(o, step, err)
 	}

@@ -96,6 +96,7 @@ type Report struct {
 	mu      sync.Mutex // guards the fields below
 	agent   Agent      // nil before the loop runs
 	targets map[string]entry
+	rival   time.Time // another agent was seen that publishes under the same name; zero: never
 }
 
 // entry is a target as it is remembered.
@@ -150,6 +151,9 @@ func (r *Report) Target(s TargetStatus) {
 	}
 	if old.State == Failed && s.State == Failed {
 		s.Since = old.Since
+		if Lasting(s.Err) == Lasting(old.Err) { // it is no news, and nothing to write to a store
+			s.Err = old.Err
+		}
 	}
 	e := entry{s, old.settled, old.passed}
 	if s.State == Converged || s.State == Held {
@@ -222,6 +226,8 @@ type Problem struct {
 	Err    string    `json:"error"`
 	Since  time.Time `json:"since,omitzero"`
 	Next   time.Time `json:"next,omitzero"` // when it is tried again
+
+	beside bool // what runs may well be right: it is about what is told of it
 }
 
 // String says the problem in one line.
@@ -254,6 +260,7 @@ func (r *Report) Status() Status {
 	s.Index = agent.Live() // before the targets: what became of them up to there is then among what they are
 	r.mu.Lock()
 	entries := slices.SortedFunc(maps.Values(r.targets), func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
+	rival := r.rival
 	r.mu.Unlock()
 	s.Stores = append(s.Stores, agent.Stores()...)
 	for _, store := range s.Stores {
@@ -273,7 +280,23 @@ func (r *Report) Status() Status {
 	if part := agent.Stuck(now); part != "" {
 		s.Problems = append(s.Problems, Problem{Err: part + " makes no progress"})
 	}
+	if !rival.IsZero() && now.Sub(rival) < rivalMemory {
+		s.Problems = append(s.Problems, Problem{Err: "another kvconfd publishes its status as " + s.Host + " too: give one of them another name by --host", beside: true})
+	}
 	return s
+}
+
+// ailments returns the problems of what runs, rather than of what is told of it.
+func (s Status) ailments() []Problem {
+	return slices.DeleteFunc(slices.Clone(s.Problems), func(p Problem) bool { return p.beside })
+}
+
+// meet notes that another agent publishes under this one's name.
+func (r *Report) meet() {
+	r.mu.Lock()
+	r.rival = r.cfg.Now()
+	r.mu.Unlock()
+	r.poke()
 }
 
 // isProblem reports whether what runs is not what is wanted. One that is on its way is none for a while.

@@ -132,7 +132,7 @@ func (l levels) Collect(to chan<- prometheus.Metric) {
 	for resource, converged := range resources {
 		gauge(levelResource, bit(converged), resource)
 	}
-	gauge(levelHealthy, bit(len(s.Problems) == 0))
+	gauge(levelHealthy, bit(len(s.ailments()) == 0))
 	gauge(levelProblems, float64(len(s.Problems)))
 	gauge(levelPending, float64(pending))
 	gauge(levelLive, float64(s.Index))

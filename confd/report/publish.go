@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"maps"
 	"slices"
@@ -22,6 +23,8 @@ const (
 	// when momentHurry is over.
 	momentLook  = 5 * time.Millisecond
 	momentHurry = 200 * time.Millisecond
+	// rivalMemory is how long another agent of the same name counts as there after it was seen.
+	rivalMemory = 2 * publishTTL
 	// turnRest is the time between two looks at everything, unless somebody waits.
 	turnRest = 100 * time.Millisecond
 	// requestMax bounds one request, farewellMax what is done at the end.
@@ -47,6 +50,7 @@ type publisher struct {
 	PublisherConfig
 	report *Report
 	names  agentstatus.Names
+	self   string     // its Instance
 	lease  kv.LeaseID // 0: none yet, or the store has none
 	tied   bool       // it is known whether there is a lease
 	beaten time.Time  // the last heartbeat began
@@ -58,6 +62,7 @@ type publisher struct {
 	tokens    float64             // writes that may be made now
 	filled    time.Time           // tokens were counted
 	refused   bool                // it was said that the store refuses
+	warned    bool                // it was said that another agent has the same name
 	retry     backoff.Backoff
 }
 
@@ -71,7 +76,7 @@ type sentence struct {
 // that is away; that a store refuses is logged once. It is called once.
 func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 	p := &publisher{
-		PublisherConfig: cfg, report: r, names: agentstatus.NamesOf(cfg.Prefix), sent: map[string]sentence{},
+		PublisherConfig: cfg, report: r, names: agentstatus.NamesOf(cfg.Prefix), self: rand.Text(), sent: map[string]sentence{},
 		tokens: writesPerSecond, filled: time.Now(), retry: backoff.Backoff{Min: publishRetryMin, Max: publishRetryMax},
 	}
 	defer p.leave(ctx)
@@ -222,7 +227,7 @@ func (p *publisher) wanted() (agentstatus.Host, map[string]sentence, bool) {
 		return agentstatus.Host{}, nil, false
 	}
 	store, _ := published(s.Stores)
-	host := agentstatus.Host{Host: s.Host, Version: s.Version, Index: s.Index, Cluster: store.Cluster, Since: s.Started.Round(time.Second), Targets: len(s.Targets), Keys: []string{}}
+	host := agentstatus.Host{Host: s.Host, Version: s.Version, Instance: p.self, Index: s.Index, Cluster: store.Cluster, Since: s.Started.Round(time.Second), Targets: len(s.Targets), Keys: []string{}}
 	wanted := map[string]sentence{}
 	for _, t := range s.Targets {
 		record := agentstatus.Target{Name: t.Name, Dest: t.Dest, State: string(t.State), Step: t.Step, Index: t.Index, Hash: t.Hash, Err: t.Err, Since: t.Since, Next: t.Next, Keys: t.Keys}
@@ -288,6 +293,32 @@ func (p *publisher) beat(ctx context.Context) error {
 	return err
 }
 
+// look finds out whether another agent has written its record in the place of this one's: that one must be alive. This
+// one's is then written again, so that the other finds out too.
+func (p *publisher) look(ctx context.Context) {
+	host := p.report.cfg.Host
+	key := p.names.Host(host)
+	if _, written := p.sent[key]; !written {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestMax)
+	defer cancel()
+	result, err := p.Store.Read(ctx, kv.Read{Key: key, Quorum: true})
+	if err != nil {
+		return // it was removed, or may not be read
+	}
+	record, err := agentstatus.Parse(result.Node.Value)
+	if err == nil && record.Instance == p.self {
+		return
+	}
+	delete(p.sent, key)
+	p.report.meet()
+	if !p.warned {
+		p.report.cfg.Log.Warn("another kvconfd publishes its status under the name of this one, so what is told of this host is wrong: give one of them another name by --host", "host", host)
+	}
+	p.warned = true
+}
+
 // tie finds out whether the store has leases, and gets one.
 func (p *publisher) tie(ctx context.Context) error {
 	clear(p.sent)
@@ -315,6 +346,7 @@ func (p *publisher) keepAlive(ctx context.Context) error {
 	case kv.Is(err, kv.NoLease):
 		return p.tie(ctx)
 	case err == nil && lease.Attached != len(p.sent): // somebody has removed or replaced some
+		p.look(ctx)
 		clear(p.sent)
 	}
 	return err
@@ -322,6 +354,7 @@ func (p *publisher) keepAlive(ctx context.Context) error {
 
 // refresh renews each key by itself, without waking anybody.
 func (p *publisher) refresh(ctx context.Context) error {
+	p.look(ctx)
 	for _, key := range slices.Sorted(maps.Keys(p.sent)) {
 		err := p.write(ctx, kv.Write{Op: kv.OpUpdate, Key: key, Refresh: true, TTL: publishTTL})
 		if kv.Is(err, kv.NotFound) {

@@ -194,3 +194,90 @@ func TestAStoreThatRefusesIsWarnedOfOnce(t *testing.T) {
 		t.Errorf("told %d times:\n%s", n, p.log)
 	}
 }
+
+func TestTwoAgentsOfOneNameFindEachOtherAndSaySo(t *testing.T) {
+	for name, url := range stores(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var both []*publication
+			for range 2 {
+				p := publish(t, kvclient.Config{Endpoints: []string{url}})
+				p.Target(converged)
+				p.until("it has published", func() bool { h, _, ok := p.host(); return ok && h.Converged == 1 })
+				both = append(both, p)
+			}
+			for _, p := range both {
+				p.until("it knows of the other", func() bool {
+					problems := p.Status().Problems
+					return len(problems) == 1 && strings.Contains(problems[0].String(), "--host")
+				})
+				if ill := p.Status().ailments(); len(ill) > 0 {
+					t.Errorf("what runs is said to be wrong: %v", ill)
+				}
+			}
+			both[0].until("the store is told", func() bool {
+				h, _, ok := both[0].host()
+				return ok && len(h.Problems) == 1 && !h.IsConverged(7)
+			})
+			for _, p := range both {
+				if n := strings.Count(p.log.String(), "--host"); n != 1 {
+					t.Errorf("told %d times:\n%s", n, p.log)
+				}
+			}
+		})
+	}
+}
+
+func TestTheRecordOfAnAgentThatIsGoneIsNotTakenForAnother(t *testing.T) {
+	client, err := kvclient.New(kvclient.Config{Endpoints: []string{daemontest.Start(t, 1).URL()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	p := &publisher{PublisherConfig: PublisherConfig{Store: client}, report: New(Config{Host: "edge1"}), names: agentstatus.NamesOf(""), self: "me", sent: map[string]sentence{}, tied: true}
+	p.report.Attach(&loop{live: 7, stores: heard(7)})
+	key := p.names.Host("edge1")
+	write := func(instance string) {
+		if err := p.put(t.Context(), key, agentstatus.Host{Host: "edge1", Instance: instance}.Value()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		instance string // of the record in the store
+		written  bool   // this one has written since it began
+		rival    bool
+	}{{"before", false, false}, {"me", true, false}, {"other", true, true}} {
+		write(step.instance)
+		if step.written {
+			p.sent[key] = sentence{}
+		}
+		p.look(t.Context())
+		if rival := len(p.report.Status().Problems) > 0; rival != step.rival {
+			t.Errorf("%+v: another agent was seen: %v", step, rival)
+		}
+	}
+	if _, written := p.sent[key]; written {
+		t.Error("its own record is not written again, so the other one would not learn of it")
+	}
+}
+
+func TestAFailureThatDiffersInProcessAndTimeAloneIsNotWrittenAgain(t *testing.T) {
+	r := New(Config{Host: "edge1"})
+	r.Attach(&loop{live: 7, stores: heard(7)})
+	failed := TargetStatus{Name: "web", State: Failed, Step: StepCheck, Err: "[ALERT]    (4711) : config : x.conf:10: no"}
+	r.Target(failed)
+	p := &publisher{report: r, names: agentstatus.NamesOf(""), sent: map[string]sentence{}}
+	means := func(err string) string {
+		failed.Err = err
+		r.Target(failed)
+		_, wanted, _ := p.wanted()
+		return wanted[p.names.Target("edge1", "web")].means
+	}
+	first := means(failed.Err)
+	if means("[ALERT]    (4712) : config : x.conf:10: no") != first {
+		t.Error("another process is taken for news")
+	}
+	if means("[ALERT]    (4713) : config : x.conf:11: no") == first {
+		t.Error("another line is not")
+	}
+}

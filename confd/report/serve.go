@@ -43,11 +43,12 @@ func (r *Report) mux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		s := r.Status()
+		problems := s.ailments()
 		code := http.StatusOK
-		if len(s.Problems) > 0 {
+		if len(problems) > 0 {
 			code = http.StatusServiceUnavailable
 		}
-		answer(w, code, Health{len(s.Problems) == 0, s.Index, s.Problems})
+		answer(w, code, Health{len(problems) == 0, s.Index, problems})
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, r.Status()) })
 	mux.Handle("GET /metrics", r.metrics.handler())

@@ -40,6 +40,8 @@ const BehindMax = 16
 type Host struct {
 	Host    string `json:"host"`
 	Version string `json:"version,omitempty"`
+	// Instance is another one for each run of an agent: two that live cannot have one name.
+	Instance string `json:"instance,omitempty"`
 
 	// Index is of the store: all of it up to there has been brought to every target that follows it, but for
 	// those in Behind.
