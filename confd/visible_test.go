@@ -208,6 +208,9 @@ func TestAHeldVersionIsReleasedByCommand(t *testing.T) {
 		var s report.Status
 		return p.ask("/status", &s) == nil && len(s.Targets) == 1 && s.Targets[0].State == report.Held
 	})
+	if code, _, stderr := p.command("explain", r.path("a.out")+":1"); code != exitTrouble || !strings.Contains(stderr, "has 0 lines; what is there is held as it is: ") {
+		t.Errorf("exit code %d:\n%s", code, stderr)
+	}
 	if code, stdout, stderr := p.command("release", "a"); code != 0 || stdout != "a is released\n" {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
