@@ -166,6 +166,8 @@ func trouble(err error) error {
 	switch {
 	case errors.As(err, &cause) && cause.Kind == kv.NotFound && cause.Cause != "":
 		return &program.ExitError{Code: exitNotFound, Err: errors.New(cause.Cause)}
+	case errors.As(err, &cause) && cause.Kind == kv.Invalid && cause.Cause != "":
+		return &program.ExitError{Code: exitTrouble, Err: errors.New(cause.Cause)}
 	case errors.As(err, &cause) && cause.Kind == kv.Denied:
 		return &program.ExitError{Code: exitForbidden, Err: err}
 	}
