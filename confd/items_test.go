@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/confd/report"
@@ -110,5 +111,22 @@ func TestAFileThatCannotBeNotedIsNotWritten(t *testing.T) {
 	r.becomes(w, "site/a", report.Failed)
 	if r.exists("sites/a") {
 		t.Error("it was written, and would never be removed")
+	}
+}
+
+func TestTheFilesOfAllItemsAreTakenBackThoughNoneWasConfirmedWithRollback(t *testing.T) {
+	r := fileRig(t, "sites: {a: 1, b: 1}")
+	reload := "reload_group = \"g\"\nreload_cmd = \"! grep -q bad $DIR/sites/a $DIR/sites/b\"\n"
+	r.sites(strings.ReplaceAll(reload, "$DIR", r.dir))
+	if err := r.once(); err != nil {
+		t.Fatal(err)
+	}
+	r.sites(strings.ReplaceAll(reload, "$DIR", r.dir) + "on_reload_failure = \"rollback\"")
+	r.write("keys.yaml", "sites: {a: bad, b: bad}")
+	if err := r.once(); err == nil {
+		t.Error("a failed reload is no error")
+	}
+	if a, b := r.read("sites/a"), r.read("sites/b"); a != "a 1" || b != "b 1" {
+		t.Errorf("the files are %q and %q", a, b)
 	}
 }

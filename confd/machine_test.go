@@ -321,6 +321,28 @@ reload_cmd = "cat $DIR/a.out >>$DIR/tried; echo >>$DIR/tried; if grep -q bad $DI
 	r.becomes(w, "a", report.Converged)
 }
 
+func TestAFirstVersionThatIsNotReloadedStaysAndThatIsSaid(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/\"]\non_reload_failure = \"rollback\"\nreload_cmd = \"test -e $DIR/started && cp $DIR/a.out $DIR/live\"")
+	r.set("/x", "1")
+	r.start()
+	r.becomes(w, "a", report.Failed)
+	r.until("it is said", func() bool { return strings.Contains(w.status("a").Err, "there is no version to go back to") })
+	if status := w.status("a"); r.read("a.out") != "1" || status.Step != report.StepReload || !strings.Contains(status.Err, "exit status 1") {
+		t.Errorf("the file is %q, status %+v", r.read("a.out"), status)
+	}
+	r.write("started", "")
+	r.eventually("live", "1")
+	r.becomes(w, "a", report.Converged)
+	if err := os.Remove(r.path("started")); err != nil {
+		t.Fatal(err)
+	}
+	r.set("/x", "2")
+	r.becomes(w, "a", report.Failed)
+	r.eventually("a.out", "1")
+}
+
 func TestAReloadThatIsNotConfirmedIsTakenBack(t *testing.T) {
 	r := storeRig(t)
 	w := r.witnessed()

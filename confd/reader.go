@@ -309,6 +309,10 @@ func (g *group) rollBack(ctx context.Context, step string, reason error, owing [
 		}
 		began := time.Now()
 		done, err := o.rollBack()
+		if errors.Is(err, errFirst) {
+			o.become(report.Failed, step, fmt.Errorf("%w; %w", reason, err))
+			continue
+		}
 		if done || err != nil {
 			g.board.step(o.name, report.StepRollback, began, err)
 		}
@@ -342,10 +346,20 @@ func (g *group) rollBack(ctx context.Context, step string, reason error, owing [
 	}
 }
 
+// errFirst says that there is nothing to go back to. The file stays, as a program that was never configured may not
+// run for want of it.
+var errFirst = errors.New("the file is new: there is no version to go back to, and it stays")
+
 // rollBack puts the last confirmed version in place, if there is one and it is another.
 func (o *output) rollBack() (done bool, err error) {
+	if o.vanished {
+		return false, nil
+	}
 	good, ok, err := o.file.Good()
-	if err != nil || !ok || o.vanished {
+	if err == nil && !ok {
+		err = errFirst
+	}
+	if err != nil {
 		return false, err
 	}
 	if differs, err := o.file.Differs(good.Content); err != nil || !differs {

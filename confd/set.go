@@ -423,8 +423,8 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 	if step, err := g.try(ctx, changed, staged, inPlace); err != nil {
 		if s.withdraw(changed) {
 			g.disown(noted)
+			refused(step, err)
 		}
-		refused(step, err)
 		return
 	}
 	if len(checks)+len(inPlace) > 0 {
@@ -539,21 +539,20 @@ func (o *output) takeBack(ctx context.Context) error {
 func (g *group) owe(s *set, outputs []*output, note func(install.File) error) error {
 	noted := map[string]bool{}
 	for _, o := range outputs {
-		book := o.book()
-		if o.owes || noted[book.Path] {
-			o.owes = true
+		if o.owes {
 			continue
 		}
 		g.step(o, "owe")
 		err := g.keepFirst(o)
-		if err == nil {
+		if book := o.book(); err == nil && !noted[book.Path] {
 			err = note(book)
+			noted[book.Path] = true
 		}
 		if err != nil {
 			s.failAll(outputs, report.StepWrite, fmt.Errorf("cannot note that a reload is due: %w", err))
 			return err
 		}
-		noted[book.Path], o.owes = true, true
+		o.owes = true
 	}
 	return nil
 }
