@@ -75,7 +75,7 @@ soak-registration:
 	KVD_SYSTEMD_ROUNDS=$(or $(ROUNDS),10) KVD_SYSTEMD_OUTAGE=60s KVD_SYSTEMD_WITHIN=2s $(GO) test ./e2e/systemd -run WhateverHappens -count=1 -v -timeout 2h
 
 soak-converge:
-	KVD_CONVERGE_FOR=$(or $(FOR),1h) KVD_CONVERGE_WITHIN=$(or $(WITHIN),2s) $(GO) test ./e2e/converge -run TestWhateverBreaks -count=1 -v -timeout 3h
+	KVD_CONVERGE_FOR=$(or $(FOR),1h) KVD_CONVERGE_WITHIN=$(or $(WITHIN),1s) $(GO) test ./e2e/converge -run TestWhateverBreaks -count=1 -v -timeout 3h
 
 lint: vet staticcheck ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); \

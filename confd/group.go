@@ -499,7 +499,11 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 // changed too.
 func (g *group) due(now time.Time) (due []*target) {
 	groups, whole := map[*set]bool{}, map[*set]bool{}
+	reloads := g.reader != nil && !g.reader.at.IsZero() && !now.Before(g.reader.at)
 	for _, t := range g.targets {
+		if reloads && t.pace.waits() && t.Debounce == 0 {
+			t.pace.hurry(now) // it is part of the reload that is to come now
+		}
 		if at := t.at(); !at.IsZero() && !now.Before(at) {
 			if t.again.IsZero() {
 				t.spoil(now)

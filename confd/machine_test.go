@@ -754,6 +754,20 @@ func TestNothingThatAProgramSaysOfASensitiveFileIsTold(t *testing.T) {
 	}
 }
 
+func TestWhatHasComeMeanwhileIsPartOfTheReloadThatIsTriedAgain(t *testing.T) {
+	r := storeRig(t)
+	w := r.witnessed()
+	r.cfg.Quiet, r.cfg.QuietMax = time.Hour, time.Hour
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"test -e $DIR/sound && cat $DIR/a.out >>$DIR/live\"")
+	r.set("/x", "1")
+	r.start()
+	r.becomes(w, "a", report.Failed)
+	r.set("/x", "2")
+	r.until("the file is that of the second change", func() bool { return r.read("a.out") == "2" })
+	r.write("sound", "")
+	r.until("it is reloaded", func() bool { return r.read("live") == "2" })
+}
+
 func TestAFailureThatDiffersInTimesAndProcessNumbersAloneIsToldOnce(t *testing.T) {
 	for _, reasons := range [][2]string{
 		{"2026/11/23 03:39:38 [emerg] 244#244: host not found in /etc/x.conf:10", "2026/11/23 03:39:41 [emerg] 246#246: host not found in /etc/x.conf:10"},

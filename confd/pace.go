@@ -3,12 +3,14 @@ package confd
 import "time"
 
 // pace decides when changes are acted on: at once after a pause, gathered in a burst. Each pass that
-// follows soon on another waits twice as long for quiet, up to longest, so that changes which never
-// stop cost one pass per longest, whatever their rhythm. It knows no clock: it is told the time.
+// follows soon on another waits twice as long for quiet, until longest after the other began, so that
+// changes which never stop cost one pass per longest, whatever their rhythm. It knows no clock: it is told the time.
 type pace struct {
 	quiet, longest time.Duration
+	gather         time.Duration // for which even the first change after a pause waits for what was sent with it
 
 	next     time.Duration // quiet to wait for before the next pass, if it comes soon
+	began    time.Time     // when the last pass began; zero: there was none
 	last     time.Time     // end of the last pass; zero: there was none
 	deadline time.Time     // when the changes that are waiting must be acted on; zero: none are
 	due      time.Time     // when they are to be, unless more come
@@ -20,9 +22,13 @@ func (p *pace) changed(now time.Time) {
 	switch {
 	case p.deadline.IsZero() && !burst:
 		p.next = p.quiet
-		p.deadline, p.due = now, now
+		p.deadline = now.Add(p.gather)
+		p.due = p.deadline
 	case p.deadline.IsZero():
-		p.deadline = now.Add(p.longest)
+		p.deadline = p.began.Add(p.longest)
+		if soonest := now.Add(p.quiet); p.deadline.Before(soonest) {
+			p.deadline = soonest
+		}
 		p.due = now.Add(p.next)
 	default:
 		p.due = now.Add(p.next)
@@ -57,6 +63,7 @@ func (p *pace) taken(now time.Time) {
 	if now.Sub(p.last) < p.longest {
 		p.next = min(2*max(p.next, p.quiet), p.longest)
 	}
+	p.began = now
 	p.drop()
 }
 

@@ -36,7 +36,7 @@ type reader struct {
 	reload  install.Command
 	bucket  bucket
 	retry   backoff.Backoff
-	at      time.Time // when a failed reload is tried again; zero: at once
+	at      time.Time // when a reload that has failed, or had to wait, is tried; zero: at once
 	until   time.Time // a reload that is due from an earlier run waits until then for the keys; zero: none does
 	failure failure
 }
@@ -80,7 +80,7 @@ func (g *group) settle(ctx context.Context) {
 	if now.Before(r.at) {
 		return
 	}
-	r.until = time.Time{}
+	r.at, r.until = time.Time{}, time.Time{}
 	var owing []*output
 	for _, o := range g.outputs() {
 		switch {
@@ -97,10 +97,10 @@ func (g *group) settle(ctx context.Context) {
 	if len(owing) == 0 {
 		return
 	}
-	if r.at = r.bucket.ready(now); r.at.After(now) {
+	if at := r.bucket.ready(now); at.After(now) {
+		r.at = at
 		return
 	}
-	r.at = time.Time{}
 	step, err := g.reload(ctx, owing, report.Reloaded)
 	r.failure.tell(g.log, "not reloaded", err)
 	if err == nil {

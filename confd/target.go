@@ -29,6 +29,10 @@ import (
 // templateBytesMax bounds a template file.
 const templateBytesMax = 16 << 20
 
+// gather is how long a change that takes a check and a reload waits for others: those that a store sends
+// together, as it does of all that was missed, arrive one after the other.
+const gather = time.Millisecond
+
 // runtimePause is the least time between two passes that change running programs, so that changes which do not
 // stop cost some fifty of them a second. It is longer where rendering takes long.
 const runtimePause = 20 * time.Millisecond
@@ -95,6 +99,9 @@ func newTarget(r task, g *group) *target {
 	if r.Debounce > 0 {
 		t.pace.quiet, t.pace.longest = r.Debounce, max(r.Debounce, r.DebounceMax)
 		t.instant = false
+	}
+	if !t.instant {
+		t.pace.gather = gather
 	}
 	if r.ForEach == "" {
 		t.log = t.log.With("dest", r.Dest)

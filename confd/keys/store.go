@@ -20,6 +20,7 @@ import (
 const (
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
+	awayMax  = 500 * time.Millisecond // if the store is not there: asking costs nobody anything
 )
 
 // deniedRetry is how long keys that may not be read are left alone before they are asked for again.
@@ -62,7 +63,7 @@ func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan 
 		return
 	}
 	g := f.newFollowing(m, roots)
-	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
+	retry, away := backoff.Backoff{Min: retryMin, Max: retryMax}, backoff.Backoff{Max: awayMax}
 	var historyGone bool // since the last good round
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -70,6 +71,7 @@ func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan 
 		// A store that can be listed and not watched must not be listed over and over.
 		if err == nil || time.Since(began) >= retryMax {
 			retry.Reset()
+			away.Reset()
 			historyGone = false
 		}
 		switch {
@@ -81,7 +83,11 @@ func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan 
 		default:
 			g.troubled(err)
 		}
-		retry.Wait(ctx)
+		if kind := kv.KindOf(err); kind == kv.Unavailable || kind == kv.NoLeader {
+			away.Wait(ctx)
+		} else {
+			retry.Wait(ctx)
+		}
 	}
 }
 

@@ -117,8 +117,18 @@ func (d dated) Write(p []byte) (int, error) {
 // running returns the servers that HAProxy has, as it tells itself: the service, and the address of
 // each that is not in maintenance.
 func (h *haproxy) running() (map[string][]string, error) {
+	return h.of(func(s server) string { return s.address })
+}
+
+// weights is running, with the weight behind each address.
+func (h *haproxy) weights() (map[string][]string, error) {
+	return h.of(func(s server) string { return s.address + " weight " + s.weight })
+}
+
+// of returns what text says of each server of a service, in order.
+func (h *haproxy) of(text func(server) string) (map[string][]string, error) {
 	found := map[string][]string{}
-	err := h.servers(func(service, address string, _ bool) { found[service] = append(found[service], address) })
+	err := h.servers(func(s server) { found[s.service] = append(found[s.service], text(s)) })
 	for _, servers := range found {
 		slices.Sort(servers)
 	}
@@ -129,11 +139,17 @@ func (h *haproxy) running() (map[string][]string, error) {
 // died and come back is not among them until HAProxy has looked.
 func (h *haproxy) healthy() (map[string]bool, error) {
 	found := map[string]bool{}
-	err := h.servers(func(_, address string, up bool) { found[address] = up })
+	err := h.servers(func(s server) { found[s.address] = s.up })
 	return found, err
 }
 
-func (h *haproxy) servers(each func(service, address string, up bool)) error {
+// server is one that HAProxy has, and that is not in maintenance.
+type server struct {
+	service, address, weight string
+	up                       bool
+}
+
+func (h *haproxy) servers(each func(server)) error {
 	answer, err := h.ask("show servers state")
 	if err != nil {
 		return err
@@ -155,7 +171,7 @@ func (h *haproxy) servers(each func(service, address string, up bool)) error {
 		}
 		const maintenance = 1 | 2 | 4 | 32 // forced, inherited, of the configuration, without an address
 		if service, ok := strings.CutPrefix(of("be_name"), "service."); ok && admin&maintenance == 0 {
-			each(service, net.JoinHostPort(of("srv_addr"), of("srv_port")), of("srv_op_state") == "2")
+			each(server{service, net.JoinHostPort(of("srv_addr"), of("srv_port")), of("srv_uweight"), of("srv_op_state") == "2"})
 		}
 	}
 	return nil

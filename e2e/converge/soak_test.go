@@ -91,6 +91,8 @@ type soak struct {
 	good      map[string]string // files as they are when nothing is broken
 	acts      map[string]int
 	stayed    map[*instance]time.Time // until when they were anchors
+	worst     time.Duration           // lag so far
+	slow      string                  // what was done and told before that
 }
 
 func TestWhateverBreaksHAProxyServesWhatTheStoreSaysAndNoRequestFails(t *testing.T) {
@@ -122,7 +124,7 @@ func runSoak(t *testing.T, settings ...string) {
 	slices.Sort(lags)
 	t.Logf("%d rounds, %d requests; the lag after a calm: half at most %v, worst %v; %v", len(lags), asked, lags[len(lags)/2].Round(time.Millisecond), lags[len(lags)-1].Round(time.Millisecond), s.acts)
 	if worst := lags[len(lags)-1]; worst > within {
-		t.Errorf("a lag of %v, at most %v are allowed", worst, within)
+		t.Errorf("a lag of %v, at most %v are allowed; what was done and what kvconfd said before:\n%s", worst, within, s.slow)
 	}
 	if len(failures) > 0 {
 		t.Errorf("%d of %d requests failed:\n%s", len(failures), asked, strings.Join(failures[:min(20, len(failures))], "\n"))
@@ -272,7 +274,11 @@ var faults = []struct {
 	}},
 	{"kvconfd killed", func(s *soak) func() {
 		s.agent.kill()
-		return s.world.start
+		return func() {
+			if s.agent.hasEnded() { // nobody has started another one meanwhile
+				s.world.start()
+			}
+		}
 	}},
 	{"kvconfd killed at once and again", func(s *soak) func() {
 		for range 3 {
@@ -355,10 +361,13 @@ func (s *soak) calm() time.Duration {
 	n := s.random.IntN(services)
 	s.anchors[n].weight = 1 + s.random.IntN(200)
 	s.say(s.anchors[n], registry.StateUp)
-	begun := time.Now()
-	s.untilEqual()
-	lag := time.Since(begun)
+	lag := s.untilEqual()
 	s.note("calm: equal after %v", lag.Round(time.Millisecond))
+	if lag > s.worst {
+		s.worst = lag
+		log := s.log.String()
+		s.slow = strings.Join(s.done[max(0, len(s.done)-25):], "\n") + "\n" + log[max(0, len(log)-8000):]
+	}
 	healthy, err := s.h.healthy()
 	if err != nil {
 		s.t.Fatal(err)
@@ -382,23 +391,21 @@ func (s *soak) calm() time.Duration {
 	return lag
 }
 
-// untilEqual waits until HAProxy and its file have the instances that are up, each with its weight.
-func (s *soak) untilEqual() {
+// untilEqual waits until HAProxy and its file have the instances that are up, each with its weight. It
+// returns how long it took until HAProxy had.
+func (s *soak) untilEqual() time.Duration {
 	s.t.Helper()
+	begun := time.Now()
 	s.until("HAProxy runs with what the store says", func() string {
-		running, err := s.h.running()
+		running, err := s.h.weights()
 		if err != nil {
 			return err.Error()
 		}
-		file := s.read("haproxy.cfg")
 		for n, all := range s.instances {
 			var up []string
 			for _, i := range all {
 				if i.state == registry.StateUp {
-					up = append(up, i.backend.address)
-				}
-				if inFile := strings.Contains(file, " "+i.backend.address); inFile != (i.state == registry.StateUp) {
-					return fmt.Sprintf("%s is %q, and in the file: %v", i.name, i.state, inFile)
+					up = append(up, i.backend.address+weighted(max(i.weight, 1)))
 				}
 			}
 			slices.Sort(up)
@@ -408,6 +415,26 @@ func (s *soak) untilEqual() {
 		}
 		return ""
 	})
+	lag := time.Since(begun)
+	s.until("the file has what the store says", func() string {
+		file := s.read("haproxy.cfg")
+		for _, i := range slices.Concat(s.instances...) {
+			line := " " + i.backend.address + weighted(i.weight) + "\n"
+			if inFile := strings.Contains(file, line); inFile != (i.state == registry.StateUp) {
+				return fmt.Sprintf("%s is %q with weight %d, and so in the file: %v", i.name, i.state, i.weight, inFile)
+			}
+		}
+		return ""
+	})
+	return lag
+}
+
+// weighted is what follows the address of a server in the file: nothing for a weight that is left to HAProxy, which takes 1.
+func weighted(weight int) string {
+	if weight == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" weight %d", weight)
 }
 
 // load asks for all services through HAProxy, with and without connections that stay.

@@ -242,6 +242,15 @@ func (p *process) kill() {
 	<-p.ended
 }
 
+func (p *process) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // killAll kills everything that is in the process group of the process, too.
 func (p *process) killAll() {
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)

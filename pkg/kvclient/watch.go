@@ -31,9 +31,10 @@ import (
 //	poll   waitIndex=48 at the next endpoint     ...
 
 const (
-	eventsBuffered  = 64              // read ahead of Next; then the server feels the reader's pace
-	trailerBytesMax = 4096            // what may follow the one event of a poll
-	pollWorked      = 1 * time.Second // a poll that lived as long was no failure even without an event
+	eventsBuffered  = 64                     // read ahead of Next; then the server feels the reader's pace
+	trailerBytesMax = 4096                   // what may follow the one event of a poll
+	pollWorked      = 1 * time.Second        // a poll that lived as long was no failure even without an event
+	resumeMax       = 500 * time.Millisecond // between two tries to go on: whoever watches wants to know soon
 )
 
 // watch is a kv.Watch. One goroutine, run, polls; Next takes what it sends.
@@ -180,7 +181,7 @@ func (w *watch) run(p *poll) {
 	defer w.cut.Store(true)
 	defer close(w.done)
 	defer close(w.events)
-	var wait backoff.Backoff
+	wait := backoff.Backoff{Max: resumeMax}
 	for {
 		w.client.lookAfter(p)
 		received, err := w.receive(p)
