@@ -14,6 +14,7 @@ import (
 	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/pkg/agentstatus"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/unixsocket"
 )
@@ -167,7 +168,7 @@ func (p *permission) ask(ctx context.Context) (differs bool) {
 	switch {
 	case err == nil || kv.Is(err, kv.NotFound):
 		return !p.may.Swap(true)
-	case !kv.Is(err, kv.Denied):
+	case !kvclient.Refused(err):
 		return false
 	}
 	if !p.told {

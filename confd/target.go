@@ -438,7 +438,11 @@ func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
 		return false
 	}
 	if t.hold.Reason != before.Reason {
-		t.log.Warn("the file is held as it is", "reason", t.hold.Text, "until", t.hold.Until)
+		what := []any{"reason", t.hold.Text}
+		if !t.hold.Until.IsZero() {
+			what = append(what, "until", t.hold.Until)
+		}
+		t.log.Warn("the file is held as it is", what...)
 	}
 	for _, o := range t.outputs {
 		o.hold(t.heldAs(), errors.New(t.hold.Text), t.hold.Until)

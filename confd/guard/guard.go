@@ -83,7 +83,7 @@ func Decide(now time.Time, limits Limits, seen Seen, before Hold) Hold {
 		text   string
 	}{
 		{Stale, seen.Stale && seen.Exists && (seen.Older || seen.Applied == Unknown || seen.Keys < max(seen.Applied, limits.MinKeys)), time.Time{}, 0,
-			"the store has not been heard, and the snapshot on disk has less than the file was made from"},
+			"the store has not been heard, and the snapshot on disk may have less than the file was made from"},
 		{Replaced, seen.Keys == 0 && seen.Applied > 0 && !seen.ReplacedAt.IsZero() && limits.ReplacedGrace > 0, seen.ReplacedAt, max(limits.ReplacedGrace, 1),
 			"the store was replaced by one that has none of the keys of this file"},
 		{MinKeys, seen.Keys < limits.MinKeys, time.Time{}, 0,

@@ -302,16 +302,40 @@ func TestKeysThatMayNotBeReadDoNotStopTheOthers(t *testing.T) {
 	if v := m.View(); text(v) != `"/a/x"="1" "/z/x"="1" ` || !v.Ready([]string{"/a", "/z"}) || v.Ready([]string{"/denied"}) {
 		t.Errorf("the mirror has %s", text(v))
 	}
+	if err := f.Load(t.Context(), m, []string{"/denied/a", "/denied/b"}); !kv.Is(err, kv.Denied) || !strings.HasPrefix(err.Error(), "get /denied/a /denied/b: ") {
+		t.Errorf("where all are refused: %v", err)
+	}
 }
 
-// guarded has a key below each that is asked for, except /denied.
+func TestMoreHiddenDirectoriesThanCanBeAskedForAreToldAndTheOthersAreRead(t *testing.T) {
+	var wanted []string
+	for i := range rootsMax + 3 {
+		wanted = append(wanted, fmt.Sprintf("/d%03d/_hidden/x", i))
+	}
+	roots := Roots(wanted)
+	f := &followed{store: &guarded{}, watch: true, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
+	m := NewMirror(Segments)
+	err := f.Load(t.Context(), m, roots)
+	if want := "3 of the keys that resources name are not followed, /d256/_hidden/x and those after it"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, and not %s", err, want)
+	}
+	if v := m.View(); v.Len() != rootsMax || !v.Ready(roots[:rootsMax]) || v.Ready(roots) {
+		t.Errorf("%d keys are read", v.Len())
+	}
+	m = NewMirror(Unhidden) // a store that takes any number
+	if err := f.Load(t.Context(), m, roots); err != nil || !m.View().Ready(roots) {
+		t.Errorf("%d keys are read: %v", m.View().Len(), err)
+	}
+}
+
+// guarded has a key below each that is asked for, except those in /denied.
 type guarded struct{ kv.Store }
 
 func (g *guarded) Read(_ context.Context, r kv.Read) (kv.Result, error) {
 	var pairs []string
 	for _, key := range r.Only {
-		if key == "/denied" {
-			return kv.Result{}, &kv.Error{Kind: kv.Denied, Key: key}
+		if key == "/denied" || kv.Below(key, "/denied") {
+			return kv.Result{}, &kv.Error{Op: "get", Kind: kv.Denied, Key: key}
 		}
 		pairs = append(pairs, key+"/x", "1")
 	}

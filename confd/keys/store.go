@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/backoff"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/kvclient"
 )
 
 // How long a source waits before it tries again after a failure.
@@ -36,6 +37,10 @@ type followed struct {
 	watch    bool
 	interval time.Duration
 	log      *slog.Logger
+
+	// What the log was told last, and not taken back. They belong to the goroutine of Run, of which there is one at a time.
+	toldWhy    error // why the store cannot be followed
+	toldDenied error // why some keys are not read
 }
 
 func (f *followed) Close() {
@@ -95,7 +100,8 @@ func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan 
 type following struct {
 	*followed
 	mirror *Mirror
-	roots  []string
+	roots  []string // as many as the store can be asked for at once
+	over   error    // why not all keys that are wanted are at or below roots
 
 	mu     sync.Mutex // guards the fields below for contact
 	watch  kv.Watch   // nil while there is none
@@ -106,6 +112,11 @@ type following struct {
 
 func (f *followed) newFollowing(m *Mirror, roots []string) *following {
 	g := &following{followed: f, mirror: m, roots: roots}
+	if over := len(roots) - rootsMax; over > 0 && m.naming == Segments {
+		g.roots = roots[:rootsMax]
+		g.over = fmt.Errorf("%d of the keys that resources name are not followed, %s and those after it: each lies in a hidden directory of its own, and a store is asked for %d at once; "+
+			"name keys that are not hidden, or give some of the resources a [backend] of their own", over, roots[rootsMax], rootsMax)
+	}
 	var bytes func() uint64
 	if counts, ok := f.store.(interface{ BytesRead() uint64 }); ok {
 		bytes = counts.BytesRead
@@ -131,12 +142,12 @@ func (g *following) contact() (time.Time, error) {
 // hear notes that the store has answered, and by what watch it is heard from now on.
 func (g *following) hear(watch kv.Watch) {
 	g.mu.Lock()
-	was := g.why
 	g.watch, g.heard, g.why = watch, time.Now(), nil
 	g.mu.Unlock()
-	if was != nil {
+	if g.toldWhy != nil {
 		g.log.Info("reading the store again")
 	}
+	g.toldWhy = nil
 }
 
 // silent notes that the watch is over, and when it was heard last.
@@ -150,10 +161,10 @@ func (g *following) silent() {
 // troubled notes why the store cannot be followed. One line tells of the trouble, another of its end.
 func (g *following) troubled(reason error) {
 	g.mu.Lock()
-	was := g.why
 	g.why = reason
 	g.mu.Unlock()
-	if was == nil {
+	was := g.toldWhy
+	if g.toldWhy = reason; was == nil {
 		g.log.Warn("cannot follow the store; files stay as they are until it answers", "reason", reason)
 	} else {
 		g.log.Debug("the store cannot be followed yet", "reason", reason)
@@ -163,9 +174,10 @@ func (g *following) troubled(reason error) {
 // refused notes why some keys may not be read, nil if all may.
 func (g *following) refused(denied error) {
 	g.mu.Lock()
-	was := g.denied
 	g.denied = denied
 	g.mu.Unlock()
+	was := g.toldDenied
+	g.toldDenied = denied
 	switch {
 	case denied != nil && (was == nil || was.Error() != denied.Error()):
 		g.log.Error("some keys may not be read; files made of them stay as they are, the others go on", "reason", denied)
@@ -186,9 +198,15 @@ type reading struct {
 // read reads all roots. Those that may not be read do not stop the others.
 func (g *following) read(ctx context.Context) (reading, error) {
 	r, err := g.readThese(ctx, g.roots)
-	if !kv.Is(err, kv.Denied) || len(g.roots) == 1 {
-		return r, err
+	if kvclient.Refused(err) && len(g.roots) > 1 {
+		r, err = g.readPermitted(ctx)
 	}
+	r.denied = errors.Join(r.denied, g.over)
+	return r, err
+}
+
+// readPermitted reads the roots that may be read; all of them together may not.
+func (g *following) readPermitted(ctx context.Context) (reading, error) {
 	var permitted []string
 	var denied []error
 	for _, root := range g.roots {
@@ -203,11 +221,28 @@ func (g *following) read(ctx context.Context) (reading, error) {
 		}
 	}
 	if len(permitted) == 0 {
-		return reading{}, errors.Join(denied...)
+		return reading{}, ofAll(denied[0], g.roots)
 	}
-	r, err = g.readThese(ctx, permitted)
+	r, err := g.readThese(ctx, permitted)
 	r.denied = errors.Join(denied...)
 	return r, err
+}
+
+// rootsTold is how many keys an error names.
+const rootsTold = 8
+
+// ofAll returns err, which is about one of roots, as about all of them.
+func ofAll(err error, roots []string) error {
+	var e *kv.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	told := *e
+	told.Key = strings.Join(roots[:min(len(roots), rootsTold)], " ")
+	if more := len(roots) - rootsTold; more > 0 {
+		told.Key += fmt.Sprintf(" and %d more", more)
+	}
+	return &told
 }
 
 func (g *following) readThese(ctx context.Context, roots []string) (reading, error) {

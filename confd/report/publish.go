@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/agentstatus"
 	"github.com/kvd-io/kvd/pkg/backoff"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/kvclient"
 )
 
 const (
@@ -110,7 +111,7 @@ func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 		case ctx.Err() == nil:
 			p.fail(err)
 			wait = p.retry.Next()
-			if kv.Is(err, kv.Denied) {
+			if kvclient.Refused(err) {
 				wait = refusedRetry
 			}
 		}
@@ -400,7 +401,7 @@ func (p *publisher) fail(err error) {
 	if kv.Is(err, kv.NoLease) {
 		p.tied = false
 	}
-	if !kv.Is(err, kv.Denied) {
+	if !kvclient.Refused(err) {
 		log.Debug("status cannot be published", "reason", err)
 		return
 	}

@@ -94,6 +94,13 @@ func (u *unreached) Unwrap() []error {
 	return errs
 }
 
+// Refused reports whether err says that a store lets its user not do something. A connection that comes to nothing
+// because of a certificate is Denied as well, and not this.
+func Refused(err error) bool {
+	var never *unreached
+	return kv.Is(err, kv.Denied) && !errors.As(err, &never)
+}
+
 // String says for each endpoint what was wrong, shortly: once if it is the same for several in turn.
 func (f failures) String() string {
 	var text strings.Builder

@@ -227,7 +227,8 @@ func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error)
 	w.cuts.Add(1)
 	log := w.client.log.With("key", nameOf(w.from.Key), "index", w.from.Index)
 	// One cut interrupts all watches of a client: the first to notice and the last to go on tell.
-	log.Log(w.lifetime, w.client.interrupted(+1, slog.LevelWarn), "watch interrupted, resuming", "reason", reason)
+	told := w.client.interrupted(+1, slog.LevelWarn)
+	log.Log(w.lifetime, told, "watch interrupted, resuming", "reason", reason)
 	defer func() {
 		if level := w.client.interrupted(-1, slog.LevelInfo); err == nil {
 			w.setContact(nil)
@@ -243,7 +244,11 @@ func (w *watch) resume(reason error, wait *backoff.Backoff) (p *poll, err error)
 			w.cut.Store(false)
 			return p, nil
 		}
-		log.Debug("watch not resumed yet", "reason", err)
+		level := slog.LevelDebug
+		if kv.Is(err, kv.Denied) && !kv.Is(reason, kv.Denied) { // that does not pass by itself
+			level = told
+		}
+		log.Log(w.lifetime, level, "watch not resumed yet", "reason", err)
 		w.setContact(err)
 		reason = err
 	}

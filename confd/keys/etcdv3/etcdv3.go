@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -47,13 +48,17 @@ const (
 
 // Store is an etcd. It is safe for concurrent use.
 type Store struct {
-	settings clientv3.Config
-	timeout  time.Duration
-	bytes    atomic.Uint64
+	timeout      time.Duration
+	passwordFile string // "" if the password is not from a file
+	bytes        atomic.Uint64
+	unreached    atomic.Pointer[error] // why the last attempt to connect has failed; nil if it has not
 
-	mu     sync.Mutex // guards the fields below
-	client *clientv3.Client
-	closed bool
+	mu       sync.Mutex // guards the fields below
+	settings clientv3.Config
+	client   *clientv3.Client
+	closed   bool
+	valued   map[string]bool // keys that were asked for by name and had a value when they were read last
+	leftOut  map[string]bool // keys that were asked for by name and may not be read, but what is below them
 }
 
 var _ kv.Store = (*Store)(nil)
@@ -83,7 +88,10 @@ func New(cfg kvclient.Config) (*Store, error) {
 	if len(hosts) == 0 {
 		hosts = []string{DefaultEndpoint}
 	}
-	s := &Store{timeout: cmp.Or(cfg.RequestTimeout, defaultRequestTimeout)}
+	s := &Store{
+		timeout: cmp.Or(cfg.RequestTimeout, defaultRequestTimeout), passwordFile: cfg.PasswordFile,
+		valued: map[string]bool{}, leftOut: map[string]bool{},
+	}
 	dial, err := dialer(cfg, files, secure)
 	if err != nil {
 		return nil, err
@@ -93,7 +101,7 @@ func New(cfg kvclient.Config) (*Store, error) {
 		DialTimeout:       cmp.Or(cfg.DialTimeout, defaultDialTimeout),
 		DialKeepAliveTime: pulse, DialKeepAliveTimeout: pulse,
 		Logger:      zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial), grpc.WithStatsHandler(&counter{&s.bytes}), grpc.WithNoProxy()},
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(s.noting(dial)), grpc.WithStatsHandler(&counter{&s.bytes}), grpc.WithNoProxy()},
 	}
 	return s, nil
 }
@@ -120,12 +128,36 @@ func passwordOf(cfg kvclient.Config) (string, error) {
 	if cfg.PasswordFile == "" {
 		return cfg.Password, nil
 	}
-	data, err := os.ReadFile(cfg.PasswordFile)
+	return readPassword(cfg.PasswordFile)
+}
+
+func readPassword(file string) (string, error) {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the password file: %w", err)
 	}
 	first, _, _ := strings.Cut(string(data), "\n")
 	return strings.TrimSuffix(first, "\r"), nil
+}
+
+// renewed reports whether the file has another password by now than the one that was refused; then the next who
+// asks logs in with it. Watches with the one before end.
+func (s *Store) renewed() bool {
+	if s.passwordFile == "" {
+		return false
+	}
+	password, err := readPassword(s.passwordFile)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil || s.closed || password == s.settings.Password {
+		return false
+	}
+	s.settings.Password = password
+	if s.client != nil {
+		s.client.Close()
+		s.client = nil
+	}
+	return true
 }
 
 // hostOf returns host and port of an endpoint, and whether it is to be reached over TLS.
@@ -181,6 +213,64 @@ func dialer(cfg kvclient.Config, files tlsconfig.Files, secure bool) (func(conte
 	}, nil
 }
 
+// noting returns dial as it notes what becomes of its connections: a call that waits for one is told of its own end
+// alone.
+func (s *Store) noting(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := dial(ctx, address)
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				s.note(address, cmp.Or(tlsconfig.Explain(err), err.Error()))
+			}
+			return nil, err
+		}
+		return &noted{Conn: conn, store: s, address: address}, nil
+	}
+}
+
+// note notes why a member is not reached; "" that one is.
+func (s *Store) note(address, why string) {
+	if why == "" {
+		s.unreached.Store(nil)
+		return
+	}
+	err := fmt.Errorf("cannot reach %s: %s", address, why)
+	s.unreached.Store(&err)
+}
+
+// noted is a connection whose beginning is noted: only then does the other side say that it wants TLS, or another
+// certificate. It is read by one goroutine.
+type noted struct {
+	net.Conn
+	store   *Store
+	address string
+	begun   bool
+}
+
+func (c *noted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.begun {
+		return n, err
+	}
+	c.begun = true
+	_, secure := c.Conn.(*tls.Conn)
+	switch why := tlsconfig.Explain(err); {
+	case why != "":
+		c.store.note(c.address, why)
+	case !secure && (n == 0 && errors.Is(err, io.EOF) || n > 0 && !isHTTP2(p[:n])):
+		c.store.note(c.address, "it does not answer in plain text; if it speaks TLS, name it with https://, or the files of TLS")
+	case n > 0:
+		c.store.note(c.address, "")
+	}
+	return n, err
+}
+
+// isHTTP2 reports whether an answer can begin like this in HTTP/2: with a frame of settings.
+func isHTTP2(begin []byte) bool {
+	const typeAt, settings = 3, 4
+	return len(begin) <= typeAt || begin[typeAt] == settings
+}
+
 // counter counts what is received.
 type counter struct{ bytes *atomic.Uint64 }
 
@@ -232,40 +322,125 @@ func roots(dir string, only []string) []string {
 // covers reports whether key is root or below it.
 func covers(root, key string) bool { return key == root || kv.Below(key, root) }
 
-// Read reads everything at and below Only, or Key, at one revision. Errors by Kind: Denied, Unavailable,
-// Timeout.
-func (s *Store) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
-	var ops []clientv3.Op
-	for _, root := range roots(r.Key, r.Only) {
-		if root != "" {
-			ops = append(ops, clientv3.OpGet(root))
+// span is what one range holds: all that is below a key, or the key itself.
+type span struct {
+	root   string
+	itself bool
+}
+
+// spans returns the ranges of what is at and below keys, and nothing else: who asks for more needs a right to more.
+func spans(keys []string) (all []span) {
+	for _, key := range keys {
+		if key != "" {
+			all = append(all, span{key, true})
 		}
-		ops = append(ops, clientv3.OpGet(root+"/", clientv3.WithRange(root+"0"))) // '0' follows '/'
+		all = append(all, span{key, false})
 	}
-	result := kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: &kv.Node{Key: kv.Clean(r.Key), Dir: true}}}
-	seen := map[string]*kv.Node{}
-	for len(ops) > 0 {
-		some := ops[:min(opsMax, len(ops))]
-		ops = ops[len(some):]
-		if result.Index != 0 { // as of the revision of the first
-			for i := range some {
-				clientv3.WithRev(int64(result.Index))(&some[i])
-			}
+	return all
+}
+
+// start is where the range begins.
+func (p span) start() string {
+	if p.itself {
+		return p.root
+	}
+	return p.root + "/"
+}
+
+// options are those of a request for the range.
+func (p span) options(more ...clientv3.OpOption) []clientv3.OpOption {
+	if p.itself {
+		return more
+	}
+	return append(more, clientv3.WithRange(p.root+"0")) // '0' follows '/'
+}
+
+// Read reads everything at and below Only, or Key, at one revision. A key that is named and may not be read is left
+// out if what is below it may be read, and it had no value as far as is known. Errors by Kind: Denied, Unavailable, Timeout.
+func (s *Store) Read(ctx context.Context, r kv.Read) (kv.Result, error) {
+	wanted := spans(roots(r.Key, r.Only))
+	result, err := s.read(ctx, wanted)
+	if isWrongUser(err) && s.renewed() {
+		result, err = s.read(ctx, wanted)
+	}
+	if isForbidden(err) {
+		if permitted := s.permitted(ctx, wanted); len(permitted) < len(wanted) {
+			result, err = s.read(ctx, permitted)
 		}
-		answer, err := s.readAtOnce(ctx, some)
+	}
+	if err != nil {
+		return kv.Result{}, s.failed("get", r.Key, err)
+	}
+	result.Node.Key = kv.Clean(r.Key)
+	return result, nil
+}
+
+// permitted returns wanted without the keys that may be left out.
+func (s *Store) permitted(ctx context.Context, wanted []span) []span {
+	return slices.DeleteFunc(slices.Clone(wanted), func(p span) bool {
+		if !p.itself || s.hadValue(p.root) {
+			return false
+		}
+		_, err := s.readAtOnce(ctx, []clientv3.Op{clientv3.OpGet(p.root, clientv3.WithCountOnly())})
+		denied := isForbidden(err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if denied {
+			s.leftOut[p.root] = true
+		}
+		return denied
+	})
+}
+
+func (s *Store) hadValue(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.valued[key]
+}
+
+// noted notes which of the keys that were read by name have a value.
+func (s *Store) noted(read []span, found map[string]*kv.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range read {
+		if p.itself {
+			s.valued[p.root] = found[p.root] != nil
+			delete(s.leftOut, p.root)
+		}
+	}
+}
+
+// watched returns wanted without the keys that were left out when they were read.
+func (s *Store) watched(wanted []span) []span {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(wanted, func(p span) bool { return p.itself && s.leftOut[p.root] })
+}
+
+// read reads everything in wanted at one revision.
+func (s *Store) read(ctx context.Context, wanted []span) (kv.Result, error) {
+	result := kv.Result{Event: kv.Event{Action: kv.ActionGet, Node: &kv.Node{Dir: true}}}
+	found := map[string]*kv.Node{}
+	for some := range slices.Chunk(wanted, opsMax) {
+		var ops []clientv3.Op
+		for _, p := range some { // revision 0 is the last one: all are read as of that of the first
+			ops = append(ops, clientv3.OpGet(p.start(), p.options(clientv3.WithRev(int64(result.Index)))...))
+		}
+		answer, err := s.readAtOnce(ctx, ops)
 		if err != nil {
-			return kv.Result{}, failed("get", r.Key, err)
+			return kv.Result{}, err
 		}
 		if result.Index == 0 {
 			result.Index, result.Cluster = kv.Index(answer.Header.Revision), clusterOf(answer.Header.ClusterId)
 		}
 		for _, part := range answer.Responses {
 			for _, pair := range part.GetResponseRange().Kvs {
-				add(seen, string(pair.Key), &kv.Node{Value: string(pair.Value), ModifiedIndex: kv.Index(pair.ModRevision), CreatedIndex: kv.Index(pair.CreateRevision)})
+				add(found, string(pair.Key), &kv.Node{Value: string(pair.Value), ModifiedIndex: kv.Index(pair.ModRevision), CreatedIndex: kv.Index(pair.CreateRevision)})
 			}
 		}
 	}
-	for _, node := range seen {
+	s.noted(wanted, found)
+	for _, node := range found {
 		result.Node.Nodes = append(result.Node.Nodes, node)
 	}
 	slices.SortFunc(result.Node.Nodes, func(a, b *kv.Node) int { return strings.Compare(a.Key, b.Key) })
@@ -294,15 +469,18 @@ func add(nodes map[string]*kv.Node, key string, node *kv.Node) {
 func clusterOf(id uint64) string { return strconv.FormatUint(id, 16) }
 
 // failed returns err as the suite names it.
-func failed(op, key string, err error) error {
+func (s *Store) failed(op, key string, err error) error {
 	var known *kv.Error
 	if errors.As(err, &known) {
 		return err
 	}
 	e := &kv.Error{Op: op, Key: cmp.Or(key, "/"), Kind: kv.Unavailable, Err: err}
+	unreached := s.unreached.Load()
 	switch code := status.Code(err); {
 	case errors.Is(err, rpctypes.ErrCompacted):
 		e.Kind = kv.HistoryGone
+	case unreached != nil && !refused(err) && !errors.Is(err, context.Canceled):
+		e.Err = *unreached
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded, code == codes.Canceled:
 		e.Kind = kv.Timeout
 	case errors.Is(err, rpctypes.ErrNoLeader):
@@ -313,12 +491,20 @@ func failed(op, key string, err error) error {
 	return e
 }
 
-// refused reports whether err says that the user may not. The reason for which a watch is ended is a text only.
-func refused(err error) bool {
-	for _, refusal := range []error{rpctypes.ErrPermissionDenied, rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken} {
-		if errors.Is(err, refusal) || strings.Contains(err.Error(), refusal.Error()) {
-			return true
-		}
-	}
-	return false
+// refused reports whether err says that the user may not.
+func refused(err error) bool { return isForbidden(err) || isWrongUser(err) }
+
+// isForbidden reports whether err says that the user has no right to a key.
+func isForbidden(err error) bool { return says(err, rpctypes.ErrPermissionDenied) }
+
+// isWrongUser reports whether err says that the store does not believe who asks.
+func isWrongUser(err error) bool {
+	return says(err, rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken)
+}
+
+// says reports whether err is one of reasons. The reason for which a watch is ended is a text only.
+func says(err error, reasons ...error) bool {
+	return err != nil && slices.ContainsFunc(reasons, func(reason error) bool {
+		return errors.Is(err, reason) || strings.Contains(err.Error(), reason.Error())
+	})
 }

@@ -1,17 +1,22 @@
 package etcdv3
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/kvd-io/kvd/pkg/certs"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/kvclient/etcdtest"
+	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
 func open(t *testing.T, cfg kvclient.Config) *Store {
@@ -120,14 +125,20 @@ func TestAWatchBringsWhatHappensAfterARevision(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	for _, want := range []string{"set /a/x 1", "set /a 2", "delete /a/x ", "expire /a/leased "} {
+	brought := map[string][]string{} // in order, of the key itself and of what is below it
+	for range 4 {
 		event, err := w.Next(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := fmt.Sprintf("%s %s %s", event.Action, event.Node.Key, event.Node.Value); got != want || event.Node.ModifiedIndex <= result.Index {
-			t.Errorf("%q at %d, want %q", got, event.Node.ModifiedIndex, want)
+		if event.Node.ModifiedIndex <= result.Index {
+			t.Errorf("%+v was read before", event)
 		}
+		of := kv.Parent(event.Node.Key)
+		brought[of] = append(brought[of], fmt.Sprintf("%s %s %s", event.Action, event.Node.Key, event.Node.Value))
+	}
+	if got, want := fmt.Sprintf("%q", brought), `map["":["set /a 2"] "/a":["set /a/x 1" "delete /a/x " "expire /a/leased "]]`; got != want {
+		t.Errorf("it brings %s, want %s", got, want)
 	}
 	put(t, s, "/a//unclean", "1")
 	if event, err := w.Next(ctx); !kv.Is(err, kv.HistoryGone) {
@@ -166,20 +177,36 @@ func TestAStoreThatCannotBeReachedIsOpenedAndSaysSoWhenItIsRead(t *testing.T) {
 	}
 }
 
-func TestUsersMayReadWhatTheyMay(t *testing.T) {
-	s, server := start3(t)
-	put(t, s, "/open/x", "1")
-	ctx := t.Context()
-	auth := s.raw(t).Auth
-	for _, err := range []error{
-		second(auth.UserAdd(ctx, "root", "r")), second(auth.UserGrantRole(ctx, "root", "root")),
-		second(auth.RoleAdd(ctx, "reader")), second(auth.RoleGrantPermission(ctx, "reader", "/open", "/open0", clientv3.PermissionType(clientv3.PermRead))),
-		second(auth.UserAdd(ctx, "u", "p")), second(auth.UserGrantRole(ctx, "u", "reader")), second(auth.AuthEnable(ctx)),
-	} {
+// user makes a user with a role of its own that may read ranges, each from its first to its second key; "" for the first alone.
+func user(t *testing.T, s *Store, name, password string, ranges ...[2]string) {
+	t.Helper()
+	ctx, auth := t.Context(), s.raw(t).Auth
+	errs := []error{second(auth.UserAdd(ctx, name, password)), second(auth.RoleAdd(ctx, name)), second(auth.UserGrantRole(ctx, name, name))}
+	for _, r := range ranges {
+		errs = append(errs, second(auth.RoleGrantPermission(ctx, name, r[0], r[1], clientv3.PermissionType(clientv3.PermRead))))
+	}
+	for _, err := range errs {
 		if err != nil && !strings.Contains(err.Error(), "role name already exists") {
 			t.Fatal(err)
 		}
 	}
+}
+
+// enable turns access control on, with a user root whose password is r.
+func enable(t *testing.T, s *Store) {
+	t.Helper()
+	user(t, s, "root", "r")
+	if _, err := s.raw(t).AuthEnable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUsersMayReadWhatTheyMay(t *testing.T) {
+	s, server := start3(t)
+	put(t, s, "/open/x", "1")
+	ctx := t.Context()
+	user(t, s, "u", "p", [2]string{"/open", ""}, [2]string{"/open/", "/open0"})
+	enable(t, s)
 	as := func(user, password string) *Store {
 		return open(t, kvclient.Config{Endpoints: []string{server.URL}, Username: user, Password: password})
 	}
@@ -209,6 +236,121 @@ func TestUsersMayReadWhatTheyMay(t *testing.T) {
 		if !kv.Is(err, kv.Denied) {
 			t.Errorf("watched %s: %v", what, err)
 		}
+	}
+}
+
+func TestARightToWhatIsBelowAKeyIsEnough(t *testing.T) {
+	s, server := start3(t)
+	put(t, s, "/app/x", "1")
+	put(t, s, "/app", "nobody's")
+	put(t, s, "/key", "1")
+	user(t, s, "u", "p", [2]string{"/app/", "/app0"}, [2]string{"/key", ""}, [2]string{"/key/", "/key0"})
+	enable(t, s)
+	root := open(t, kvclient.Config{Endpoints: []string{server.URL}, Username: "root", Password: "r"})
+	u := open(t, kvclient.Config{Endpoints: []string{server.URL}, Username: "u", Password: "p"})
+	got, result := read(t, u, "/app", "/key")
+	if got != "/app/x=1 /key=1 " {
+		t.Fatalf("u reads %s", got)
+	}
+	w, err := u.Watch(t.Context(), kv.WatchFrom{Index: result.Index + 1, Only: []string{"/app", "/key"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	put(t, root, "/app", "still nobody's")
+	put(t, root, "/app/x", "2")
+	put(t, root, "/key", "2")
+	changed := map[string]string{}
+	for range 2 {
+		event, err := w.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed[event.Node.Key] = event.Node.Value
+	}
+	if changed["/app/x"] != "2" || changed["/key"] != "2" {
+		t.Errorf("the watch brings %v", changed)
+	}
+	// What has had a value does not vanish because it may not be read any more.
+	if _, err := root.raw(t).RoleRevokePermission(t.Context(), "u", "/key", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Read(t.Context(), kv.Read{Only: []string{"/app", "/key"}}); !kv.Is(err, kv.Denied) {
+		t.Errorf("without its right it reads %v", err)
+	}
+}
+
+func TestAnEtcdIsReadOverTLSByAUserWhosePasswordChanges(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "certs")
+	ca, err := certs.Init(dir, "mine", time.Now())
+	other, err2 := certs.Init(filepath.Join(dir, "other"), "other", time.Now())
+	if err = cmp.Or(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	issue := func(ca *certs.CA, r certs.Request) {
+		t.Helper()
+		if _, err := ca.Issue(r, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	issue(ca, certs.Request{Kind: certs.Peer, Name: "n1", Hosts: []string{"127.0.0.1"}})
+	issue(ca, certs.Request{Kind: certs.Client, Name: "u"})
+	issue(other, certs.Request{Kind: certs.Client, Name: "u"})
+	in := func(name string) string { return filepath.Join(dir, name) }
+	server := etcdtest.StartTLS(t, tlsconfig.Files{Cert: in("peer-n1.crt"), Key: in("peer-n1.key"), CA: in("ca.crt")})
+	cfg := kvclient.Config{
+		Endpoints: []string{server.URL}, CAFile: in("ca.crt"), CertFile: in("client-u.crt"), KeyFile: in("client-u.key"), RequestTimeout: 2 * time.Second,
+	}
+	s := open(t, cfg)
+	put(t, s, "/a/x", "1")
+	user(t, s, "u", "before", [2]string{"/a", "/a0"})
+	enable(t, s)
+	asRoot := cfg
+	asRoot.Username, asRoot.Password = "root", "r"
+	root := open(t, asRoot)
+
+	cfg.Username, cfg.PasswordFile = "u", in("password")
+	password := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(cfg.PasswordFile, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	password("before")
+	for want, spoil := range map[string]func(*kvclient.Config){
+		"no authority that is trusted here": func(c *kvclient.Config) { c.CAFile = in("other/ca.crt") },
+		"refuses the certificate":           func(c *kvclient.Config) { c.CertFile, c.KeyFile = in("other/client-u.crt"), in("other/client-u.key") },
+		"refuses the certificate that":      func(c *kvclient.Config) { c.CertFile, c.KeyFile = "", "" },
+		"https": func(c *kvclient.Config) {
+			*c = kvclient.Config{Endpoints: []string{strings.TrimPrefix(server.URL, "https://")}, RequestTimeout: c.RequestTimeout}
+		},
+	} {
+		bad := cfg
+		spoil(&bad)
+		if _, err := open(t, bad).Read(t.Context(), kv.Read{Only: []string{"/a"}}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, and not %s", err, want)
+		}
+	}
+	u := open(t, cfg)
+	if got, _ := read(t, u, "/a"); got != "/a/x=1 " {
+		t.Errorf("u reads %s", got)
+	}
+	if _, err := root.raw(t).UserChangePassword(t.Context(), "u", "after"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Read(t.Context(), kv.Read{Only: []string{"/a"}}); !kv.Is(err, kv.Denied) {
+		t.Errorf("with the password before: %v", err)
+	}
+	password("after")
+	got, result := read(t, u, "/a")
+	w, err := u.Watch(t.Context(), kv.WatchFrom{Index: result.Index + 1, Only: []string{"/a"}})
+	if got != "/a/x=1 " || err != nil {
+		t.Fatalf("with the new password: %s, %v", got, err)
+	}
+	defer w.Close()
+	put(t, root, "/a/x", "2")
+	if event, err := w.Next(t.Context()); err != nil || event.Node.Value != "2" {
+		t.Errorf("the watch brings %+v, %v", event, err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 // watch is the changes of several ranges, in one stream of one connection. The changes of each range are in order.
 type watch struct {
+	of      *Store
 	index   kv.Index
 	events  chan []kv.Event // what has happened at once
 	pending []kv.Event      // of it, what Next has yet to return
@@ -27,7 +28,8 @@ type watch struct {
 	why   error // why it was not heard since; nil if it is
 }
 
-// Watch watches everything at and below Only, or Key, from Index on, which must not be 0: who watches has read.
+// Watch watches everything at and below Only, or Key, from Index on, which must not be 0: who watches has read, and
+// what had to be left out then is left out here.
 // Whether a key has gone because its lease was over an etcd does not say: of a key with a lease it is
 // taken to be so. Errors by Kind: HistoryGone, Denied, Unavailable, Timeout.
 func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
@@ -36,15 +38,15 @@ func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) 
 	}
 	client, err := s.connected()
 	if err != nil {
-		return nil, failed("watch", from.Key, err)
+		return nil, s.failed("watch", from.Key, err)
 	}
-	w := &watch{events: make(chan []kv.Event), failed: make(chan error, 1), heard: time.Now()}
+	w := &watch{of: s, events: make(chan []kv.Event), failed: make(chan error, 1), heard: time.Now()}
 	w.ctx, w.end = context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 	first := make(chan clientv3.WatchResponse)
-	wanted := roots(from.Key, from.Only)
-	for _, root := range wanted {
-		changes := client.Watch(w.ctx, start(root), clientv3.WithRange(root+"0"), clientv3.WithRev(int64(from.Index)), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
-		w.running.Go(func() { w.pass(root, changes, first) })
+	wanted := s.watched(spans(roots(from.Key, from.Only)))
+	for _, p := range wanted {
+		changes := client.Watch(w.ctx, p.start(), p.options(clientv3.WithRev(int64(from.Index)), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())...)
+		w.running.Go(func() { w.pass(p.root, changes, first) })
 	}
 	timer := time.NewTimer(s.timeout)
 	defer timer.Stop()
@@ -53,11 +55,11 @@ func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) 
 		select {
 		case created := <-first:
 			if w.index = kv.Index(created.Header.GetRevision()); created.Err() != nil {
-				err = failed("watch", from.Key, reasonOf(created))
+				err = s.failed("watch", from.Key, reasonOf(created))
 			}
 		case err = <-w.failed:
 		case <-timer.C:
-			err = &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Unavailable, Cause: "no answer in time"}
+			err = s.failed("watch", from.Key, context.DeadlineExceeded)
 		case <-ctx.Done():
 			err = &kv.Error{Op: "watch", Key: from.Key, Kind: kv.Timeout, Err: ctx.Err()}
 		}
@@ -66,16 +68,8 @@ func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) 
 			return nil, err
 		}
 	}
-	w.running.Go(func() { w.listen(client, s.timeout) })
+	w.running.Go(func() { w.listen(client) })
 	return w, nil
-}
-
-// start is where the range of a root begins: what is in it and neither root nor below it is left out here.
-func start(root string) string {
-	if root == "" {
-		return "/"
-	}
-	return root
 }
 
 // reasonOf says why a watch has ended: a compaction is one whatever else is said.
@@ -100,7 +94,7 @@ func (w *watch) pass(root string, changes clientv3.WatchChan, first chan<- clien
 			}
 		}
 		if answer.Err() != nil {
-			w.fail(failed("watch", root, reasonOf(answer)))
+			w.fail(w.of.failed("watch", root, reasonOf(answer)))
 			return
 		}
 		var events []kv.Event
@@ -165,7 +159,7 @@ func (w *watch) hear(why error) {
 }
 
 // listen asks the store for a sign of life every now and then: the client reconnects by itself and tells nobody.
-func (w *watch) listen(client *clientv3.Client, timeout time.Duration) {
+func (w *watch) listen(client *clientv3.Client) {
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
 	for {
@@ -174,11 +168,11 @@ func (w *watch) listen(client *clientv3.Client, timeout time.Duration) {
 		case <-w.ctx.Done():
 			return
 		}
-		ctx, cancel := context.WithTimeout(w.ctx, timeout)
+		ctx, cancel := context.WithTimeout(w.ctx, w.of.timeout)
 		_, err := client.Get(ctx, "/", clientv3.WithCountOnly())
 		cancel()
 		if err != nil {
-			err = failed("get", "/", err)
+			err = w.of.failed("get", "/", err)
 		}
 		if kv.Is(err, kv.Denied) { // an answer all the same
 			err = nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/e2e/parts"
+	"github.com/kvd-io/kvd/pkg/tlsconfig"
 )
 
 const startMax = 20 * time.Second
@@ -29,6 +31,8 @@ type Server struct {
 	program string
 	dir     string
 	peer    string
+	flags   []string // of TLS
+	http    *http.Client
 	cmd     *exec.Cmd
 	output  *buffer
 }
@@ -37,11 +41,30 @@ type Server struct {
 // 3 then. Without an etcd it skips t: see parts.Need.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	program := parts.Path(t, "etcd")
 	client, peer := freePorts(t)
-	s := &Server{URL: "http://" + client, t: t, program: program, dir: t.TempDir(), peer: "http://" + peer}
+	return start(&Server{URL: "http://" + client, t: t, peer: "http://" + peer, http: http.DefaultClient})
+}
+
+// StartTLS is Start with TLS: the etcd shows the certificate of files, which has to be one for clients as well, and lets
+// in only clients with a certificate of the authority of files.
+func StartTLS(t testing.TB, files tlsconfig.Files) *Server {
+	t.Helper()
+	mine, err := tlsconfig.NewClient(tlsconfig.Config{Files: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, peer := freePorts(t)
+	transport := &http.Transport{TLSClientConfig: mine.Config("127.0.0.1"), DisableKeepAlives: true}
+	return start(&Server{URL: "https://" + client, t: t, peer: "http://" + peer, http: &http.Client{Transport: transport}, flags: []string{
+		"--cert-file", files.Cert, "--key-file", files.Key, "--trusted-ca-file", files.CA, "--client-cert-auth",
+	}})
+}
+
+func start(s *Server) *Server {
+	s.t.Helper()
+	s.program, s.dir = parts.Path(s.t, "etcd"), s.t.TempDir()
 	s.run()
-	t.Cleanup(s.Stop)
+	s.t.Cleanup(s.Stop)
 	return s
 }
 
@@ -80,10 +103,10 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 func (s *Server) run() {
 	s.t.Helper()
 	s.output = &buffer{}
-	s.cmd = exec.Command(s.program, "--enable-v2", "--data-dir", s.data(), "--unsafe-no-fsync",
+	s.cmd = exec.Command(s.program, append(slices.Clone(s.flags), "--enable-v2", "--data-dir", s.data(), "--unsafe-no-fsync",
 		"--heartbeat-interval", "10", "--election-timeout", "100", // it elects itself: the sooner, the better
 		"--listen-client-urls", s.URL, "--advertise-client-urls", s.URL, "--listen-peer-urls", s.peer,
-		"--initial-advertise-peer-urls", s.peer, "--initial-cluster", "default="+s.peer)
+		"--initial-advertise-peer-urls", s.peer, "--initial-cluster", "default="+s.peer)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
@@ -101,7 +124,7 @@ func (s *Server) run() {
 // and whether it is this one, should another process have been given the same port.
 func (s *Server) ready() bool {
 	for path, want := range map[string]string{"/health": `"true"`, "/version": `"etcdcluster":"3`, "/v2/members": s.peer} {
-		response, err := http.Get(s.URL + path)
+		response, err := s.http.Get(s.URL + path)
 		if err != nil {
 			return false
 		}
