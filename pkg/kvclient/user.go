@@ -11,13 +11,14 @@ import (
 type user struct {
 	name string
 	file string // "" if the password is not from a file
+	cert string // the certificate that is shown, which may stand for a user; "" for none
 
 	mu       sync.Mutex // guards password
 	password string
 }
 
 func newUser(cfg Config) (*user, error) {
-	u := &user{name: cfg.Username, password: cfg.Password, file: cfg.PasswordFile}
+	u := &user{name: cfg.Username, password: cfg.Password, file: cfg.PasswordFile, cert: cfg.CertFile}
 	if name, password, ok := strings.Cut(u.name, ":"); ok {
 		if u.password != "" || u.file != "" {
 			return nil, fmt.Errorf("user %q is followed by a password, and there is another one: give only one of them; a user name cannot hold a colon", name)
@@ -55,7 +56,10 @@ func (u *user) renewed(refused string) bool {
 
 // advice says what to look at when the store refuses.
 func (u *user) advice() string {
-	if u.name == "" {
+	switch {
+	case u.name == "" && u.cert != "":
+		return "the certificate " + u.cert + " is taken for no user, or its user may not do this; kvd takes its common name for one with --client-cert-cn-as-user"
+	case u.name == "":
 		return "no user is named: try --username"
 	}
 	return fmt.Sprintf("user %s is not known, has another password, or may not do this", u.name)
