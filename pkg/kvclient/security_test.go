@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -174,6 +175,38 @@ func TestCertificatesAndAuthoritiesAreRenewedUnderARunningClient(t *testing.T) {
 	}
 	write(t, ca, after.pem())
 	shows("bob")
+}
+
+func TestAWatchSaysThatItIsNotResumedBecauseOfACertificateAndNoStoreHasRefusedIt(t *testing.T) {
+	folder := t.TempDir()
+	before, after := newAuthority(t), newAuthority(t)
+	server := startSecure(t, before)
+	cert, key := before.issue("server", net.IPv4(127, 0, 0, 1))
+	server.use(t, cert, key)
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // a watch that ends at once
+		w.Header().Set("X-Etcd-Index", "7")
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	in := func(name string, data []byte) string {
+		write(t, filepath.Join(folder, name), data)
+		return filepath.Join(folder, name)
+	}
+	cert, key = before.issue("ann")
+	var log output
+	client := open(t, kvclient.Config{
+		Endpoints: []string{server.URL}, CAFile: in("ca.pem", before.pem()), CertFile: in("cert.pem", cert), KeyFile: in("key.pem", key), Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	watchFrom(t, client, kv.WatchFrom{Key: "/a", Index: 8})
+	in("ca.pem", after.pem())
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "no authority that is trusted here"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the log does not say why:\n%s", log.String())
+		}
+	}
+	if _, err := client.Read(t.Context(), kv.Read{Key: "/a"}); !kv.Is(err, kv.Denied) || kvclient.Refused(err) {
+		t.Errorf("nobody has answered, and it is refused: %v", err)
+	}
 }
 
 func TestAServerThatIsNotWhomItsCertificateNamesIsRefused(t *testing.T) {
