@@ -3,10 +3,12 @@
 package units
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,7 +81,12 @@ type host struct{ *parts.SystemdHost }
 
 func install(t *testing.T) host {
 	t.Helper()
-	h := host{parts.Systemd(t)}
+	return installOn(t, parts.Systemd(t))
+}
+
+func installOn(t *testing.T, on *parts.SystemdHost) host {
+	t.Helper()
+	h := host{on}
 	t.Cleanup(func() {
 		if t.Failed() {
 			journal, _ := h.Exec("journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic")
@@ -174,6 +181,52 @@ func TestTheUnitOfKvconfdKeepsAFileUpToDate(t *testing.T) {
 	if got := h.property("kvconfd.service", "Result"); got != "success" {
 		t.Errorf("kvconfd ended with %s", got)
 	}
+}
+
+// TestHAProxyFollowsByItsUnitWhateverIsKilledOnTheWay types what the page says that it takes.
+func TestHAProxyFollowsByItsUnitWhateverIsKilledOnTheWay(t *testing.T) {
+	h := installOn(t, parts.SystemdWith(t, "haproxy,polkitd,libpam-systemd"))
+	h.Must("systemctl", "start", "kvd.service")
+	register := func(service string, port int) {
+		t.Helper()
+		h.Write("/srv/"+service+"/index.html", service)
+		h.Must("systemd-run", "--quiet", "--unit="+service, "busybox", "httpd", "-f", "-p", strconv.Itoa(port), "-h", "/srv/"+service)
+		h.Must("kvctl", "set", "/services/"+service+"/one", fmt.Sprintf(`{"service":%q,"instance":"one","address":"127.0.0.1","port":%d,"protocol":"tcp","state":"up"}`, service, port))
+	}
+	follows := func(service string) {
+		t.Helper()
+		h.await(t, service+" is served, and the file converged", func() string {
+			got, _ := h.Exec("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/80 && printf 'GET / HTTP/1.0\r\nHost: %s\r\n\r\n' "$0" >&3 && timeout 2 cat <&3`, service)
+			if status, err := h.Exec("kvconfd", "status"); !strings.HasSuffix(got, "\r\n\r\n"+service) || err != nil {
+				return got + status
+			}
+			return ""
+		})
+	}
+	register("web", 8001)
+	page, err := os.ReadFile("../docs/how-to/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.CopyIn("/usr/share", "49-kvconfd.rules")
+	_, section, _ := strings.Cut(string(page), "\n## A proxy\n")
+	for i, part := range strings.Split(section, "\n```\n") {
+		if i%2 == 1 {
+			h.Must("sh", "-c", strings.NewReplacer("sudo ", "", "/usr/local/share/doc/kvd/", "/usr/share/", "kvconfd diff", "! kvconfd diff").Replace(part))
+		}
+	}
+	follows("web")
+	for i, wait := range []string{"0", "0.04", "0.08"} {
+		kill := h.property("kvconfd.service", "MainPID")
+		service := fmt.Sprint("app", i)
+		register(service, 8010+i)
+		h.Must("sh", "-c", "sleep "+wait+"; kill -9 "+kill)
+		follows(service)
+	}
+	h.Must("systemctl", "restart", "haproxy.service")
+	register("last", 8002)
+	follows("last")
+	follows("web")
 }
 
 func TestTheUnitOfKvagentRegistersUnitsWithoutDockerAndRemembersWhatOperatorsWant(t *testing.T) {

@@ -32,20 +32,27 @@ type SystemdHost struct {
 // with debootstrap, which takes about a minute; its tar is kept in the user's cache.
 func Systemd(t testing.TB) *SystemdHost {
 	t.Helper()
-	return systemdOn(t, "none")
+	return systemdOn(t, "none", "")
+}
+
+// SystemdWith is Systemd on a Debian with more packages, given with commas between them. Each such list
+// has an image of its own.
+func SystemdWith(t testing.TB, packages string) *SystemdHost {
+	t.Helper()
+	return systemdOn(t, "none", packages)
 }
 
 // SystemdOnNetwork is Systemd with an address on the engine's default network: see Address and Gateway.
 func SystemdOnNetwork(t testing.TB) *SystemdHost {
 	t.Helper()
-	return systemdOn(t, "bridge")
+	return systemdOn(t, "bridge", "")
 }
 
-func systemdOn(t testing.TB, network string) *SystemdHost {
+func systemdOn(t testing.TB, network, packages string) *SystemdHost {
 	t.Helper()
 	Need(t, "systemd")
 	Docker(t)
-	image, err := systemdImage(t)
+	image, err := systemdImage(t, packages)
 	if err != nil {
 		lack(t, "systemd", err.Error())
 	}
@@ -161,9 +168,13 @@ func (h *SystemdHost) Close() {
 	}
 }
 
-// systemdImage returns the name of the image, made if it is missing.
-func systemdImage(t testing.TB) (string, error) {
-	sum := sha256.Sum256([]byte(systemdSuite + " " + systemdPackages))
+// systemdImage returns the name of the image with more packages, made if it is missing.
+func systemdImage(t testing.TB, more string) (string, error) {
+	packages := systemdPackages
+	if more != "" {
+		packages += "," + more
+	}
+	sum := sha256.Sum256([]byte(systemdSuite + " " + packages))
 	tag := hex.EncodeToString(sum[:6])
 	name := "kvd-test/systemd:" + tag
 	if _, err := docker(nil, "image", "inspect", name); err == nil {
@@ -185,7 +196,7 @@ func systemdImage(t testing.TB) (string, error) {
 	archive := filepath.Join(cache, "systemd-"+tag+".tar")
 	if _, err := os.Stat(archive); err != nil {
 		t.Logf("making a Debian with systemd in %s; this happens once", archive)
-		if err := bootstrap(archive); err != nil {
+		if err := bootstrap(archive, packages); err != nil {
 			return "", err
 		}
 	}
@@ -197,7 +208,7 @@ func systemdImage(t testing.TB) (string, error) {
 
 // bootstrap makes a tar of a minimal Debian. A folder of its own holds the tree meanwhile, because a
 // tree with device nodes and foreign owners does not belong into a cache.
-func bootstrap(archive string) error {
+func bootstrap(archive, packages string) error {
 	folder, err := os.MkdirTemp("", "kvd-systemd-")
 	if err != nil {
 		return err
@@ -208,7 +219,7 @@ func bootstrap(archive string) error {
 	if err != nil {
 		return err
 	}
-	if err := runBounded(program, "--variant=minbase", "--include="+systemdPackages, systemdSuite, root); err != nil {
+	if err := runBounded(program, "--variant=minbase", "--include="+packages, systemdSuite, root); err != nil {
 		return err
 	}
 	if err := runBounded("tar", "-C", root, "--numeric-owner", "--exclude=./var/cache/apt/*", "--exclude=./var/lib/apt/lists/*",
