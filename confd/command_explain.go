@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -252,6 +253,9 @@ func printExplanation(w io.Writer, e report.Explanation, now time.Time) error {
 			text += ": " + e.Target.Why
 		}
 		p("applied by", "%s", text)
+	}
+	if len(e.Target.Changed) > 0 {
+		p("made by", "a change of %s", strings.Join(e.Target.Changed, ", "))
 	}
 	if e.Check != "" {
 		p("check", "%s", e.Check)

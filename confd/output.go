@@ -44,6 +44,8 @@ type output struct {
 	kept     *install.Staged
 
 	arrived time.Time // of the oldest change that is not live yet; zero: none
+	seen    cause     // of changes since the last render
+	cause   cause     // of what was rendered since the file was last what it should be
 	failure failure
 	status  report.TargetStatus
 }
@@ -141,6 +143,7 @@ func (o *output) render(ctx context.Context, tree render.Tree) {
 		return
 	}
 	o.reads, o.dirty, o.broken = out.Reads, false, err != nil
+	o.cause.take(&o.seen)
 	if err != nil {
 		if o.rendered = o.runs(); !o.rendered {
 			o.want = nil
@@ -191,6 +194,7 @@ func (o *output) hold(state report.State, why error, until time.Time) {
 // runsAhead notes that the program runs what was rendered, as seen at a time, and that the file is to follow.
 func (o *output) runsAhead(at time.Time) {
 	o.live, o.applied = o.want, at
+	o.status.Changed = o.cause.names()
 	if o.status.LiveAfter = 0; !o.arrived.IsZero() {
 		o.status.LiveAfter = max(at.Sub(o.arrived), 1)
 	}
@@ -215,7 +219,7 @@ func (o *output) converge(at time.Time) {
 			o.status.LiveAfter = max(at.Sub(o.arrived), 1)
 		}
 	}
-	o.arrived = time.Time{}
+	o.arrived, o.cause = time.Time{}, cause{}
 	if o.target.applier != nil {
 		o.live = o.want
 	} else {

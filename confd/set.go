@@ -475,7 +475,7 @@ func (g *group) apply(ctx context.Context, s *set, changed []*output, plans []pr
 			}
 			return false, true
 		}
-		o.log.Info("changed the running program", "plan", o.target.told(plans[i]))
+		o.log.Info("changed the running program", o.cause.attributes("plan", o.target.told(plans[i]))...)
 	}
 	at := time.Now()
 	for _, o := range changed {
@@ -634,7 +634,8 @@ func (g *group) write(ctx context.Context, s *set, changed, noted []*output, sta
 		hash := o.hash
 		o.onDisk = &hash
 		if !o.vanished {
-			o.log.Info("file updated", "file", o.file.Path, "bytes", len(o.want))
+			o.status.Changed = o.cause.names()
+			o.log.Info("file updated", o.cause.attributes("file", o.file.Path, "bytes", len(o.want))...)
 		}
 		if g.reader != nil && !applied {
 			o.become(report.Written, "", nil)

@@ -238,6 +238,7 @@ func (t *target) notice(now, arrived time.Time, view keys.View, changes []keys.C
 		for _, o := range t.outputs {
 			if o.reads == nil || o.reads.Touches(change.Key) {
 				o.spoil(arrived)
+				o.seen.add(change.Key)
 				touched = true
 			}
 		}
@@ -300,6 +301,7 @@ func (t *target) spoil(arrived time.Time) {
 	t.relist = true
 	for _, o := range t.outputs {
 		o.spoil(arrived)
+		o.seen.other = true
 	}
 }
 

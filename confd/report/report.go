@@ -71,6 +71,10 @@ type TargetStatus struct {
 
 	Keys []string `json:"keys,omitempty"` // absolute keys and directories that it follows
 
+	// Changed are keys whose change made the present version, in the order of their change; "..." is last if there are
+	// more of them. nil: they are not known, or it is not only keys that changed.
+	Changed []string `json:"changed,omitempty"`
+
 	// How is what brought the running program to the present version: "runtime", "reload", or "" if there
 	// is none, and Why the reason for a reload where there was another way.
 	How string `json:"how,omitempty"`
