@@ -45,7 +45,8 @@ type output struct {
 
 	arrived time.Time // of the oldest change that is not live yet; zero: none
 	seen    cause     // of changes since the last render
-	cause   cause     // of what was rendered since the file was last what it should be
+	cause   cause     // of what was rendered and does not run yet
+	unfiled cause     // of what runs and is not in the file yet
 	failure failure
 	status  report.TargetStatus
 }
@@ -195,6 +196,7 @@ func (o *output) hold(state report.State, why error, until time.Time) {
 func (o *output) runsAhead(at time.Time) {
 	o.live, o.applied = o.want, at
 	o.status.Changed = o.cause.names()
+	o.unfiled.take(&o.cause)
 	if o.status.LiveAfter = 0; !o.arrived.IsZero() {
 		o.status.LiveAfter = max(at.Sub(o.arrived), 1)
 	}
@@ -219,7 +221,7 @@ func (o *output) converge(at time.Time) {
 			o.status.LiveAfter = max(at.Sub(o.arrived), 1)
 		}
 	}
-	o.arrived, o.cause = time.Time{}, cause{}
+	o.arrived, o.cause, o.unfiled = time.Time{}, cause{}, cause{}
 	if o.target.applier != nil {
 		o.live = o.want
 	} else {

@@ -634,8 +634,10 @@ func (g *group) write(ctx context.Context, s *set, changed, noted []*output, sta
 		hash := o.hash
 		o.onDisk = &hash
 		if !o.vanished {
-			o.status.Changed = o.cause.names()
-			o.log.Info("file updated", o.cause.attributes("file", o.file.Path, "bytes", len(o.want))...)
+			if o.unfiled.take(&o.cause); !applied {
+				o.status.Changed = o.unfiled.names()
+			}
+			o.log.Info("file updated", o.unfiled.attributes("file", o.file.Path, "bytes", len(o.want))...)
 		}
 		if g.reader != nil && !applied {
 			o.become(report.Written, "", nil)
