@@ -118,13 +118,22 @@ func printStatus(w io.Writer, s report.Status) error {
 		if t.Step != "" {
 			why = "at " + t.Step + ": " + why
 		}
-		if !t.Next.IsZero() && t.Next.After(s.Time) {
-			why += fmt.Sprintf(" (next in %s)", t.Next.Sub(s.Time).Round(100*time.Millisecond))
+		if t.Next.After(s.Time) {
+			in := t.Next.Sub(s.Time).Round(100 * time.Millisecond)
+			if t.State == report.Rendered || t.State == report.Written {
+				why = fmt.Sprintf("its reload may begin in %s", in)
+			} else {
+				why += fmt.Sprintf(" (next in %s)", in)
+			}
 		}
 		if why == "" {
 			why = "-"
 		}
-		fmt.Fprintf(columns, "%s\t%s\t%s\t%d\t%s\t%s\n", t.Name, t.Dest, t.State, t.Index, ago(t.Since, s.Time), why)
+		index := "-"
+		if t.Index > 0 {
+			index = strconv.FormatUint(uint64(t.Index), 10)
+		}
+		fmt.Fprintf(columns, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, t.Dest, t.State, index, ago(t.Since, s.Time), why)
 	}
 	if err := columns.Flush(); err != nil {
 		return err

@@ -648,6 +648,16 @@ func (g *group) stuck(now time.Time) bool {
 	return !g.beat.IsZero() && now.Sub(g.beat) > g.longest
 }
 
+// filled returns those of the attributes of a log line, pairs of a name and a value, whose value is not empty.
+func filled(pairs ...any) (attributes []any) {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if !reflect.ValueOf(pairs[i+1]).IsZero() {
+			attributes = append(attributes, pairs[i], pairs[i+1])
+		}
+	}
+	return attributes
+}
+
 // failure is what went wrong last, so that a retry which fails for the same reason is not told as
 // if it were news.
 type failure struct{ reason string }

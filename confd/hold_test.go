@@ -22,6 +22,7 @@ type holding struct {
 	g     *group
 	w     *witness
 	index kv.Index
+	stop  func() // ends the agent's group
 }
 
 // hold runs a resource a, which lists /a, in a bubble of synctest.
@@ -30,8 +31,8 @@ func hold(t *testing.T, settings string, test func(h *holding)) {
 		r := newRig(t, nil)
 		h := &holding{rig: r, m: keys.NewMirror(keys.Segments), w: r.witnessed(), index: 1}
 		r.resource("a", `{{range gets "/a/*"}}{{.Value}} {{end}}`, "keys = [\"/a\"]\n"+settings)
-		stop := h.begin()
-		defer func() { stop() }()
+		h.stop = h.begin()
+		defer func() { h.stop() }()
 		test(h)
 	})
 }
@@ -220,6 +221,37 @@ func TestReloadsArePostponedByTheirIntervalAndTheLastVersionGetsThere(t *testing
 	})
 }
 
+func TestAReloadThatWaitsForItsIntervalIsNoProblemAndItIsSaidWhenItMayBegin(t *testing.T) {
+	hold(t, "min_reload_interval = \"10m\"\nreload_cmd = \"cp $DIR/a.out $DIR/live\"", func(h *holding) {
+		h.has(1)
+		h.after(time.Second, 1, report.Converged)
+		begun := time.Now()
+		for _, n := range []int{2, 3} {
+			h.has(n)
+			h.after(time.Minute, 1, report.Rendered)
+			if next := h.w.status("a").Next.Sub(begun); next < 9*time.Minute || next > 10*time.Minute {
+				t.Errorf("it may begin in %v", next)
+			}
+		}
+		h.after(8*time.Minute, 3, report.Converged)
+		if next := h.w.status("a").Next; !next.IsZero() {
+			t.Errorf("it goes on at %v", next)
+		}
+	})
+}
+
+func TestWhatFailsAgainSaysWhenItIsTriedNext(t *testing.T) {
+	hold(t, "check_cmd = \"! grep -q 1 {{.src}}\"", func(h *holding) {
+		h.has(1)
+		h.after(time.Second, 1, report.Converged)
+		h.has(2)
+		h.after(10*time.Second, 1, report.Failed)
+		if next := h.w.status("a").Next; !next.After(time.Now()) {
+			t.Errorf("at %v it is said to be tried at %v", time.Now(), next)
+		}
+	})
+}
+
 func TestATurnOfManyStepsMakesProgressAndAStepThatDoesNotEndNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
@@ -285,6 +317,27 @@ func TestAReloadDueFromAnEarlierRunHappensAsSoonAsTheKeysAreThere(t *testing.T) 
 		h.after(keysPatience/4, 2, report.Converged)
 		if got := h.read("reloads"); got != "x\nx\n" || h.exists(".a.out.reload-pending") {
 			t.Errorf("there were %d reloads, want 2; one is due: %v", len(got)/2, h.exists(".a.out.reload-pending"))
+		}
+	})
+}
+
+func TestAHeldFileOfAnEarlierRunHasItsIndexAndTheLogHasNoEmptyWords(t *testing.T) {
+	hold(t, "min_keys = 2\nmax_shrink_percent = 90\nreload_cmd = \"true\"", func(h *holding) {
+		h.has(5)
+		h.after(time.Second, 5, report.Converged)
+		index := h.w.status("a").Index
+		h.stop()
+		h.has(1)
+		h.stop = h.begin()
+		h.after(time.Second, 5, report.Held)
+		if got := h.w.status("a").Index; got != index || index == 0 {
+			t.Errorf("its index is %d, want %d", got, index)
+		}
+		log := h.log.String()
+		for _, empty := range []string{`why=""`, `output=""`, "0001-01-01", ".toml"} {
+			if strings.Contains(log, empty) {
+				t.Errorf("the log has %s", empty)
+			}
 		}
 	})
 }

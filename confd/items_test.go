@@ -130,3 +130,18 @@ func TestTheFilesOfAllItemsAreTakenBackThoughNoneWasConfirmedWithRollback(t *tes
 		t.Errorf("the files are %q and %q", a, b)
 	}
 }
+
+func TestHeldFilesHaveTheNamesOfTheirItemsAtTheNextStartToo(t *testing.T) {
+	r := fileRig(t, "sites: {a: 1, b: 2}")
+	r.sites("min_keys = 1\nreload_cmd = \"test -e $DIR/nothing\"")
+	r.write("conf/conf.d/site.toml", strings.ReplaceAll(r.read("conf/conf.d/site.toml"), "/sites/{{.Name}}", "/sites/x-{{.Name}}.conf"))
+	_ = r.once() // is not reloaded
+	if want := "msg=\"not reloaded\" reload_cmd"; !strings.Contains(r.log.String(), want) || !strings.Contains(r.log.String(), "resource=site/a dest="+r.path("sites/x-a.conf")+" others=1") {
+		t.Error("the log does not say what is not reloaded")
+	}
+	r.write("keys.yaml", "other: 1")
+	w := r.witnessed()
+	r.start()
+	r.becomes(w, "site/a", report.Held)
+	r.becomes(w, "site/b", report.Held)
+}

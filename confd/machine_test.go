@@ -246,7 +246,7 @@ func TestOneTemplateMakesAFileForEachKeyAndRemovesThoseThatVanish(t *testing.T) 
 	is("other.conf=not ours s-b.conf=b 3 s-d.conf=edited by hand ")
 	r.until("d is forgotten", func() bool { return !slices.Contains(w.names(), "site/d") })
 	for path, removed := range map[string]bool{r.path("sites/s-a.conf"): true, r.path("sites/s-d.conf"): false} {
-		if told := strings.Contains(r.log.String(), fmt.Sprintf("msg=\"file removed\" resource=site.toml file=%s", path)); told != removed {
+		if told := strings.Contains(r.log.String(), fmt.Sprintf("msg=\"file removed\" resource=site file=%s", path)); told != removed {
 			t.Errorf("the removal of %s is told: %t", path, told)
 		}
 	}

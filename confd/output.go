@@ -49,12 +49,13 @@ type output struct {
 	unfiled cause     // of what runs and is not in the file yet
 	failure failure
 	status  report.TargetStatus
+	told    report.TargetStatus // as it was told last
 }
 
 func newOutput(t *target, name, dest string, item any) *output {
 	o := &output{target: t, name: name, item: item, file: t.Destination(dest), dirty: true, log: t.log}
 	if item != nil {
-		o.log = t.log.With("dest", dest)
+		o.log = t.deps.Log.With("resource", name, "dest", dest)
 	}
 	if o.set = t.set; o.set == nil {
 		o.set = &set{single: o}
@@ -167,7 +168,8 @@ func (o *output) become(state report.State, step string, err error) {
 	if err != nil {
 		s.Err = err.Error()
 	}
-	if state != report.Failed && state != report.Held {
+	other := before.State != state || before.Step != step
+	if state != report.Failed && state != report.Held && other {
 		s.Next = time.Time{}
 	}
 	s.Hash = ""
@@ -177,18 +179,31 @@ func (o *output) become(state report.State, step string, err error) {
 	if state != report.Converged && state != report.Applied {
 		s.LiveAfter = 0
 	}
-	other := before.State != state || before.Step != step
 	if other {
 		s.Since = time.Now()
 	}
-	if other || s.Err != before.Err || s.Hash != before.Hash || s.Index != before.Index || !s.Next.Equal(before.Next) || s.LiveAfter != before.LiveAfter {
+	if told := o.told; other || s.Err != told.Err || s.Hash != told.Hash || s.Index != told.Index || !s.Next.Equal(told.Next) || s.LiveAfter != told.LiveAfter {
+		o.told = *s
 		o.target.board.set(*s)
+	}
+}
+
+// postpone notes when the reload that o is to have may begin.
+func (o *output) postpone(until time.Time) {
+	if o.status.State == report.Rendered || o.status.State == report.Written {
+		o.status.Next = until
+		o.become(o.status.State, o.status.Step, nil)
 	}
 }
 
 // hold notes that a guard keeps the file as it is.
 func (o *output) hold(state report.State, why error, until time.Time) {
 	o.status.Next = until
+	if o.status.Index == 0 && o.status.State != state { // it was made by an earlier run
+		if good, ok, err := o.file.Good(); ok && err == nil {
+			o.status.Index = kvIndex(good.Index)
+		}
+	}
 	o.become(state, "", why)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -99,10 +100,13 @@ func (g *group) settle(ctx context.Context) {
 	}
 	if at := r.bucket.ready(now); at.After(now) {
 		r.at = at
+		for _, o := range owing {
+			o.postpone(at)
+		}
 		return
 	}
 	step, err := g.reload(ctx, owing, report.Reloaded)
-	r.failure.tell(g.log, "not reloaded", err)
+	r.failure.tell(g.about(owing), "not reloaded", err)
 	if err == nil {
 		r.retry.Reset()
 		g.paid(owing, time.Now())
@@ -111,12 +115,21 @@ func (g *group) settle(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	r.at = time.Now().Add(r.retry.Next())
+	r.at = r.bucket.ready(time.Now().Add(r.retry.Next()))
 	for _, o := range owing {
 		o.status.Next = r.at
 		o.become(report.Failed, step, err)
 	}
 	g.rollBack(ctx, step, err, owing)
+}
+
+// about returns a log that names the first of outputs, and how many others there are.
+func (g *group) about(outputs []*output) *slog.Logger {
+	log := g.log.With("resource", outputs[0].name, "dest", outputs[0].file.Path)
+	if others := len(outputs) - 1; others > 0 {
+		log = log.With("others", others)
+	}
+	return log
 }
 
 // reload runs the command and sees to it that the new versions run. The error is of the step. state is
@@ -155,7 +168,7 @@ func (g *group) reload(ctx context.Context, owing []*output, state report.State)
 	for _, o := range owing {
 		g.board.step(o.name, report.StepConfirm, began, err)
 		if err == nil {
-			o.log.Info("reloaded", "why", o.status.Why, "output", output)
+			o.log.Info("reloaded", filled("why", o.status.Why, "output", output)...)
 		}
 	}
 	return report.StepConfirm, err
@@ -331,11 +344,11 @@ func (g *group) rollBack(ctx context.Context, step string, reason error, owing [
 		of := slices.DeleteFunc(slices.Clone(back), func(o *output) bool { return o.set != s })
 		if len(of) > 0 {
 			s.refused = fingerprint(of)
-			s.at = time.Now().Add(s.quarantine.Next())
+			s.at = time.Now().Add(max(s.quarantine.Next(), s.quarantine.Min/2)) // not at once, as chance may have it
 		}
 	}
 	if _, err := g.reload(ctx, owing, report.Failed); err != nil {
-		g.log.Error("the version before could not be reloaded either", "reason", err)
+		g.about(owing).Error("the version before could not be reloaded either", "reason", err)
 		return
 	}
 	g.reader.at = time.Time{}

@@ -182,6 +182,9 @@ func (g *group) bring(ctx context.Context, s *set) {
 		}
 		if now := time.Now(); g.reader.bucket.ready(now).After(now) {
 			s.at = g.reader.bucket.ready(now) // postponed, with whatever comes until then
+			for _, o := range changed {
+				o.postpone(s.at)
+			}
 			return
 		}
 	}
@@ -750,7 +753,7 @@ func (g *group) runChecks(ctx context.Context, outputs []*output, vars func(*out
 		if err != nil {
 			return err
 		}
-		o.log.Debug("checked", "output", output)
+		o.log.Debug("checked", filled("output", output)...)
 	}
 	return nil
 }

@@ -85,7 +85,7 @@ func newTarget(r task, g *group) *target {
 	s := g.shared
 	t := &target{
 		task: r, shared: s, group: g, waiting: true, relist: true, retry: retries(r.Resource),
-		log:     s.deps.Log.With("resource", filepath.Base(r.File)),
+		log:     s.deps.Log.With("resource", r.Name),
 		applier: s.applier(r.Resource),
 		pace:    pace{quiet: s.cfg.Quiet, longest: s.cfg.QuietMax},
 		book:    r.Destination(r.Dest),
@@ -167,7 +167,7 @@ func (s *shared) applier(r resource.Resource) proxy.Applier {
 
 // plainApplier is applier for a file that may be quoted.
 func (s *shared) plainApplier(r resource.Resource) proxy.Applier {
-	log := s.deps.Log.With("resource", filepath.Base(r.File))
+	log := s.deps.Log.With("resource", r.Name)
 	if r.Sensitive {
 		log = nil
 	}
@@ -440,11 +440,7 @@ func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
 		return false
 	}
 	if t.hold.Reason != before.Reason {
-		what := []any{"reason", t.hold.Text}
-		if !t.hold.Until.IsZero() {
-			what = append(what, "until", t.hold.Until)
-		}
-		t.log.Warn("the file is held as it is", what...)
+		t.log.Warn("the file is held as it is", filled("reason", t.hold.Text, "until", t.hold.Until)...)
 	}
 	for _, o := range t.outputs {
 		o.hold(t.heldAs(), errors.New(t.hold.Text), t.hold.Until)
@@ -520,7 +516,7 @@ func (t *target) list(tree render.Tree) error {
 		outputs = append(outputs, o)
 	}
 	for _, path := range t.manifest.Gone(paths) {
-		o := newOutput(t, t.Name+"/"+filepath.Base(path), path, nil)
+		o := newOutput(t, t.nameOf(path, taken), path, nil)
 		o.vanished, o.dirty = true, false
 		o.restore()
 		for _, old := range byName {
@@ -536,6 +532,16 @@ func (t *target) list(tree render.Tree) error {
 	}
 	t.outputs, t.relist = outputs, false
 	return nil
+}
+
+// nameOf returns the name of the target whose file is at path, of which nothing but that is known; it is none of taken.
+func (t *target) nameOf(path string, taken map[string]bool) string {
+	_, prefix, suffix := t.Files()
+	base := filepath.Base(path)
+	if name := t.Name + "/" + strings.TrimSuffix(strings.TrimPrefix(base, prefix), suffix); !taken[name] {
+		return name
+	}
+	return t.Name + "/" + base
 }
 
 // note remembers which files are about to be written, so that they can be removed some day.

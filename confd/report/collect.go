@@ -299,13 +299,17 @@ func (r *Report) meet() {
 	r.poke()
 }
 
-// isProblem reports whether what runs is not what is wanted. One that is on its way is none for a while.
+// isProblem reports whether what runs is not what is wanted. One that is on its way is none for a while, nor is one
+// whose reload is not to begin yet.
 func (e entry) isProblem(now time.Time) bool {
 	switch e.State {
 	case Converged, Held:
 		return false
 	case Rendered, Checked, Applied, Written, Reloaded:
-		return e.settled.IsZero() || now.Sub(e.settled) > underWayMax && now.Sub(e.Since) > underWayMax
+		if e.Next.After(now) {
+			return false
+		}
+		return e.settled.IsZero() || min(now.Sub(e.settled), now.Sub(e.Since), now.Sub(e.Next)) > underWayMax
 	}
 	return true
 }

@@ -67,7 +67,7 @@ type TargetStatus struct {
 	// bytes are passed on.
 	Err   string    `json:"error,omitempty"`
 	Since time.Time `json:"since,omitzero"` // it is in State
-	Next  time.Time `json:"next,omitzero"`  // when it is tried again, or the hold ends; zero: when something changes
+	Next  time.Time `json:"next,omitzero"`  // when it is tried again, the hold ends, or its reload may begin; zero: when something changes
 
 	Keys []string `json:"keys,omitempty"` // absolute keys and directories that it follows
 

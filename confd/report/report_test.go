@@ -137,6 +137,15 @@ func TestATargetThatIsOnItsWayForLongIsAProblem(t *testing.T) {
 	if code, _, _ := health(t, r); code != 503 {
 		t.Errorf("after %v: %d", underWayMax, code)
 	}
+	r.Target(TargetStatus{Name: "web", State: Written, Since: now, Next: now.Add(time.Hour)}) // its reload has to wait
+	now = now.Add(59 * time.Minute)
+	if code, _, body := health(t, r); code != 200 {
+		t.Errorf("before its reload may begin: %d %s", code, body)
+	}
+	now = now.Add(time.Minute + underWayMax + time.Second)
+	if code, _, _ := health(t, r); code != 503 {
+		t.Errorf("%v after its reload could begin: %d", underWayMax, code)
+	}
 }
 
 func TestATargetThatIsTriedAgainHasFailedUntilItSucceeds(t *testing.T) {
