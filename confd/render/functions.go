@@ -59,7 +59,7 @@ func table() (all []function) {
 
 // functions returns everything that templates of this run may call.
 func (r *run) functions() template.FuncMap {
-	funcs := template.FuncMap{tickFunction: r.tick, enterFunction: r.enter, leaveFunction: r.leave}
+	funcs := template.FuncMap{enterFunction: r.enter, leaveFunction: r.leave}
 	for _, f := range table() {
 		funcs[f.Name] = f.of(r)
 	}

@@ -107,9 +107,6 @@ func (r *run) text(s string) (string, error) {
 	return s, nil
 }
 
-// tick is called in each round of a loop that writes nothing.
-func (r *run) tick() (bool, error) { return false, r.live() }
-
 // enter and leave are called where a template begins and ends that calls others.
 func (r *run) enter() (bool, error) {
 	if r.depth++; r.depth > r.t.env.Limits.Depth {
