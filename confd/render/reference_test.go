@@ -103,6 +103,7 @@ const referenceTail = `
 | | |
 |---|---|
 | ` + "`.Name`" + ` | letters, digits, dashes and single dots: safe in any proxy's configuration |
+| ` + "`.Lower`, `.Dotted`" + ` | the name in lower case; whether it has a dot, and so may be a whole host name |
 | ` + "`.Servers`" + ` | its instances that are up, sorted by name; may be none |
 | ` + "`.TCP`, `.TCPByIP`" + ` | those of them that are reached over TCP; and by an IP address |
 | ` + "`.Meta`" + ` | the meta entries of all its instances; where they differ, the first instance counts |

@@ -23,6 +23,9 @@ type Service struct {
 	Name    string   // letters, digits, "_", "-" and single dots within: safe in any proxy's configuration; unique whatever the case
 	Servers []Server // in the order of their instance names; may be empty
 
+	Lower  string `json:"-"` // Name in lower case
+	Dotted bool   `json:"-"` // Name has a dot, and so may be a whole host name
+
 	TCP []Server `json:"-"` // those that are reached over TCP
 	// TCPByIP are those that are reached over TCP and registered with an IP address, for proxies that
 	// refuse a file with a host name which does not resolve.
@@ -95,10 +98,11 @@ var (
 func (r *run) services(dir string) ([]Service, error) {
 	dir = cleanDir(dir)
 	r.reads.dir(dir)
-	found := []Service{}
-	spelled := map[string]int{} // the name in lower case -> its position in found
-	add := func(name string, instances []KVPair) {
-		known := r.records.of(dir+"/"+name, name, instances)
+	found := make([]Service, 0, len(r.records.before))
+	spelled := make(map[string]int, len(r.records.before)) // the name in lower case -> its position in found
+	add := func(key string, instances []KVPair) {
+		name := key[len(dir)+1:]
+		known := r.records.of(key, name, instances)
 		for _, skipped := range known.skipped {
 			r.skip(skipped)
 		}
@@ -107,33 +111,32 @@ func (r *run) services(dir string) ([]Service, error) {
 		}
 		// Host names have no case, nor have nginx's upstreams: of two spellings the later one counts,
 		// which is the one in lower case.
-		lower := strings.ToLower(name)
-		if i, twice := spelled[lower]; twice {
+		if i, twice := spelled[known.service.Lower]; twice {
 			r.skip(skipped{dir + "/" + found[i].Name, "another service is called " + name})
 			found[i] = known.copy()
 			return
 		}
-		spelled[lower] = len(found)
+		spelled[known.service.Lower] = len(found)
 		found = append(found, known.copy())
 	}
-	name, instances := "", []KVPair(nil)
+	at, instances := "", []KVPair(nil) // the key of a service, and its instances so far
 	r.tree.below(dir+"/", func(key, value string) {
-		service, instance, isDir := strings.Cut(key[len(dir)+1:], "/")
-		if !isDir {
+		name, instance, isDir := strings.Cut(key[len(dir)+1:], "/")
+		if !isDir || name == "" {
 			return
 		}
-		if service != name {
-			if name != "" {
-				add(name, instances)
+		if service := key[:len(dir)+1+len(name)]; service != at {
+			if at != "" {
+				add(at, instances)
 			}
-			name, instances = service, instances[:0]
+			at, instances = service, instances[:0]
 		}
 		if !strings.Contains(instance, "/") {
 			instances = append(instances, KVPair{instance, value})
 		}
 	})
-	if name != "" {
-		add(name, instances)
+	if at != "" {
+		add(at, instances)
 	}
 	slices.SortFunc(found, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
 	separateDomains(dir, found, func(key, why string) { r.skip(skipped{key, why}) })
@@ -187,7 +190,9 @@ func (r records) of(key, name string, instances []KVPair) *decoded {
 }
 
 func decode(key, name string, instances []KVPair) *decoded {
-	d := &decoded{instances: instances, service: Service{Name: name, Meta: map[string]string{}}}
+	d := &decoded{instances: instances, service: Service{
+		Name: name, Lower: strings.ToLower(name), Dotted: strings.Contains(name, "."), Meta: map[string]string{},
+	}}
 	if len(name) > nameBytesMax || !serviceName.MatchString(name) {
 		d.refused = true
 		d.skipped = []skipped{{key, "a service's name has letters, digits, dashes and underscores, and single dots between them"}}
