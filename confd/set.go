@@ -427,6 +427,7 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 		if s.withdraw(changed) {
 			g.disown(noted)
 			refused(step, err)
+			g.keepRefused(changed)
 		}
 		return
 	}
@@ -780,6 +781,18 @@ func (g *group) try(ctx context.Context, changed []*output, staged map[*output]*
 		return report.StepCheck, fmt.Errorf("check_cmd refused the new version, the file is as it was before: %w", err)
 	}
 	return "", nil
+}
+
+// keepRefused stages what was tried in place and withdrawn, if --keep-stage-file asks for it.
+func (g *group) keepRefused(outputs []*output) {
+	for _, o := range outputs {
+		if !g.cfg.KeepStageFile || o.vanished {
+			continue
+		}
+		if _, err := o.stage(); err != nil {
+			o.log.Warn("the refused version is not kept", "reason", err)
+		}
+	}
 }
 
 // withdraw takes back what is in place for a check alone. If not ok, that failed, and is tried again.

@@ -3,6 +3,7 @@ package confd
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -107,6 +108,22 @@ func TestAVersionThatCannotBeTakenBackIsNotReloaded(t *testing.T) {
 	r.becomes(w, "a", report.Converged)
 	if strings.Contains(r.read("live"), "bad") {
 		t.Errorf("%q ran", r.read("live"))
+	}
+}
+
+func TestARefusedVersionThatWasOnTrialIsLeftAsAStagedFileWhereThatIsWanted(t *testing.T) {
+	r := fileRig(t, "x: bad")
+	r.cfg.KeepStageFile = true
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\ncheck_cmd = \"! grep -q bad $DIR/a.out\"")
+	if err := r.once(); err == nil {
+		t.Error("a refused version is no error")
+	}
+	staged, err := filepath.Glob(r.path(".a.out.[0-9]*"))
+	if err != nil || len(staged) != 1 || r.exists("a.out") {
+		t.Fatalf("staged: %q, %v; in place: %v", staged, err, r.exists("a.out"))
+	}
+	if got := r.read(filepath.Base(staged[0])); got != "bad" {
+		t.Errorf("it has %q", got)
 	}
 }
 
