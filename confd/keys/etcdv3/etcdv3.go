@@ -475,18 +475,19 @@ func (s *Store) failed(op, key string, err error) error {
 		return err
 	}
 	e := &kv.Error{Op: op, Key: cmp.Or(key, "/"), Kind: kv.Unavailable, Err: err}
-	unreached := s.unreached.Load()
-	switch code := status.Code(err); {
+	code := status.Code(err)
+	late := errors.Is(err, context.DeadlineExceeded) || code == codes.DeadlineExceeded
+	switch unreached := s.unreached.Load(); {
 	case errors.Is(err, rpctypes.ErrCompacted):
 		e.Kind = kv.HistoryGone
-	case unreached != nil && !refused(err) && !errors.Is(err, context.Canceled):
-		e.Err = *unreached
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded, code == codes.Canceled:
-		e.Kind = kv.Timeout
 	case errors.Is(err, rpctypes.ErrNoLeader):
 		e.Kind = kv.NoLeader
 	case refused(err):
 		e.Kind, e.Cause = kv.Denied, "the user is not known, has another password, or may not do this"
+	case unreached != nil && (late || code == codes.Unavailable):
+		e.Err = *unreached
+	case late, errors.Is(err, context.Canceled), code == codes.Canceled:
+		e.Kind = kv.Timeout
 	}
 	return e
 }

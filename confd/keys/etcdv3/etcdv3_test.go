@@ -88,7 +88,7 @@ func TestAKeyStandsForItselfAndWhatIsBelowItAndForNothingElse(t *testing.T) {
 	}
 }
 
-func TestManyKeysAreReadAtOneRevision(t *testing.T) {
+func TestManyKeysAreReadAtOneRevisionAndWatched(t *testing.T) {
 	s, _ := start3(t)
 	var only []string
 	for i := range kv.OnlyMax {
@@ -100,6 +100,17 @@ func TestManyKeysAreReadAtOneRevision(t *testing.T) {
 	text, result := read(t, s, only...)
 	if strings.Count(text, "=") != kv.OnlyMax || result.Index != last || result.Cluster == "" {
 		t.Errorf("%d keys at %d in %q, want %d at %d", strings.Count(text, "="), result.Index, result.Cluster, kv.OnlyMax, last)
+	}
+	w, err := s.Watch(t.Context(), kv.WatchFrom{Index: result.Index + 1, Only: only})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, key := range []string{only[0] + "/x", only[len(only)-1]} {
+		put(t, s, key, "2")
+		if event, err := w.Next(t.Context()); err != nil || event.Node.Key != key {
+			t.Errorf("the watch brings %+v, %v, and not %s", event, err, key)
+		}
 	}
 }
 
