@@ -293,12 +293,13 @@ func (a *agent) forever(ctx context.Context) {
 		a.deps.Running(&control{a, poke})
 	}
 	for {
-		compare := true
+		compare, urge := true, false
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.deps.Hangup:
 			a.deps.Log.Info("reading the configuration directory again")
+			urge = true
 		case <-changes.changed:
 			compare = false
 		case <-tick.C:
@@ -312,6 +313,9 @@ func (a *agent) forever(ctx context.Context) {
 		a.apply(ctx)
 		for _, g := range a.groups {
 			g.poke(compare)
+			if urge {
+				g.urge()
+			}
 		}
 		for _, s := range a.stores {
 			s.look()

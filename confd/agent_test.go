@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/keys"
+	"github.com/kvd-io/kvd/confd/report"
 
 	"github.com/kvd-io/kvd/daemon/daemontest"
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -258,6 +260,24 @@ func TestHangupReadsTheConfigurationDirectoryAgain(t *testing.T) {
 	}
 	hangup <- os.Interrupt // any signal on this channel
 	r.eventually("a.out", "1")
+}
+
+func TestHangupHasWhatFailedTriedAtOnce(t *testing.T) {
+	for _, failing := range []string{"check_cmd", "reload_cmd"} {
+		t.Run(failing, func(t *testing.T) {
+			hold(t, failing+` = "test -e $DIR/sound # {{.src}}"`, func(h *holding) {
+				h.has(1)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if got := h.w.status("a").State; got != report.Failed {
+					t.Fatalf("it is %s", got)
+				}
+				h.write("sound", "")
+				h.g.urge()
+				h.after(0, 1, report.Converged)
+			})
+		})
+	}
 }
 
 func TestAConfigurationDirectoryThatComesLaterIsFound(t *testing.T) {

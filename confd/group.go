@@ -82,6 +82,7 @@ type group struct {
 	wanted    []task        // the resources to work on from now on; nil: the same
 	look      bool          // templates may have changed
 	compare   bool          // files may have changed: everything is compared
+	urged     bool          // what has failed is to be tried now
 	calm      bool          // nothing is under way: all that was taken from the feeds is done
 	beat      time.Time     // when the last step of the present turn began; zero: there is none
 	longest   time.Duration // that a step can take
@@ -182,6 +183,14 @@ func (g *group) poke(compare bool) {
 	g.signal()
 }
 
+// urge has the group try now what has failed.
+func (g *group) urge() {
+	g.mu.Lock()
+	g.urged = true
+	g.mu.Unlock()
+	g.signal()
+}
+
 // run works until ctx ends.
 func (g *group) run(ctx context.Context) {
 	defer g.end()
@@ -262,8 +271,8 @@ func (g *group) turn(ctx context.Context) time.Time {
 	now := time.Now()
 	g.mu.Lock()
 	g.calm, g.beat = false, now
-	wanted, look, compare := g.wanted, g.look, g.compare
-	g.wanted, g.look, g.compare = nil, false, false
+	wanted, look, compare, urged := g.wanted, g.look, g.compare, g.urged
+	g.wanted, g.look, g.compare, g.urged = nil, false, false, false
 	g.mu.Unlock()
 	if wanted != nil {
 		g.adopt(ctx, wanted)
@@ -284,6 +293,9 @@ func (g *group) turn(ctx context.Context) time.Time {
 			t.pace.hurry(now)
 		}
 	}
+	if urged {
+		g.hurry(now)
+	}
 	if g.claimed {
 		g.pass(ctx, now)
 	}
@@ -297,6 +309,18 @@ func (g *group) turn(ctx context.Context) time.Time {
 	}
 	g.mu.Unlock()
 	return next
+}
+
+// hurry has everything that has failed tried now.
+func (g *group) hurry(now time.Time) {
+	for _, s := range g.allSets() {
+		if !s.at.IsZero() {
+			s.at = now
+		}
+	}
+	if g.reader != nil && !g.reader.at.IsZero() {
+		g.reader.at = now
+	}
 }
 
 // claim takes what no other group may touch at the same time, if that is to be had.
