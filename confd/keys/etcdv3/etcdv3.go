@@ -259,6 +259,8 @@ func (c *noted) Read(p []byte) (int, error) {
 		c.store.note(c.address, why)
 	case !secure && (n == 0 && errors.Is(err, io.EOF) || n > 0 && !isHTTP2(p[:n])):
 		c.store.note(c.address, "it does not answer in plain text; if it speaks TLS, name it with https://, or the files of TLS")
+	case secure && n == 0 && !errors.Is(err, net.ErrClosed):
+		c.store.note(c.address, "it ended the connection before it answered, as one does that refuses the certificate shown to it")
 	case n > 0:
 		c.store.note(c.address, "")
 	}
