@@ -17,8 +17,9 @@ import (
 const (
 	// publishTTL is how long what is published outlives an agent that is gone.
 	publishTTL = 15 * time.Second
-	// writesPerSecond bounds the writes of one agent, beside one for each moment that asks for it; what changes
-	// faster is written as it is then.
+	// writesPerSecond bounds the writes of one agent in the long run, beside one for each moment that asks for it;
+	// what changes faster is written as it is then. After a pause each record may be written twice at
+	// once, as happens at a start.
 	writesPerSecond = 5
 	// An agent that is asked how far it is looks every momentLook whether it has got there, and less often
 	// when momentHurry is over.
@@ -61,7 +62,7 @@ type publisher struct {
 	owedSince time.Time
 	sent      map[string]sentence // what is in the store, as far as is known, by key
 	tokens    float64             // writes that may be made now
-	filled    time.Time           // tokens were counted
+	filled    time.Time           // tokens were counted; zero: never, there are as many as there may be
 	refused   bool                // it was said that the store refuses
 	warned    bool                // it was said that another agent has the same name
 	retry     backoff.Backoff
@@ -78,7 +79,7 @@ type sentence struct {
 func (r *Report) Publish(ctx context.Context, cfg PublisherConfig) {
 	p := &publisher{
 		PublisherConfig: cfg, report: r, names: agentstatus.NamesOf(cfg.Prefix), self: rand.Text(), sent: map[string]sentence{},
-		tokens: writesPerSecond, filled: time.Now(), retry: backoff.Backoff{Min: publishRetryMin, Max: publishRetryMax},
+		retry: backoff.Backoff{Min: publishRetryMin, Max: publishRetryMax},
 	}
 	defer p.leave(ctx)
 	timer, rest := time.NewTimer(0), time.NewTimer(0)
@@ -174,8 +175,8 @@ func (p *publisher) turn(ctx context.Context) (wait time.Duration, err error) {
 		wanted[key] = sent // it differs in its index alone, which nobody has asked for
 	}
 	if p.sent[key].value != wanted[key].value {
-		if !answers && !p.take() { // who asks is waiting, and asks for no more than one
-			return p.next(time.Second / writesPerSecond), nil
+		if !answers && !p.take(len(wanted)) { // who asks is waiting, and asks for no more than one
+			return p.next(time.Second), nil
 		}
 		if err := p.put(ctx, key, wanted[key].value); err != nil {
 			return 0, err
@@ -190,8 +191,8 @@ func (p *publisher) turn(ctx context.Context) (wait time.Duration, err error) {
 		if sent, there := p.sent[target]; target == key || there && sent.means == want.means {
 			continue
 		}
-		if !p.take() {
-			return p.next(time.Second / writesPerSecond), nil
+		if !p.take(len(wanted)) {
+			return p.next(time.Second), nil
 		}
 		if err := p.put(ctx, target, want.value); err != nil {
 			return 0, err
@@ -202,8 +203,8 @@ func (p *publisher) turn(ctx context.Context) (wait time.Duration, err error) {
 		if _, there := wanted[key]; there {
 			continue
 		}
-		if !p.take() {
-			return p.next(time.Second / writesPerSecond), nil
+		if !p.take(len(wanted)) {
+			return p.next(time.Second), nil
 		}
 		if err := p.write(ctx, kv.Write{Op: kv.OpDelete, Key: key}); err != nil && !kv.Is(err, kv.NotFound) {
 			return 0, err
@@ -261,10 +262,10 @@ func (p *publisher) wanted() (agentstatus.Host, map[string]sentence, bool) {
 	return host, wanted, true
 }
 
-// take takes the right to one write.
-func (p *publisher) take() bool {
+// take takes the right to one write of so many records.
+func (p *publisher) take(records int) bool {
 	now := time.Now()
-	p.tokens = min(writesPerSecond, p.tokens+now.Sub(p.filled).Seconds()*writesPerSecond)
+	p.tokens = min(max(writesPerSecond, 2*float64(records)), p.tokens+now.Sub(p.filled).Seconds()*writesPerSecond)
 	p.filled = now
 	if p.tokens < 1 {
 		return false

@@ -117,7 +117,7 @@ func (n Names) Target(host, name string) string {
 
 // escape makes one segment of a name: it is never hidden, and never two.
 func escape(name string) string {
-	name = strings.NewReplacer("%", "%25", "/", "%2F").Replace(name)
+	name = strings.ReplaceAll(strings.ReplaceAll(name, "%", "%25"), "/", "%2F")
 	if name == "" || name[0] == '_' || name[0] == '.' {
 		name = fmt.Sprintf("%%%02X", append([]byte(name), 0)[0]) + name[min(1, len(name)):]
 	}
