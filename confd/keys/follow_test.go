@@ -308,11 +308,7 @@ func TestKeysThatMayNotBeReadDoNotStopTheOthers(t *testing.T) {
 }
 
 func TestMoreHiddenDirectoriesThanCanBeAskedForAreToldAndTheOthersAreRead(t *testing.T) {
-	var wanted []string
-	for i := range rootsMax + 3 {
-		wanted = append(wanted, fmt.Sprintf("/d%03d/_hidden/x", i))
-	}
-	roots := Roots(wanted)
+	roots := hidden(rootsMax + 3)
 	f := &followed{store: &guarded{}, watch: true, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
 	m := NewMirror(Segments)
 	err := f.Load(t.Context(), m, roots)
@@ -326,6 +322,15 @@ func TestMoreHiddenDirectoriesThanCanBeAskedForAreToldAndTheOthersAreRead(t *tes
 	if err := f.Load(t.Context(), m, roots); err != nil || !m.View().Ready(roots) {
 		t.Errorf("%d keys are read: %v", m.View().Len(), err)
 	}
+}
+
+// hidden returns as many roots, each in a hidden directory of its own.
+func hidden(count int) []string {
+	var wanted []string
+	for i := range count {
+		wanted = append(wanted, fmt.Sprintf("/d%03d/_hidden/x", i))
+	}
+	return Roots(wanted)
 }
 
 // guarded has a key below each that is asked for, except those in /denied.

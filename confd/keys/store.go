@@ -59,7 +59,7 @@ func (f *followed) Load(ctx context.Context, m *Mirror, roots []string) error {
 		return err
 	}
 	g.replace(r)
-	return r.denied
+	return errors.Join(r.denied, g.over)
 }
 
 func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan struct{}) {
@@ -72,7 +72,7 @@ func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan 
 	var historyGone bool // since the last good round
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := g.round(ctx)
+		read, err := g.round(ctx)
 		// A store that can be listed and not watched must not be listed over and over.
 		if err == nil || time.Since(began) >= retryMax {
 			retry.Reset()
@@ -88,7 +88,7 @@ func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan 
 		default:
 			g.troubled(err)
 		}
-		if kind := kv.KindOf(err); kind == kv.Unavailable || kind == kv.NoLeader {
+		if kind := kv.KindOf(err); !read && (kind == kv.Unavailable || kind == kv.NoLeader) {
 			away.Wait(ctx)
 		} else {
 			retry.Wait(ctx)
@@ -171,7 +171,7 @@ func (g *following) troubled(reason error) {
 	}
 }
 
-// refused notes why some keys may not be read, nil if all may.
+// refused notes why some keys are not read, nil if all are.
 func (g *following) refused(denied error) {
 	g.mu.Lock()
 	g.denied = denied
@@ -192,16 +192,15 @@ type reading struct {
 	from   Origin
 	seen   []kv.Index // of kv.Result
 	pairs  map[string]string
-	denied error // why not all the keys that are wanted are among roots
+	denied error // why not all that were to be read are among roots
 }
 
 // read reads all roots. Those that may not be read do not stop the others.
 func (g *following) read(ctx context.Context) (reading, error) {
 	r, err := g.readThese(ctx, g.roots)
 	if kvclient.Refused(err) && len(g.roots) > 1 {
-		r, err = g.readPermitted(ctx)
+		return g.readPermitted(ctx)
 	}
-	r.denied = errors.Join(r.denied, g.over)
 	return r, err
 }
 
@@ -265,16 +264,16 @@ func (g *following) replace(r reading) {
 	if g.mirror.Replace(r.roots, r.from, r.pairs) {
 		g.log.Warn("the store was replaced by another one: everything was read again", "cluster", r.from.Cluster, "index", r.from.Index)
 	}
-	g.refused(r.denied)
+	g.refused(errors.Join(r.denied, g.over))
 }
 
-// round reads everything at index i and watches from i+1, or reads only, until it is time to begin anew; then it
-// returns nil. After an error too everything has to be read again. It never watches from "now", so that it
-// skips no change.
-func (g *following) round(ctx context.Context) error {
+// round reads everything at index i and watches from i+1, or reads only, until it is time to begin anew; then the
+// error is nil. After an error too everything has to be read again. It never watches from "now", so that it
+// skips no change. read says that everything was read at least.
+func (g *following) round(ctx context.Context) (read bool, err error) {
 	r, err := g.read(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	g.replace(r)
 	many := len(r.pairs) > manyKeys
@@ -291,9 +290,9 @@ func (g *following) round(ctx context.Context) error {
 		rest, cancel := context.WithTimeout(ctx, g.interval)
 		defer cancel()
 		<-rest.Done()
-		return nil
+		return true, nil
 	}
-	return g.follow(ctx, r)
+	return true, g.follow(ctx, r)
 }
 
 // follow applies what happens after r until ctx ends, and compares with a fresh read at every interval.

@@ -12,9 +12,10 @@ import (
 	"github.com/kvd-io/kvd/pkg/kvclient"
 )
 
-// unwatchable can be read and not watched.
+// unwatchable can be read and not watched: why is the reason. Without one, its watches bring nothing.
 type unwatchable struct {
 	kv.Store
+	why   error
 	reads int
 }
 
@@ -24,20 +25,44 @@ func (u *unwatchable) Read(context.Context, kv.Read) (kv.Result, error) {
 }
 
 func (u *unwatchable) Watch(context.Context, kv.WatchFrom) (kv.Watch, error) {
-	return nil, &kv.Error{Kind: kv.HistoryGone}
+	return idle{}, u.why
 }
 
-func TestAStoreThatCannotBeWatchedIsReadAtAGentlePace(t *testing.T) {
+// idle is a watch that brings nothing.
+type idle struct{ kv.Watch }
+
+func (idle) Next(ctx context.Context) (kv.Event, error) {
+	<-ctx.Done()
+	return kv.Event{}, ctx.Err()
+}
+func (idle) Close() {}
+
+// readsInTenMinutes counts how often all roots are read.
+func readsInTenMinutes(t *testing.T, why error, roots ...string) (reads int) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		store := &unwatchable{}
+		store := &unwatchable{why: why}
 		f := &followed{store: store, watch: true, interval: time.Hour, log: slog.New(slog.DiscardHandler)}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
-		f.Run(ctx, NewMirror(Segments), []string{"/x"}, nil)
-		if store.reads < 100 || store.reads > 1000 {
-			t.Errorf("read %d times in ten minutes, want at most every second or so, and at least every five", store.reads)
-		}
+		f.Run(ctx, NewMirror(Segments), roots, nil)
+		reads = store.reads
 	})
+	return reads
+}
+
+func TestAStoreThatCannotBeWatchedIsReadAtAGentlePace(t *testing.T) {
+	for _, kind := range []kv.Kind{kv.HistoryGone, kv.Unavailable, kv.NoLeader} {
+		if reads := readsInTenMinutes(t, &kv.Error{Kind: kind}, "/x"); reads < 100 || reads > 1000 {
+			t.Errorf("%v: read %d times in ten minutes, want at most every second or so, and at least every five", kind, reads)
+		}
+	}
+}
+
+func TestMoreHiddenDirectoriesThanCanBeAskedForCostNoMoreReads(t *testing.T) {
+	if reads := readsInTenMinutes(t, nil, hidden(rootsMax+3)...); reads != 1 {
+		t.Errorf("everything was read %d times in ten minutes", reads)
+	}
 }
 
 func TestEndpointsComeFromTheSettingsOrFromDNSAndGetTheirScheme(t *testing.T) {

@@ -151,9 +151,6 @@ func (r *Report) Target(s TargetStatus) {
 	}
 	if old.State == Failed && s.State == Failed {
 		s.Since = old.Since
-		if Lasting(s.Err) == Lasting(old.Err) { // it is no news, and nothing to write to a store
-			s.Err = old.Err
-		}
 	}
 	e := entry{s, old.settled, old.passed}
 	if s.State == Converged || s.State == Held {

@@ -243,7 +243,7 @@ func (p *publisher) wanted() (agentstatus.Host, map[string]sentence, bool) {
 			host.BehindMore++
 		}
 		if means := record; isSettled(t.State) || t.State == Waiting { // the others are over in a moment
-			means.Index, means.Since, means.Next = 0, time.Time{}, time.Time{}
+			means.Index, means.Since, means.Next, means.Err = 0, time.Time{}, time.Time{}, Lasting(t.Err)
 			wanted[p.names.Target(s.Host, t.Name)] = sentence{record.Value(), means.Value()}
 		} else if sent, there := p.sent[p.names.Target(s.Host, t.Name)]; there {
 			wanted[p.names.Target(s.Host, t.Name)] = sent
@@ -257,7 +257,13 @@ func (p *publisher) wanted() (agentstatus.Host, map[string]sentence, bool) {
 		}
 	}
 	means := host
-	means.Index = 0
+	means.Index, means.Behind, means.Problems = 0, slices.Clone(host.Behind), slices.Clone(host.Problems)
+	for i := range means.Behind {
+		means.Behind[i].Err = Lasting(means.Behind[i].Err)
+	}
+	for i := range means.Problems {
+		means.Problems[i] = Lasting(means.Problems[i])
+	}
 	wanted[p.names.Host(s.Host)] = sentence{host.Value(), means.Value()}
 	return host, wanted, true
 }

@@ -261,23 +261,28 @@ func TestTheRecordOfAnAgentThatIsGoneIsNotTakenForAnother(t *testing.T) {
 	}
 }
 
-func TestAFailureThatDiffersInProcessAndTimeAloneIsNotWrittenAgain(t *testing.T) {
-	r := New(Config{Host: "edge1"})
-	r.Attach(&loop{live: 7, stores: heard(7)})
-	failed := TargetStatus{Name: "web", State: Failed, Step: StepCheck, Err: "[ALERT]    (4711) : config : x.conf:10: no"}
-	r.Target(failed)
+func TestAFailureThatDiffersInProcessAndTimeAloneIsNotWrittenAgainAndIsShownAsItIs(t *testing.T) {
+	r, told := New(Config{Host: "edge1"}), &loop{live: 7, stores: heard(7)}
+	r.Attach(told)
 	p := &publisher{report: r, names: agentstatus.NamesOf(""), sent: map[string]sentence{}}
-	means := func(err string) string {
-		failed.Err = err
-		r.Target(failed)
+	means := func(step, text string) string {
+		r.Target(TargetStatus{Name: "web", State: Failed, Step: step, Err: text})
+		told.problems = []string{"besides: " + text}
+		if shown := r.Status(); shown.Targets[0].Err != text || shown.Problems[0].Err != text || shown.Problems[0].Step != step {
+			t.Errorf("%s: %s is shown as %+v", step, text, shown.Problems)
+		}
 		_, wanted, _ := p.wanted()
-		return wanted[p.names.Target("edge1", "web")].means
+		return wanted[p.names.Target("edge1", "web")].means + wanted[p.names.Host("edge1")].means
 	}
-	first := means(failed.Err)
-	if means("[ALERT]    (4712) : config : x.conf:10: no") != first {
+	first := means(StepCheck, "[ALERT]    (4711) : config : x.conf:10: no")
+	if means(StepCheck, "[ALERT]    (4712) : config : x.conf:10: no") != first {
 		t.Error("another process is taken for news")
 	}
-	if means("[ALERT]    (4713) : config : x.conf:11: no") == first {
+	if means(StepCheck, "[ALERT]    (4713) : config : x.conf:11: no") == first {
 		t.Error("another line is not")
+	}
+	second := means(StepReload, "exit status 1: pid 7")
+	if means(StepConfirm, "exit status 1: pid 8") == second {
+		t.Error("another step is not")
 	}
 }
