@@ -418,7 +418,11 @@ func (f *liveFlags) await(ctx context.Context, c *session, key string, index kv.
 			return false, elsewhere
 		}
 		behind := slices.DeleteFunc(slices.Clone(h.Behind), func(t agentstatus.Target) bool { return !(agentstatus.Host{Keys: t.Keys}).Covers(key) })
-		return h.Has(key, fleet.moment), whyBehind(agentstatus.Host{Index: h.Index, BehindMore: h.BehindMore}, fleet.moment, behind)
+		why := agentstatus.Host{Index: h.Index, BehindMore: h.BehindMore}
+		if len(behind) == 0 {
+			why.Problems = h.Problems // of the host as a whole, as its files have none
+		}
+		return h.Has(key, fleet.moment), whyBehind(why, fleet.moment, behind)
 	}
 	concerned := func() []row {
 		all := maps.Clone(fleet.hosts)

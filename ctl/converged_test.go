@@ -136,6 +136,17 @@ func TestAHostThatSpeaksOfAStoreThatWasReplacedIsNotConverged(t *testing.T) {
 	}
 }
 
+func TestAWaitThatIsOverSaysWhatTheHostAsAWholeLacks(t *testing.T) {
+	url := daemontest.Start(t, 1).URL()
+	host := agentstatus.Host{Host: "edge1", Index: 1, Targets: 1, Converged: 1, Keys: []string{"/x"}, Problems: []string{"the store refuses /x"}}
+	if got := kvctl(t, url, "set", agentstatus.NamesOf("").Host("edge1"), host.Value()); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	if got := kvctl(t, url, "set", "/x", "1", "--wait-live=200ms"); got.code != 7 || !strings.Contains(got.stderr, "edge1: the store refuses /x") {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestAHostThatVanishesWhileItIsWaitedForIsNamed(t *testing.T) {
 	url := daemontest.Start(t, 1).URL()
 	client, err := kvclient.New(kvclient.Config{Endpoints: []string{url}})
