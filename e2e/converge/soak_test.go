@@ -113,6 +113,11 @@ func runSoak(t *testing.T, settings ...string) {
 	}
 	t.Logf("KVD_CONVERGE_SEED=%d KVD_CONVERGE_FOR=%v go test ./e2e/converge -run %s -count=1 -v", seed, length, t.Name())
 	s := newSoak(t, seed, settings...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what was done:\n%s", strings.Join(s.done[max(0, len(s.done)-150):], "\n"))
+		}
+	})
 	load := s.hammer()
 	var lags []time.Duration
 	for len(lags) == 0 || time.Since(s.begun) < length {
@@ -132,9 +137,6 @@ func runSoak(t *testing.T, settings ...string) {
 		slices.Sort(lines)
 		at := slices.IndexFunc(lines, func(line string) bool { return line > failures[0][:12] })
 		t.Logf("around the first of them:\n%s", strings.Join(lines[max(0, at-80):min(len(lines), at+80)], "\n"))
-	}
-	if t.Failed() {
-		t.Logf("what was done:\n%s", strings.Join(s.done[max(0, len(s.done)-150):], "\n"))
 	}
 }
 
@@ -294,7 +296,9 @@ var faults = []struct {
 		return func() { paused.cmd.Process.Signal(syscall.SIGCONT) }
 	}},
 	{"SIGHUP", func(s *soak) func() {
-		s.agent.cmd.Process.Signal(syscall.SIGHUP)
+		if s.isUp() { // before it listens to signals, this one would end it
+			s.agent.cmd.Process.Signal(syscall.SIGHUP)
+		}
 		return func() {}
 	}},
 	{"store killed", func(s *soak) func() {
@@ -419,9 +423,12 @@ func (s *soak) untilEqual() time.Duration {
 	s.until("the file has what the store says", func() string {
 		file := s.read("haproxy.cfg")
 		for _, i := range slices.Concat(s.instances...) {
-			line := " " + i.backend.address + weighted(i.weight) + "\n"
-			if inFile := strings.Contains(file, line); inFile != (i.state == registry.StateUp) {
-				return fmt.Sprintf("%s is %q with weight %d, and so in the file: %v", i.name, i.state, i.weight, inFile)
+			server := " " + i.backend.address
+			switch up := i.state == registry.StateUp; {
+			case up && !strings.Contains(file, server+weighted(i.weight)+"\n"):
+				return fmt.Sprintf("%s is not in the file with weight %d", i.name, i.weight)
+			case !up && (strings.Contains(file, server+"\n") || strings.Contains(file, server+" ")):
+				return fmt.Sprintf("%s is %q, and in the file", i.name, i.state)
 			}
 		}
 		return ""

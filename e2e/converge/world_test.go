@@ -59,11 +59,14 @@ func newWorldWith(t *testing.T, start func(*testing.T) *store) *world {
 	w.env = append(os.Environ(), "DIR="+dir, "KVCONFD_STATE_DIR="+w.path("state"), "KVCONFD_SOCKET="+w.path("kvconfd.sock"), "KVCONFD_HOST="+filepath.Base(dir))
 	t.Cleanup(func() {
 		if w.agent != nil {
+			if t.Failed() {
+				w.agent.tellWhereItIs()
+			}
 			w.agent.kill()
 		}
 		if t.Failed() {
 			text := w.log.String()
-			t.Logf("kvconfd:\n%s", text[max(0, len(text)-6000):])
+			t.Logf("kvconfd:\n%s", text[max(0, len(text)-30000):])
 		}
 	})
 	return w
@@ -133,6 +136,16 @@ func (w *world) arguments() []string {
 func (w *world) start() {
 	w.t.Helper()
 	w.agent = launch(w.t, w.log, w.env, append([]string{filepath.Join(parts.Build(w.t), "kvconfd")}, w.arguments()...)...)
+}
+
+// isUp reports whether kvconfd has begun to serve.
+func (w *world) isUp() bool {
+	conn, err := net.Dial("unix", w.path("kvconfd.sock"))
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // once runs kvconfd to its end and returns its exit code.
@@ -248,6 +261,15 @@ func (p *process) hasEnded() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// tellWhereItIs has a program of Go print what its goroutines do, and end.
+func (p *process) tellWhereItIs() {
+	p.cmd.Process.Signal(syscall.SIGQUIT)
+	select {
+	case <-p.ended:
+	case <-time.After(5 * time.Second):
 	}
 }
 
