@@ -312,13 +312,13 @@ func (a *agent) forever(ctx context.Context) {
 		}
 		a.apply(ctx)
 		for _, g := range a.groups {
-			g.poke(compare)
-			if urge {
-				g.urge()
-			}
+			g.poke(compare, urge)
 		}
 		for _, s := range a.stores {
 			s.look()
+			if urge {
+				s.urge(ctx)
+			}
 		}
 	}
 }

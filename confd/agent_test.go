@@ -1,11 +1,15 @@
 package confd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -273,11 +277,68 @@ func TestHangupHasWhatFailedTriedAtOnce(t *testing.T) {
 					t.Fatalf("it is %s", got)
 				}
 				h.write("sound", "")
-				h.g.urge()
+				h.g.poke(true, true)
 				h.after(0, 1, report.Converged)
 			})
 		})
 	}
+}
+
+func TestAHangupReachesWhatWasTakenBack(t *testing.T) {
+	r := storeRig(t)
+	hangup := make(chan os.Signal, 1)
+	r.deps.Hangup = hangup
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]
+on_reload_failure = "rollback"
+retry_max = "1h"
+min_reload_interval = "1ms"
+reload_cmd = "cat $DIR/a.out >>$DIR/tried; ! grep -q bad $DIR/a.out"`)
+	r.set("/x", "good")
+	r.start()
+	r.eventually("tried", "good")
+	r.set("/x", "bad")
+	const tries = 9 // by themselves they come five seconds after one another at the soonest
+	seen := 0
+	r.until("each hangup brings about a try", func() bool {
+		if now := strings.Count(r.read("tried"), "bad"); now > seen {
+			seen = now
+			select {
+			case hangup <- syscall.SIGHUP:
+			default:
+			}
+		}
+		return seen >= tries
+	})
+}
+
+// reluctant is a store that refuses /denied until it is told to permit it.
+type reluctant struct {
+	kv.Store
+	permits atomic.Bool
+}
+
+func (r *reluctant) Read(ctx context.Context, read kv.Read) (kv.Result, error) {
+	if slices.Contains(read.Only, "/denied") && !r.permits.Load() {
+		return kv.Result{}, &kv.Error{Op: "get", Key: "/denied", Kind: kv.Denied}
+	}
+	return r.Store.Read(ctx, read)
+}
+
+func TestAHangupHasKeysThatWereRefusedAskedForAgain(t *testing.T) {
+	r := storeRig(t)
+	hangup := make(chan os.Signal, 1)
+	store := &reluctant{Store: r.deps.Store}
+	r.deps.Hangup, r.deps.Store = hangup, store
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/x"]`)
+	r.resource("b", `{{getv "/denied"}}`, `keys = ["/denied"]`)
+	r.set("/x", "1")
+	r.set("/denied", "2")
+	r.start()
+	r.eventually("a.out", "1")
+	r.until("it is told", func() bool { return strings.Contains(r.log.String(), "some keys may not be read") })
+	store.permits.Store(true)
+	hangup <- syscall.SIGHUP
+	r.eventually("b.out", "2")
 }
 
 func TestAConfigurationDirectoryThatComesLaterIsFound(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/keys"
@@ -29,7 +30,8 @@ type bench struct {
 	resources []resource.Resource
 	broken    []error // resource files that cannot be used
 	views     map[string]keys.View
-	given     *keys.View // what --from or --keys gives in place of every source
+	given     *keys.View      // what --from or --keys gives in place of every source
+	agent     *syscall.Stat_t // of the socket of the kvconfd that runs; nil: there is none
 }
 
 // sample is one file as it would be made now.

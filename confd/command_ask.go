@@ -17,13 +17,14 @@ import (
 
 	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/unixsocket"
 )
 
 // Exit codes of the commands, beside those of every program.
 const (
-	exitDiffers   = 1 // diff: files would change; check: there are mistakes; status: not all is well
+	exitDiffers   = 1 // diff: files would change; check: there are mistakes; status: not all is well; release: it is not held
 	exitTrouble   = 2 // it could not be found out; no kvconfd answers at the socket
 	exitForbidden = 3 // this user may not use the socket
 	exitNotFound  = 4 // nothing is called so
@@ -67,6 +68,8 @@ func socketError(err error) error {
 		err = fmt.Errorf("%w; whoever is in the group of the socket may", err)
 	case kv.NotFound:
 		code = exitNotFound
+	case kv.CompareFailed:
+		code = exitDiffers
 	}
 	return &program.ExitError{Code: code, Err: err}
 }
@@ -133,17 +136,17 @@ func printStatus(w io.Writer, s report.Status) error {
 		if t.Index > 0 {
 			index = strconv.FormatUint(uint64(t.Index), 10)
 		}
-		fmt.Fprintf(columns, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, t.Dest, t.State, index, ago(t.Since, s.Time), why)
+		fmt.Fprintf(columns, "%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(t.Name), printable.Line(t.Dest), t.State, index, ago(t.Since, s.Time), printable.Line(why))
 	}
 	if err := columns.Flush(); err != nil {
 		return err
 	}
 	for _, store := range s.Stores {
-		fmt.Fprintf(w, "%s: %s\n", store.Name, storeText(store, s.Time))
+		fmt.Fprintln(w, printable.Line(store.Name+": "+storeText(store, s.Time)))
 	}
 	for _, p := range s.Problems {
 		if p.Target == "" && p.Store == "" {
-			fmt.Fprintln(w, p)
+			fmt.Fprintln(w, printable.Line(p.String()))
 		}
 	}
 	return nil
@@ -191,7 +194,7 @@ func releaseCommand(o *options) *cobra.Command {
 too few keys are left, or too many have gone or expired at once. NAME is that of the resource, as status
 shows it: the path of its file below conf.d without .toml.
 
-Exit codes: 0 released, 2 no kvconfd answers, 3 this user may not ask it, 4 nothing of this name is held.`,
+Exit codes: 0 released, 1 it is not held, 2 no kvconfd answers, 3 this user may not ask it, 4 nothing is called NAME.`,
 		Example: `  kvconfd release haproxy`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -205,7 +208,7 @@ Exit codes: 0 released, 2 no kvconfd answers, 3 this user may not ask it, 4 noth
 			if err := unixsocket.NewClient(o.socket).Call(cmd.Context(), http.MethodPost, target, nil, nil); err != nil {
 				return socketError(err)
 			}
-			fmt.Fprintf(program.EnvFrom(cmd.Context()).Stdout, "%s is released\n", args[0])
+			fmt.Fprintf(program.EnvFrom(cmd.Context()).Stdout, "%s is released\n", printable.Line(args[0]))
 			return nil
 		},
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/kvd-io/kvd/confd/render"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
@@ -56,7 +57,7 @@ func tellFindings(w io.Writer, asJSON bool, findings []resource.Finding, resourc
 		err = writeJSON(w, map[string]any{"resources": resources, "errors": found[resource.Error], "findings": append([]resource.Finding{}, findings...)})
 	} else {
 		for _, f := range findings {
-			fmt.Fprintln(w, f)
+			fmt.Fprintln(w, printable.Text(f.String()))
 		}
 		_, err = fmt.Fprintf(w, "%s, %s, %s, %s\n", plural(resources, "resource"), plural(found[resource.Error], "error"), plural(found[resource.Warning], "warning"), plural(found[resource.Note], "note"))
 	}
@@ -95,7 +96,7 @@ func (b *bench) checkTemplate(r resource.Resource) (findings []resource.Finding)
 		findings = append(findings, resource.Finding{File: b.templatePath(r, p.Template), Line: p.Line, Severity: resource.Warning, Text: p.Text})
 	}
 	for _, read := range analysis.Outside(scope) {
-		text := fmt.Sprintf("%s reads %s, which is not below any of the keys of %s: %s", read.Function, read.Key, filepath.Base(r.File), keysText(r))
+		text := fmt.Sprintf("%s reads %s, which is not below any of the keys of %s: %s", read.Function, read.Key, filepath.Base(r.File), keyNames(r))
 		f := resource.Finding{File: b.templatePath(r, read.Template), Line: read.Line, Severity: resource.Error, Text: text}
 		if read.Default {
 			f.Severity = resource.Warning
@@ -116,7 +117,7 @@ func (b *bench) templatePath(r resource.Resource, name string) string {
 	return filepath.Join(templatesDir(b.cfg), name)
 }
 
-func keysText(r resource.Resource) string {
+func keyNames(r resource.Resource) string {
 	if len(r.Keys) == 0 {
 		return "it has none"
 	}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/unixsocket"
 )
@@ -31,8 +34,24 @@ func (o *options) templateBench(ctx context.Context, from *offline, path string,
 		return nil, trouble(err)
 	}
 	b.views = map[string]keys.View{}
-	b.resources = []resource.Resource{{Name: filepath.Base(path), Src: absolute, Dest: "stdout", Prefix: kv.Clean(b.cfg.Prefix), Keys: []string{kv.Clean(b.cfg.Prefix)}}}
+	b.resources = []resource.Resource{{
+		Name: filepath.Base(path), Src: absolute, Dest: "stdout", Prefix: kv.Clean(b.cfg.Prefix), Keys: []string{kv.Clean(b.cfg.Prefix)},
+		Sensitive: isSensitive(b.cfg, path),
+	}}
 	return b, from.apply(ctx, b, env)
+}
+
+// isSensitive reports whether the file at path is the template of a sensitive resource.
+func isSensitive(cfg Config, path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	loaded, _ := resource.Load(cfg.ConfDir, cfg.Prefix) // without a configuration directory it is nobody's
+	return slices.ContainsFunc(loaded, func(l resource.Loaded) bool {
+		src, err := os.Stat(l.Resource.Src)
+		return l.Err == nil && l.Resource.Sensitive && err == nil && os.SameFile(src, info)
+	})
 }
 
 func explainCommand(o *options) *cobra.Command {
@@ -163,10 +182,16 @@ func (s *sample) explain(ctx context.Context, line int) (report.Explanation, err
 		e.Target.State, e.Target.Step, e.Target.Err = report.Failed, report.StepRender, s.err.Error()
 	}
 	if s.reads != nil {
-		e.Reads = s.reads.Names()
-		if s.reads.World() {
-			e.Others = "the time, names of the network, interfaces or files of this machine"
+		told, withheld := s.template.Told(s.reads)
+		e.Reads = told.Names()
+		var others []string
+		if withheld > 0 {
+			others = append(others, plural(withheld, "key")+" by names that do not stand in the template, which are withheld, as the file is sensitive")
 		}
+		if s.reads.World() {
+			others = append(others, "the time, names of the network, interfaces or files of this machine")
+		}
+		e.Others = strings.Join(others, "; ")
 	}
 	switch {
 	case line == 0:
@@ -211,6 +236,7 @@ var effects = map[render.How]string{
 	render.HowValue:    "its value is in the line",
 	render.HowPresence: "the line is there because the key is",
 	render.HowDecides:  "its value decides whether the line is there",
+	render.HowAbsent:   "there is no such key; with one the line is another one, or not there",
 }
 
 func countLines(content []byte) int {
@@ -226,7 +252,7 @@ func countLines(content []byte) int {
 // printExplanation writes an explanation for people.
 func printExplanation(w io.Writer, e report.Explanation, now time.Time) error {
 	p := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "%-10s %s\n", name, printable.Line(fmt.Sprintf(format, args...)))
 	}
 	p("file", "%s", e.File)
 	p("resource", "%s (%s)", e.Target.Name, e.From)
@@ -276,15 +302,15 @@ func printExplanation(w io.Writer, e report.Explanation, now time.Time) error {
 	if e.Line > 0 {
 		fmt.Fprintf(w, "\nline %d depends on:\n", e.Line)
 		for _, c := range e.Causes {
-			fmt.Fprintf(w, "  %s: %s\n", c.Key, c.Effect)
+			fmt.Fprintf(w, "  %s: %s\n", printable.Line(c.Key), c.Effect)
 		}
 		if len(e.Causes) == 0 {
-			fmt.Fprintln(w, "  no key: it comes from the template alone")
+			fmt.Fprintln(w, "  no key that was found: it is there with any of them, or with none")
 		}
 	}
 	var err error
 	if e.Note != "" {
-		_, err = fmt.Fprintf(w, "\nnote: %s\n", e.Note)
+		_, err = fmt.Fprintf(w, "\nnote: %s\n", printable.Line(e.Note))
 	}
 	return err
 }

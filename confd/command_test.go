@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/pkg/program"
 )
@@ -53,6 +54,44 @@ func TestDiffShowsWhatWouldChangeAndWhichCommandsWouldRun(t *testing.T) {
 	}
 }
 
+func TestDiffSaysThatModeOrOwnerDiffersOrAReloadIsDue(t *testing.T) {
+	r := fileRig(t, "x: one\n")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/\"]\nmode = \"0640\"\ncheck_cmd = \"true\"\nreload_cmd = \"echo reload\"")
+	r.write("a.out", "one")
+	if err := os.Chmod(r.path("a.out"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	diff := func() (int, string) {
+		code, stdout, stderr := r.command("diff", "--keys", r.path("keys.yaml"))
+		return code, stdout + stderr
+	}
+	if code, output := diff(); code != 1 || output != "a: "+r.path("a.out")+": mode 0600 -> 0640\na: would run: true\na: would run: echo reload\n" {
+		t.Errorf("exit code %d:\n%s", code, output)
+	}
+	if err := os.Chmod(r.path("a.out"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if code, output := diff(); code != 0 || output != "" {
+		t.Errorf("exit code %d:\n%s", code, output)
+	}
+	r.write(".a.out.reload-pending", "")
+	if code, output := diff(); code != 1 || output != "a: "+r.path("a.out")+": a reload is due\na: would run: echo reload\n" {
+		t.Errorf("exit code %d:\n%s", code, output)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	if err := os.Remove(r.path(".a.out.reload-pending")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(r.path("a.out"), 0, 1234); err != nil {
+		t.Fatal(err)
+	}
+	if code, output := diff(); code != 1 || !strings.Contains(output, "a.out: owner 0:1234 -> 0:0\n") {
+		t.Errorf("exit code %d:\n%s", code, output)
+	}
+}
+
 func TestDiffShowsNoContentOfASensitiveResource(t *testing.T) {
 	r := fileRig(t, "password: hunter2\n")
 	r.resource("a", `{{getv "/password"}}`, "keys = [\"/\"]\nsensitive = true")
@@ -66,8 +105,14 @@ func TestDiffShowsNoContentOfASensitiveResource(t *testing.T) {
 }
 
 func TestWhatATerminalWouldActUponIsNotPrinted(t *testing.T) {
-	if got := printable("a\x1b[2Jb\nc\td\x9b"); got != "a\uFFFD[2Jb\nc\td\uFFFD" {
-		t.Errorf("%q", got)
+	r := fileRig(t, "\"a\\e[2J\\nb\": \"x\\e[2J\"\n")
+	r.resource("a", "{{range gets \"/*\"}}{{getv .Key}}\n{{end}}", `keys = ["/"]`)
+	r.resource("fails", `{{range gets "/*"}}{{getv (printf "%s/none" .Key)}}{{end}}`, `keys = ["/"]`)
+	for _, words := range [][]string{{"diff"}, {"explain", r.path("a.out") + ":1"}, {"explain", r.path("fails.out")}, {"render", "fails"}} {
+		_, stdout, stderr := r.command(append(words, "--keys", r.path("keys.yaml"))...)
+		if strings.ContainsRune(stdout+stderr, '\x1b') || !strings.Contains(stdout+stderr, `\x1b[2J`) {
+			t.Errorf("%q:\n%q\n%q", words, stdout, stderr)
+		}
 	}
 	if got := colour("+a\n b\n", true); got != "\x1b[32m+a\x1b[0m\n b\n" {
 		t.Errorf("%q", got)
@@ -100,6 +145,36 @@ func TestRenderPrintsASensitiveResourceOnlyIfThatIsSaid(t *testing.T) {
 	}
 	if code, stdout, stderr := r.command("render", "a", "--keys", keys, "-show-sensitive"); code != 0 || stdout != "hunter2" {
 		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+}
+
+func TestNamesOfKeysThatAreMadeOfSecretsAreNotExplained(t *testing.T) {
+	r := fileRig(t, "which: S3CR3T\nsec: {S3CR3T: x}\n")
+	r.resource("a", `{{getv "/which" | printf "/sec/%s" | getv}}{{getv "/dir/none" "d"}}`, "keys = [\"/\"]\nsensitive = true")
+	for _, words := range [][]string{{"explain", r.path("a.out")}, {"explain", r.path("a.out") + ":1"}, {"explain", r.path("a.out") + ":1", "-o", "json"}} {
+		code, stdout, stderr := r.command(append(words, "--keys", r.path("keys.yaml"))...)
+		if code != 0 || strings.Contains(stdout+stderr, "S3CR3T") || !strings.Contains(stdout, "/which") || !strings.Contains(stdout, "1 key by names that do not stand in the template") {
+			t.Errorf("%q: exit code %d\n%s%s", words, code, stdout, stderr)
+		}
+	}
+	src := r.path("conf/templates/a.tmpl")
+	if code, stdout, stderr := r.command("render", src, "--keys", r.path("keys.yaml")); code != exitTrouble || stdout != "" || !strings.Contains(stderr, "--show-sensitive") {
+		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+	if code, stdout, stderr := r.command("render", src, "--show-sensitive", "--keys", r.path("keys.yaml")); code != 0 || stdout != "xd" {
+		t.Errorf("exit code %d, %q: %s", code, stdout, stderr)
+	}
+}
+
+func TestALineThatAnAbsentKeyWouldChangeIsExplainedByIt(t *testing.T) {
+	r := fileRig(t, "x: one\n")
+	r.resource("a", "static\n{{getv \"/m/x\" \"dflt\"}}\n{{if not (exists \"/m/y\")}}no y\n{{end}}{{if ne (getv \"/m/z\" \"on\") \"off\"}}z\n{{end}}", `keys = ["/"]`)
+	for line, want := range map[string]string{"1": "no key that was found", "2": "/m/x: there is no such key", "3": "/m/y: there is no such key", "4": "/m/z: there is no such key"} {
+		code, stdout, stderr := r.command("explain", r.path("a.out")+":"+line, "--keys", r.path("keys.yaml"))
+		_, causes, _ := strings.Cut(stdout, "depends on:")
+		if code != 0 || !strings.Contains(causes, want) || strings.Count(causes, "/m/") > 1 {
+			t.Errorf("line %s, exit code %d:\n%s%s", line, code, stdout, stderr)
+		}
 	}
 }
 
@@ -213,7 +288,7 @@ func TestByTheNameConfdThereAreNoCommandsAndConfdsArgumentsWork(t *testing.T) {
 	args := []string{"-onetime", "-backend", "file", "-file", r.path("keys.yaml"), "-confdir", r.path("conf"), "-config-file", r.path("none.toml"), "check"}
 	r.write("none.toml", "")
 	code := program.Run(t.Context(), ProgramAs("/usr/bin/confd"), args, os.LookupEnv, &program.Env{Stdout: &out, Stderr: &log})
-	if code != 0 || r.read("a.out") != "1" || !strings.Contains(log.String(), "have no effect") {
+	if code != 0 || r.read("a.out") != "1" || !strings.Contains(log.String(), "have no effect; called as confd there are no commands: use kvconfd check") {
 		t.Errorf("exit code %d: %s", code, log.String())
 	}
 	command := ProgramAs("confd").Command()
@@ -244,5 +319,18 @@ func TestAFileWhoseNameEndsInANumberIsNotTakenForALine(t *testing.T) {
 		if file, _, err := splitLine(text, isFile); file != want || err != nil {
 			t.Errorf("%s is taken for %s", text, file)
 		}
+	}
+}
+
+func TestAStatusSpellsOutWhatATerminalWouldActUpon(t *testing.T) {
+	hostile := "a\x1b[2J\nb"
+	var out strings.Builder
+	err := printStatus(&out, report.Status{
+		Targets:  []report.TargetStatus{{Name: hostile, Dest: hostile, State: report.Failed, Err: hostile}},
+		Stores:   []report.Store{{Name: hostile, Err: hostile}},
+		Problems: []report.Problem{{Err: hostile}},
+	})
+	if err != nil || strings.ContainsRune(out.String(), '\x1b') || strings.Count(out.String(), `a\x1b[2J\nb`) != 6 || strings.Count(out.String(), "\n") != 4 {
+		t.Errorf("%v: %q", err, out.String())
 	}
 }

@@ -89,7 +89,9 @@ func (c *control) Stores() (stores []report.Store) {
 	for _, name := range slices.Sorted(maps.Keys(p.stores)) {
 		s := p.stores[name]
 		status := s.status(storeTitle(s.settings))
-		status.Published = name == ownStore && c.agent.cfg.Moments != ""
+		if status.Published = name == ownStore && c.agent.cfg.Moments != ""; status.Published {
+			status.Keys = max(0, status.Keys-s.mirror.Count(c.agent.cfg.Moments)) // those that ask for a moment are not the user's
+		}
 		stores = append(stores, status)
 	}
 	return stores
@@ -122,10 +124,10 @@ func (c *control) Release(name string) error {
 	case !known:
 		return &kv.Error{Op: "release", Key: name, Kind: kv.NotFound, Err: fmt.Errorf("there is no target %q; kvconfd status lists them", name)}
 	case !held:
-		return fmt.Errorf("%s is not held", name)
+		return &kv.Error{Op: "release", Key: name, Kind: kv.CompareFailed, Cause: name + " is not held; kvconfd status shows what is"}
 	}
 	for _, g := range c.now().groups {
-		g.poke(true)
+		g.poke(true, false)
 	}
 	return nil
 }

@@ -174,19 +174,13 @@ func (g *group) order(tasks []task) {
 	g.signal()
 }
 
-// poke has the group look at its templates, and at its files too if compare is set.
-func (g *group) poke(compare bool) {
+// poke has the group look at its templates, at its files too if compare is set, and with urge try now what has
+// failed.
+func (g *group) poke(compare, urge bool) {
 	g.mu.Lock()
 	g.look = true
 	g.compare = g.compare || compare
-	g.mu.Unlock()
-	g.signal()
-}
-
-// urge has the group try now what has failed.
-func (g *group) urge() {
-	g.mu.Lock()
-	g.urged = true
+	g.urged = g.urged || urge
 	g.mu.Unlock()
 	g.signal()
 }

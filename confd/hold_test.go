@@ -86,6 +86,19 @@ func (h *holding) after(wait time.Duration, n int, state report.State) {
 	}
 }
 
+func TestWhatMadeAVersionIsToldThoughNothingElseIsNews(t *testing.T) {
+	hold(t, "", func(h *holding) {
+		h.has(1)
+		h.after(time.Second, 1, report.Converged)
+		o := h.g.targets[0].outputs[0]
+		o.status.Changed = []string{"/a/0"}
+		o.become(report.Converged, "", nil)
+		if changed := h.w.status("a").Changed; len(changed) != 1 {
+			t.Errorf("%q is told", changed)
+		}
+	})
+}
+
 func TestAFileThatShrinksTooMuchIsHeldForItsGraceOrUntilItIsReleased(t *testing.T) {
 	hold(t, "max_shrink_percent = 50\nshrink_grace = \"1m\"", func(h *holding) {
 		h.has(10)
@@ -112,7 +125,7 @@ func TestAFileThatShrinksTooMuchIsHeldForItsGraceOrUntilItIsReleased(t *testing.
 		if held, known := h.g.board.release("a"); !held || !known {
 			t.Error("it cannot be released")
 		}
-		h.g.poke(true)
+		h.g.poke(true, false)
 		h.after(time.Second, 2, report.Converged)
 		h.has(0) // the release was for once
 		h.after(30*time.Second, 2, report.Held)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/confd/starter"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
@@ -156,7 +157,7 @@ func (i *initOptions) show(w io.Writer, files []planned) (missing, replaced int)
 		case !file.there && !i.dryRun:
 			fmt.Fprintf(w, "%s is new: %s\n", file.Path, plural(bytes.Count(file.Content, []byte("\n")), "line"))
 		default:
-			fmt.Fprint(w, colour(unifiedDiff(file.Path, file.before, file.Content, file.there), isColoured(w)))
+			fmt.Fprint(w, colour(printable.Text(unifiedDiff(file.Path, file.before, file.Content, file.there)), isColoured(w)))
 		}
 		missing++
 		if file.there {
@@ -208,7 +209,7 @@ func (i *initOptions) firstRun(ctx context.Context, env *program.Env, p starter.
 	fmt.Fprintf(w, "\n# what kvconfd would then change\n")
 	changes, err := i.rehearse(ctx, env, p, files)
 	if err != nil {
-		fmt.Fprintf(w, "# cannot be told: %v\n", err)
+		fmt.Fprintf(w, "# cannot be told: %s\n", printable.Line(err.Error()))
 	}
 	for _, c := range changes {
 		if c.Err == "" && !c.Differs {
@@ -252,6 +253,7 @@ func (i *initOptions) rehearse(ctx context.Context, env *program.Env, p starter.
 	if err != nil {
 		return nil, err
 	}
+	b.agent = i.agent()
 	return b.changes(ctx, p.Name)
 }
 

@@ -222,6 +222,9 @@ func TestOneTemplateMakesAFileForEachKeyAndRemovesThoseThatVanish(t *testing.T) 
 		t.Errorf("%d reloads for two new files of one pass", got)
 	}
 	r.becomes(w, "site/a", report.Converged)
+	if got := strings.Count(r.log.String(), "msg=reloaded"); got != 1 {
+		t.Errorf("one reload is told %d times", got)
+	}
 	renders := w.count("site/a", report.StepRender)
 
 	r.set("/sites/b/port", "3")
@@ -315,6 +318,7 @@ reload_cmd = "cat $DIR/a.out >>$DIR/tried; echo >>$DIR/tried; if grep -q bad $DI
 	if status := w.status("a"); status.Step != report.StepReload || status.Next.IsZero() {
 		t.Errorf("status: %+v", status)
 	}
+	r.until("the version before is not said to be made by the change", func() bool { return w.status("a").Changed == nil })
 	r.set("/x", "bad") // the same again
 	r.set("/x", "better")
 	r.eventually("tried", "good\nbad\ngood\nbetter\n")
@@ -474,6 +478,12 @@ func TestWhatWasAppliedIsTakenBackWhenTheCheckRefusesTheFile(t *testing.T) {
 		t.Errorf("%d reloads, failed at %q", r.reloads(), w.status("a").Step)
 	}
 	r.until("nothing is owed", func() bool { return !r.exists(".a.out.reload-pending") })
+	if n := strings.Count(r.log.String(), "took back what was changed in the running program"); n == 0 {
+		t.Error("the log does not say that it was taken back")
+	}
+	if changed := w.status("a").Changed; changed != nil {
+		t.Errorf("the version before is said to be made by a change of %q", changed)
+	}
 	r.set("/x", "web 2")
 	r.eventually("live", "web 2")
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
@@ -182,7 +183,7 @@ func (o *output) become(state report.State, step string, err error) {
 	if other {
 		s.Since = time.Now()
 	}
-	if told := o.told; other || s.Err != told.Err || s.Hash != told.Hash || s.Index != told.Index || !s.Next.Equal(told.Next) || s.LiveAfter != told.LiveAfter {
+	if told := o.told; other || s.Err != told.Err || s.Hash != told.Hash || s.Index != told.Index || !s.Next.Equal(told.Next) || s.LiveAfter != told.LiveAfter || !slices.Equal(s.Changed, told.Changed) {
 		o.told = *s
 		o.target.board.set(*s)
 	}

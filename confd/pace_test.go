@@ -76,6 +76,33 @@ func TestAChangeSoonAfterAPassWaitsForWhatIsLeftOfQuietMaxAndForQuietAtLeast(t *
 	}
 }
 
+func TestPassesThatTakeLongLeavePausesAsLongAsTheyAreUpToQuietMax(t *testing.T) {
+	const quiet, longest, every = 100 * time.Millisecond, 500 * time.Millisecond, 10 * time.Millisecond
+	for _, c := range []struct{ takes, pause time.Duration }{
+		{50 * time.Millisecond, 450 * time.Millisecond},
+		{300 * time.Millisecond, 300 * time.Millisecond},
+		{2 * time.Second, longest},
+	} {
+		p := pace{quiet: quiet, longest: longest}
+		now := time.Unix(1000, 0)
+		var ended time.Time
+		var pause time.Duration
+		for range 20 { // passes, while changes go on
+			for p.changed(now); !p.isDue(now); p.changed(now) {
+				now = now.Add(every)
+			}
+			pause = now.Sub(ended)
+			p.taken(now)
+			now = now.Add(c.takes)
+			ended = now
+			p.passed(now)
+		}
+		if pause < c.pause || pause > c.pause+every {
+			t.Errorf("between two passes of %v there is a pause of %v, want %v", c.takes, pause, c.pause)
+		}
+	}
+}
+
 func TestABucketLetsABurstThroughAndThenOnePerIntervalAndForgetsNone(t *testing.T) {
 	b := bucket{burst: 3, interval: time.Second}
 	start := time.Unix(1000, 0)

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/cobra"
@@ -145,8 +146,11 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			env := program.EnvFrom(cmd.Context())
-			for _, warning := range append(file.warnings(env.Origins), overlooked(env.Origins)...) {
+			for _, warning := range append(file.warnings(cmd.Flags(), env.Origins), overlooked(env.Origins)...) {
 				env.Log.Warn(warning)
+			}
+			if file.path != "" {
+				env.Log.Info("settings are read once, at the start", "file", file.path)
 			}
 			if path := cmd.Flag(flagConfigFile).Value.String(); env.Origins[flagConfigFile] != program.OriginDefault {
 				if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -154,7 +158,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 				}
 			}
 			if len(args) > 0 { // which confd passes over
-				env.Log.Warn("arguments that are no flags have no effect", "arguments", args)
+				env.Log.Warn("arguments that are no flags have no effect"+meantCommand(args[0]), "arguments", args)
 			}
 			if err := o.run(cmd.Context(), env); err != nil {
 				return &program.ExitError{Code: program.ExitUsage, Err: err}
@@ -173,6 +177,16 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 		return pflag.NormalizedName(canonical(name))
 	})
 	return cmd
+}
+
+// meantCommand says what is to be called instead of confd if a word is a command of kvconfd.
+func meantCommand(word string) string {
+	for _, command := range commands(&options{}) {
+		if command.Name() == word {
+			return "; called as confd there are no commands: use kvconfd " + word
+		}
+	}
+	return ""
 }
 
 // addFlags defines the flags: those that say what is rendered from what for every command, and those of
@@ -341,17 +355,40 @@ func isEmptyList(value any) bool {
 }
 
 // warnings says what of the file was not used, and why.
-func (c *configFile) warnings(origins map[string]program.Origin) (texts []string) {
+func (c *configFile) warnings(flags *pflag.FlagSet, origins map[string]program.Origin) (texts []string) {
 	for _, name := range c.unknown {
 		texts = append(texts, fmt.Sprintf("%s: setting %q has no effect", c.path, name))
 	}
-	for name := range c.values {
-		if origins[name] == program.OriginFlag {
+	for name, value := range c.values {
+		if origins[name] == program.OriginFlag && !means(flags.Lookup(name), value) {
 			texts = append(texts, fmt.Sprintf("--%s wins over the value in %s; in confd 0.16 the file won", name, c.path))
 		}
 	}
 	slices.Sort(texts)
 	return texts
+}
+
+// means reports whether a flag is set to what a value of confd.toml says.
+func means(flag *pflag.Flag, value any) bool {
+	text := fmt.Sprint(value)
+	if list, isList := value.([]any); isList {
+		texts := make([]string, len(list))
+		for i, item := range list {
+			texts[i] = fmt.Sprint(item)
+		}
+		text = strings.Join(texts, ",")
+	}
+	if slice, isSlice := flag.Value.(pflag.SliceValue); isSlice {
+		return text == strings.Join(slice.GetSlice(), ",")
+	}
+	if flag.Value.Type() == "duration" {
+		for _, text := range []string{text, text + "s"} { // a plain number is one of seconds
+			if duration, err := time.ParseDuration(text); err == nil {
+				return duration.String() == flag.Value.String()
+			}
+		}
+	}
+	return text == flag.Value.String()
 }
 
 // overlooked says which settings were given that have no effect.

@@ -94,6 +94,20 @@ func TestWhatIsIgnoredOrOverruledIsSaid(t *testing.T) {
 	}
 }
 
+func TestAFlagThatSaysWhatTheFileSaysIsNotToldToWin(t *testing.T) {
+	r := fileRig(t, "x: 1")
+	r.resource("a", `{{getv "/x"}}`, `keys = ["/"]`)
+	file := "backend = \"file\"\nnodes = [\"http://a\", \"http://b\"]\ninterval = 60\nprefix = \"/p\"\n"
+	args := []string{"-onetime", "-backend", "file", "-node", "http://a", "-node", "http://b", "-interval", "1m", "-prefix", "/", "-file", r.path("keys.yaml"), "-confdir", r.path("conf")}
+	code, _, stderr := run(t, r, file, nil, args...)
+	if code != 0 || strings.Count(stderr, " wins over ") != 1 || !strings.Contains(stderr, "--prefix wins over") {
+		t.Errorf("exit code %d:\n%s", code, stderr)
+	}
+	if !strings.Contains(stderr, "settings are read once") || !strings.Contains(stderr, `"file":"`+r.path("confd.toml")) {
+		t.Errorf("the log does not say which settings were read:\n%s", stderr)
+	}
+}
+
 func TestMistakesAtTheCommandLineAreExplained(t *testing.T) {
 	r := newRig(t, nil)
 	for _, c := range []struct {

@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -167,9 +168,13 @@ func (g *group) reload(ctx context.Context, owing []*output, state report.State)
 	err = g.confirm(ctx, marks)
 	for _, o := range owing {
 		g.board.step(o.name, report.StepConfirm, began, err)
-		if err == nil {
-			o.log.Info("reloaded", filled("why", o.status.Why, "output", output)...)
+	}
+	if err == nil {
+		why := ""
+		for _, o := range owing {
+			why = cmp.Or(why, o.status.Why)
 		}
+		g.about(owing).Info("reloaded", filled("why", why, "output", output)...)
 	}
 	return report.StepConfirm, err
 }
@@ -334,6 +339,7 @@ func (g *group) rollBack(ctx context.Context, step string, reason error, owing [
 		}
 		if done {
 			o.log.Warn("rolled back to the version before")
+			o.status.Changed = nil // that made another
 			back = append(back, o)
 		}
 	}

@@ -499,6 +499,7 @@ func (g *group) giveUp(ctx context.Context, s *set, changed []*output, applied b
 	for _, o := range changed {
 		err := o.takeBack(ctx)
 		o.applied, o.live = time.Time{}, nil // what runs is, or will be, what the file holds
+		o.status.Changed = nil
 		if err == nil {
 			err = o.book().Paid()
 		}
@@ -506,6 +507,7 @@ func (g *group) giveUp(ctx context.Context, s *set, changed []*output, applied b
 			o.log.Warn("the running program is brought back to the file by a reload", "reason", err)
 			continue
 		}
+		o.log.Info("took back what was changed in the running program")
 		o.owes = false
 	}
 }
@@ -638,7 +640,8 @@ func (g *group) write(ctx context.Context, s *set, changed, noted []*output, sta
 		hash := o.hash
 		o.onDisk = &hash
 		if !o.vanished {
-			if o.unfiled.take(&o.cause); !applied {
+			o.unfiled.take(&o.cause)
+			if !applied {
 				o.status.Changed = o.unfiled.names()
 			}
 			o.log.Info("file updated", o.unfiled.attributes("file", o.file.Path, "bytes", len(o.want))...)

@@ -72,6 +72,15 @@ func (s *store) look() {
 	}
 }
 
+// urge has a store that is not heard, or not of all keys, read now.
+func (s *store) urge(ctx context.Context) {
+	if s.mirror.Status().Err == nil {
+		return
+	}
+	s.pause()
+	s.follow(ctx, s.roots)
+}
+
 // coversAll reports whether everything that roots stand for is among what before stands for.
 func coversAll(before, roots []string) bool {
 	for _, root := range roots {

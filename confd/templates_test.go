@@ -267,6 +267,36 @@ func TestProgramsAcceptWhatTheShippedTemplatesMake(t *testing.T) {
 	}
 }
 
+func TestARefusalByAShippedCheckNamesTheLineAndLeavesNothingBehind(t *testing.T) {
+	for program, template := range map[string]string{"haproxy": "haproxy.cfg", "haproxy-tcp": "haproxy-tcp.cfg", "nginx": "nginx.conf"} {
+		t.Run(program, func(t *testing.T) {
+			parts.Need(t, strings.TrimSuffix(program, "-tcp"))
+			r := newRig(t, nil)
+			settings := shipped(r.dir, freeAddress(t))[program]
+			r.install(program, "")
+			r.cfg.Backend, r.cfg.Files = keys.BackendFile, []string{keyFiles(t, program)[0]}
+			r.setWorld(settings)
+			template := program + "/templates/" + template + ".tmpl"
+			r.write(template, "nonsense;\n"+r.read(template))
+			if err := r.once(); err == nil {
+				t.Error("it is accepted")
+			}
+			if log := r.log.String(); !strings.Contains(log, r.path("proxy.cfg")+":1") || !strings.Contains(log, "nonsense") {
+				t.Errorf("the log does not name the line:\n%s", log)
+			}
+			entries, err := os.ReadDir(r.dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, entry := range entries {
+				if strings.Contains(entry.Name(), "proxy.cfg") {
+					t.Errorf("%s is left behind", entry.Name())
+				}
+			}
+		})
+	}
+}
+
 func TestARealProxyFollowsTheStoreWithoutLosingARequest(t *testing.T) {
 	for proxy, reload := range map[string]string{
 		"haproxy": `kill -USR2 $(cat $DIR/master)`,

@@ -21,6 +21,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/agentstatus"
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/printable"
 )
 
 const (
@@ -336,7 +337,7 @@ func (f *convergedFlags) show(c *session, fleet *fleet, rows []row) error {
 		_ = json.NewEncoder(c.out).Encode(map[string]any{"index": fleet.moment, "converged": len(left) == 0, "hosts": rows}) // a failing output shows in flush
 	} else {
 		c.out.WriteString(tableOf(rows))
-		fmt.Fprintln(c.out, sentence(rows, fleet.moment))
+		fmt.Fprintln(c.out, printable.Line(sentence(rows, fleet.moment)))
 	}
 	if len(left) > 0 {
 		return &toldError{exitBehind}
@@ -353,7 +354,7 @@ func tableOf(rows []row) string {
 		if !r.Converged {
 			state = r.Why
 		}
-		fmt.Fprintf(columns, "%s\t%d\t%d/%d\t%s\n", r.Host, r.Index, r.FilesLive, r.Files, state)
+		fmt.Fprintf(columns, "%s\t%d\t%d/%d\t%s\n", printable.Line(r.Host), r.Index, r.FilesLive, r.Files, printable.Line(state))
 	}
 	columns.Flush()
 	return b.String()
@@ -375,7 +376,7 @@ func (w *waiting) tell(left []row) {
 		text += fmt.Sprintf(", and for %d more", more)
 	}
 	if text != w.told {
-		fmt.Fprintln(w.c.env.Stderr, text)
+		fmt.Fprintln(w.c.env.Stderr, printable.Line(text))
 	}
 	w.told = text
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/printable"
 )
 
 // childGrace is how long a command may go on after kvctl was told to end.
@@ -42,7 +43,7 @@ As with etcdctl, KEY may come last when there is no "--": kvctl exec-watch ./rel
 			}
 			return c.follow(ctx, from.at(key), func(e kv.Event, _ kv.Index) (bool, error) {
 				if e.Node.Dir {
-					fmt.Fprintf(c.env.Stderr, "Ignored dir %s change\n", e.Node.Key)
+					fmt.Fprintf(c.env.Stderr, "Ignored dir %s change\n", printable.Line(e.Node.Key))
 					return true, nil
 				}
 				return true, c.handle(ctx, argv, e)
@@ -67,7 +68,7 @@ func (c *session) handle(ctx context.Context, argv []string, e kv.Event) error {
 		return &usageError{text: fmt.Sprintf("cannot run %s for %s at index %d: %v", argv[0], e.Node.Key, e.Node.ModifiedIndex, errors.Unwrap(err))}
 	}
 	if err := child.Wait(); err != nil && ctx.Err() == nil {
-		fmt.Fprintf(c.env.Stderr, "%s for %s at index %d: %v\n", argv[0], e.Node.Key, e.Node.ModifiedIndex, err)
+		fmt.Fprintf(c.env.Stderr, "%s for %s at index %d: %v\n", argv[0], printable.Line(e.Node.Key), e.Node.ModifiedIndex, err)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/etcdv2"
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/program"
 )
 
@@ -174,8 +175,8 @@ func (t trouble) print(w io.Writer, f format) {
 		_ = json.NewEncoder(w).Encode(t) // nobody is left to tell
 		return
 	}
-	fmt.Fprintln(w, t.text)
+	fmt.Fprintln(w, printable.Text(t.text))
 	if t.Hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", t.Hint)
+		fmt.Fprintf(w, "hint: %s\n", printable.Text(t.Hint))
 	}
 }

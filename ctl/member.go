@@ -13,6 +13,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
+	"github.com/kvd-io/kvd/pkg/printable"
 )
 
 // acceptQuorumLoss is the value of --accept-risk.
@@ -100,7 +101,11 @@ func table(rows [][]string) string {
 	var b strings.Builder
 	columns := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
-		fmt.Fprintln(columns, strings.Join(row, "\t"))
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = printable.Line(cell)
+		}
+		fmt.Fprintln(columns, strings.Join(cells, "\t"))
 	}
 	_ = columns.Flush() // a strings.Builder takes everything
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/printable"
 )
 
 // format is how answers and errors are printed. It is a pflag.Value.
@@ -94,13 +95,13 @@ func (p *printer) json(e kv.Event) {
 	_ = json.NewEncoder(p.out).Encode(eventJSON{e.Action, nodeJSONOf(e.Node), nodeJSONOf(e.PrevNode)})
 }
 
-// said prints text, or the JSON of what it says.
+// said prints text for a person, or the JSON of what it says.
 func (p *printer) said(text string, means any) {
 	if p.format == asJSON {
 		_ = json.NewEncoder(p.out).Encode(means) // structs of strings; a failing output shows in flush
 		return
 	}
-	fmt.Fprintln(p.out, text)
+	fmt.Fprintln(p.out, printable.Text(text))
 }
 
 // names prints a list, one name a line.

@@ -18,6 +18,7 @@ import (
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/kvclient"
 	"github.com/kvd-io/kvd/pkg/override"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/registry"
 )
 
@@ -160,7 +161,7 @@ func (k known) tellStrange(w io.Writer) {
 			fmt.Fprintf(w, "and %d more keys that are left out\n", len(k.strange)-most)
 			return
 		}
-		fmt.Fprintf(w, "left out: %s\n", text)
+		fmt.Fprintf(w, "left out: %s\n", printable.Line(text))
 	}
 }
 
@@ -255,7 +256,7 @@ func (f *serviceFlags) watch(ctx context.Context, c *session, args []string) err
 			}
 			record, err := recordOf(event.Node, f.prefix)
 			if err != nil {
-				fmt.Fprintf(c.env.Stderr, "left out: %s: %v\n", event.Node.Key, err)
+				fmt.Fprintf(c.env.Stderr, "left out: %s\n", printable.Line(event.Node.Key+": "+err.Error()))
 				if wasThere {
 					c.changedInstance(before, registry.Record{})
 				}
@@ -389,7 +390,7 @@ func (f *serviceFlags) want(ctx context.Context, c *session, args []string, w wi
 		}
 	}
 	if lost := k.lastOnes(wishes); lost != "" {
-		fmt.Fprintln(c.env.Stderr, lost)
+		fmt.Fprintln(c.env.Stderr, printable.Line(lost))
 		if w.risk == "" {
 			return &refusedError{"not done: " + lost, "put another instance of it back first; with --accept-risk=" + acceptLastInstance + " it is done all the same"}
 		}
@@ -401,9 +402,9 @@ func (f *serviceFlags) want(ctx context.Context, c *session, args []string, w wi
 			return err
 		}
 		if _, there := k.find(one.name); !there && !one.override.IsZero() {
-			fmt.Fprintf(c.env.Stderr, "%s is not registered now: this counts when it is\n", one.name)
+			fmt.Fprintf(c.env.Stderr, "%s is not registered now: this counts when it is\n", printable.Line(one.name))
 		}
-		lines = append(lines, one.text())
+		lines = append(lines, printable.Line(one.text()))
 	}
 	if w.wait {
 		if err := f.await(ctx, c, wishes); err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/override"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/registry"
 )
 
@@ -168,5 +169,5 @@ func (c *session) changedInstance(before, now registry.Record) {
 	if len(one.Tags) > 0 {
 		text += " " + strings.Join(one.Tags, ",")
 	}
-	c.said(text, nil)
+	c.said(printable.Line(text), nil)
 }

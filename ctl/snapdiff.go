@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/snapfile"
 )
 
@@ -100,9 +101,9 @@ func (c *session) tellChange(what change) {
 	default:
 		called = strings.TrimSpace(what.Kind + " " + called)
 	}
-	fmt.Fprint(c.out, changeMarks[what.Change], " ", called)
+	fmt.Fprint(c.out, changeMarks[what.Change], " ", printable.Line(called))
 	if len(what.words) > 0 {
-		fmt.Fprint(c.out, ": ", strings.Join(what.words, ", "))
+		fmt.Fprint(c.out, ": ", printable.Line(strings.Join(what.words, ", ")))
 	}
 	fmt.Fprintln(c.out)
 }

@@ -212,7 +212,7 @@ func TestHAProxyFollowsByItsUnitWhateverIsKilledOnTheWay(t *testing.T) {
 	_, section, _ := strings.Cut(string(page), "\n## A proxy\n")
 	for i, part := range strings.Split(section, "\n```\n") {
 		if i%2 == 1 {
-			h.Must("sh", "-c", strings.NewReplacer("sudo ", "", "/usr/local/share/doc/kvd/", "/usr/share/", "kvconfd diff", "! kvconfd diff").Replace(part))
+			h.Must("sh", "-c", strings.NewReplacer("sudo ", "", "/usr/local/share/doc/kvd/", "/usr/share/", "systemd-run", "! systemd-run").Replace(part))
 		}
 	}
 	follows("web")

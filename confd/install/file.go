@@ -80,6 +80,43 @@ func (f File) Differs(content []byte) (bool, error) {
 	return !bytes.Equal(current, content), nil
 }
 
+// Attributes says how mode and owner of the destination differ from what they should be: "mode 0600 -> 0644",
+// "owner 0:0 -> 33:33". Of what is not there, or will be replaced whatever it is, it says nothing.
+func (f File) Attributes() (differing []string, err error) {
+	path, err := f.target()
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, nil
+	}
+	if f.Mode != nil && bits(info.Mode()) != bits(*f.Mode) {
+		differing = append(differing, fmt.Sprintf("mode %s -> %s", octal(info.Mode()), octal(*f.Mode)))
+	}
+	uid, gid := f.owner()
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && (int(owner.Uid) != uid || int(owner.Gid) != gid) {
+		differing = append(differing, fmt.Sprintf("owner %d:%d -> %d:%d", owner.Uid, owner.Gid, uid, gid))
+	}
+	return differing, nil
+}
+
+// octal spells a mode as chmod takes it.
+func octal(mode fs.FileMode) string {
+	special := 0
+	for bit, value := range map[fs.FileMode]int{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if mode&bit != 0 {
+			special += value
+		}
+	}
+	return fmt.Sprintf("%04o", special+int(mode.Perm()))
+}
+
 // refuse reports why what is at the destination must not be replaced. info is not that of a followed link.
 func (f File) refuse(info fs.FileInfo) error {
 	if info.Mode()&fs.ModeSymlink != 0 {

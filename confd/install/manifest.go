@@ -42,7 +42,7 @@ const (
 // whose names begin with prefix and end with suffix. One that is not there is empty. One that is damaged, or
 // that somebody else could have written, is an error: nothing is removed on its word.
 func OpenManifest(dir, name, prefix, suffix string) (*Manifest, error) {
-	m := &Manifest{dir: dir, name: strings.ReplaceAll(name, "/", "~"), prefix: prefix, suffix: suffix}
+	m := &Manifest{dir: dir, name: manifestName(name), prefix: prefix, suffix: suffix}
 	m.files = map[string][]string{}
 	data, err := m.read()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -61,7 +61,14 @@ func (m *Manifest) path() string { return m.File().hidden(madeSuffix) }
 
 // File returns a File whose debt stands for all files of the manifest, also for those that are gone. It is not
 // itself a destination.
-func (m *Manifest) File() File { return File{Path: filepath.Join(m.dir, m.name), UID: -1, GID: -1} }
+func (m *Manifest) File() File { return bookAt(m.dir, m.name) }
+
+// Book returns the File of the manifest that OpenManifest opens, which need not be there.
+func Book(dir, name string) File { return bookAt(dir, manifestName(name)) }
+
+func bookAt(dir, name string) File { return File{Path: filepath.Join(dir, name), UID: -1, GID: -1} }
+
+func manifestName(resource string) string { return strings.ReplaceAll(resource, "/", "~") }
 
 // read returns what is on disk if nobody else can have written it.
 func (m *Manifest) read() ([]byte, error) {

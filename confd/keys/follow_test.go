@@ -346,3 +346,20 @@ func (g *guarded) Read(_ context.Context, r kv.Read) (kv.Result, error) {
 	}
 	return answerOf("c1", 5, pairs...), nil
 }
+
+func TestAFollowingThatBeginsAnewTellsWhatTheOneBeforeKnewUntilItIsAnswered(t *testing.T) {
+	m := NewMirror(Segments)
+	f := &followed{store: &guarded{}, log: slog.New(slog.DiscardHandler)}
+	before := f.newFollowing(m, []string{"/a"})
+	before.hear(nil)
+	before.troubled(&kv.Error{Kind: kv.Unavailable})
+	heard := m.Status().Heard
+	again := f.newFollowing(m, []string{"/a"})
+	if status := m.Status(); !kv.Is(status.Err, kv.Unavailable) || heard.IsZero() || !status.Heard.Equal(heard) {
+		t.Errorf("heard at %v: %v; before that at %v", status.Heard, status.Err, heard)
+	}
+	again.hear(nil)
+	if status := m.Status(); status.Err != nil || !status.Heard.After(heard) {
+		t.Errorf("when it is answered: heard at %v: %v", status.Heard, status.Err)
+	}
+}

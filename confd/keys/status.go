@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
@@ -31,6 +32,20 @@ func (m *Mirror) Status() Status {
 		status.BytesRead = bytes()
 	}
 	return status
+}
+
+// Count returns how many keys are held at and below key.
+func (m *Mirror) Count(key string) int {
+	n := 0
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tree.Ascend(key, func(found, _ string) bool {
+		if found == key || kv.Below(found, key) {
+			n++
+		}
+		return strings.HasPrefix(found, key)
+	})
+	return n
 }
 
 // report sets whom Status asks how the source is.

@@ -111,7 +111,8 @@ type following struct {
 }
 
 func (f *followed) newFollowing(m *Mirror, roots []string) *following {
-	g := &following{followed: f, mirror: m, roots: roots}
+	before := m.Status()
+	g := &following{followed: f, mirror: m, roots: roots, heard: before.Heard, why: before.Err} // until something is heard
 	if over := len(roots) - rootsMax; over > 0 && m.naming == Segments {
 		g.roots = roots[:rootsMax]
 		g.over = fmt.Errorf("%d of the keys that resources name are not followed, %s and those after it: each lies in a hidden directory of its own, and a store is asked for %d at once; "+

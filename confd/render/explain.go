@@ -27,6 +27,7 @@ const (
 	HowValue    How = "value"     // its value, or a part of it, is in the line: with another value the line is another one
 	HowPresence How = "presence"  // the line is there because the key is, whatever its value
 	HowDecides  How = "condition" // its value is not in the line, but with another value the line is not there
+	HowAbsent   How = "absence"   // there is no such key, and with one the line is another one or not there
 )
 
 const (
@@ -39,11 +40,11 @@ const (
 const changedValue = "\x01kvd: another value\x01"
 
 // Explain returns which keys made line (from 1) of the output over tree, the most telling first; none
-// if the line stands in the template alone. It is found out by rendering without keys and with
+// if no key was found to have to do with it. Of a Sensitive template it leaves out keys as Told does. It is found out by rendering without keys and with
 // other values, so it holds whatever the template does: first a small set of keys is found that
 // makes the line by itself, then each of them is tried in the whole. A line is the same one if
-// its text is, and if it stands between the same other lines. What would be there if a missing key
-// existed is not told. It takes some hundred renders, nearly all of them over few keys, and ends with
+// its text is, and if it stands between the same other lines. Of keys that are not there, those are
+// told that the template asks for by name. It takes some hundred renders, nearly all of them over few keys, and ends with
 // an error when all together have taken as long as one render may.
 func (t *Template) Explain(ctx context.Context, tree Tree, item any, line int) ([]Cause, error) {
 	out, err := t.Render(ctx, tree, item)
@@ -61,6 +62,9 @@ func (t *Template) Explain(ctx context.Context, tree Tree, item any, line int) (
 	causes := e.causes(e.enough(), out.Reads)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if told, _ := t.Told(out.Reads); t.env.Sensitive {
+		causes = slices.DeleteFunc(causes, func(c Cause) bool { return !told.Touches(c.Key) })
 	}
 	return causes, nil
 }
@@ -170,7 +174,13 @@ func (e *explainer) causes(enough []KVPair, reads *Reads) []Cause {
 			causes = append(causes, Cause{Key: e.outer(pair.Key), How: HowDecides})
 		}
 	}
-	rank := map[How]int{HowValue: 0, HowPresence: 1, HowDecides: 2}
+	for _, key := range slices.Sorted(maps.Keys(reads.keys)) {
+		_, there := e.tree.Get(key)
+		if !there && len(causes) < causesMax && e.decides(KVPair{Key: key}, enough) {
+			causes = append(causes, Cause{Key: e.outer(key), How: HowAbsent})
+		}
+	}
+	rank := map[How]int{HowValue: 0, HowPresence: 1, HowDecides: 2, HowAbsent: 3}
 	slices.SortStableFunc(causes, func(a, b Cause) int { return cmp.Compare(rank[a.How], rank[b.How]) })
 	return causes
 }

@@ -66,7 +66,8 @@ type Agent interface {
 	Problems() []string
 	// Stuck names a part of the agent that makes no progress, "" if all do.
 	Stuck(now time.Time) string
-	// Release lets what is held under this name through once.
+	// Release lets what is held under this name through once. Errors by Kind: NotFound if nothing is called so,
+	// CompareFailed if it is not held.
 	Release(name string) error
 	// Explain says what makes a file, or a line of it if that is not 0.
 	Explain(ctx context.Context, file string, line int) (Explanation, error)

@@ -31,7 +31,7 @@ func (r *Report) Page() http.Handler { return r.mux() }
 // Console answers what Page does, and
 //
 //	GET  /explain?file=PATH&line=N   Explanation; 404 if no target makes the file
-//	POST /release?name=NAME          lets through once what is held
+//	POST /release?name=NAME          lets through once what is held; 404 if nothing is called so, 409 if it is not held
 func (r *Report) Console() http.Handler {
 	mux := r.mux()
 	mux.HandleFunc("GET /explain", r.explain)
@@ -96,11 +96,15 @@ func (r *Report) release(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	name := request.URL.Query().Get("name")
-	if err := agent.Release(name); err != nil {
+	err := agent.Release(name)
+	switch {
+	case err == nil:
+		answer(w, http.StatusOK, map[string]string{"released": name})
+	case kv.Is(err, kv.NotFound):
 		refuse(w, http.StatusNotFound, "%s", causeOf(err))
-		return
+	default:
+		refuse(w, http.StatusConflict, "%s", causeOf(err))
 	}
-	answer(w, http.StatusOK, map[string]string{"released": name})
 }
 
 // causeOf is an error without the words of its Kind, if it has others.

@@ -72,7 +72,7 @@ func (s *stage) haproxy(path string) (*proxy, error) {
 		template: "haproxy",
 		// The socket is named from the folder where HAProxy runs: its full path may be too long.
 		settings: []string{"KVD_HAPROXY_USER=none", "KVD_STATS_SOCKET=unix@haproxy.sock", "KVD_LOG=stderr format raw local0 notice"},
-		check:    quoted(path) + " -c -q -f {{.src}}",
+		check:    quoted(path) + " -c -f {{.src}}",
 		reload:   s.tellProxy("USR2"),
 		table:    "[haproxy]\nsocket = \"/proc/self/cwd/haproxy.sock\"\n", // of kvconfd, which runs there too
 		argv:     []string{path, "-W", "-db", "-f", config},

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/spelling"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -226,9 +227,9 @@ func Run(ctx context.Context, p Program, args []string, lookupEnv func(string) (
 			return f.Code
 		}
 	}
-	fmt.Fprintf(env.Stderr, "%s: %s\n", root.Name(), f.Text)
+	fmt.Fprintf(env.Stderr, "%s: %s\n", root.Name(), printable.Text(f.Text))
 	for _, hint := range f.Hints {
-		fmt.Fprintln(env.Stderr, hint)
+		fmt.Fprintln(env.Stderr, printable.Text(hint))
 	}
 	return f.Code
 }

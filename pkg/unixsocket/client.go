@@ -46,7 +46,7 @@ type Problem struct {
 }
 
 // Get writes what the server answers to a path, such as /metrics, as it is. Errors by Kind: Unavailable if
-// nobody serves the socket, Denied if this user may not use it, NotFound and Invalid as the server says,
+// nobody serves the socket, Denied if this user may not use it, NotFound, Invalid and CompareFailed as the server says,
 // Internal.
 func (c *Client) Get(ctx context.Context, path string, to io.Writer) error {
 	body, err := c.exchange(ctx, http.MethodGet, path, nil)
@@ -111,6 +111,8 @@ func (c *Client) refusal(status int, body []byte) error {
 		kind = kv.NotFound
 	case http.StatusBadRequest:
 		kind = kv.Invalid
+	case http.StatusConflict:
+		kind = kv.CompareFailed
 	}
 	var p Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Error == "" {

@@ -57,8 +57,9 @@ type Store struct {
 	settings clientv3.Config
 	client   *clientv3.Client
 	closed   bool
-	valued   map[string]bool // keys that were asked for by name and had a value when they were read last
-	leftOut  map[string]bool // keys that were asked for by name and may not be read, but what is below them
+	valued   map[string]bool     // keys that were asked for by name and had a value when they were read last
+	leftOut  map[string]bool     // keys that were asked for by name and may not be read, but what is below them
+	partial  map[*watch][]string // watches that are open, and the keys that were left out of them; none without any
 }
 
 var _ kv.Store = (*Store)(nil)
@@ -90,7 +91,7 @@ func New(cfg kvclient.Config) (*Store, error) {
 	}
 	s := &Store{
 		timeout: cmp.Or(cfg.RequestTimeout, defaultRequestTimeout), passwordFile: cfg.PasswordFile,
-		valued: map[string]bool{}, leftOut: map[string]bool{},
+		valued: map[string]bool{}, leftOut: map[string]bool{}, partial: map[*watch][]string{},
 	}
 	dial, err := dialer(cfg, files, secure)
 	if err != nil {
@@ -400,23 +401,43 @@ func (s *Store) hadValue(key string) bool {
 	return s.valued[key]
 }
 
-// noted notes which of the keys that were read by name have a value.
-func (s *Store) noted(read []span, found map[string]*kv.Node) {
+// remember keeps which of the keys that were read by name have a value, and that these may be read: watches that were
+// opened without one of them end.
+func (s *Store) remember(read []span, found map[string]*kv.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range read {
-		if p.itself {
-			s.valued[p.root] = found[p.root] != nil
-			delete(s.leftOut, p.root)
+		if !p.itself {
+			continue
+		}
+		s.valued[p.root] = found[p.root] != nil
+		delete(s.leftOut, p.root)
+		for w, without := range s.partial {
+			if slices.Contains(without, p.root) {
+				w.fail(&kv.Error{Op: "watch", Key: p.root, Kind: kv.HistoryGone, Cause: "the key may be read by now, and was not watched"})
+			}
 		}
 	}
 }
 
-// watched returns wanted without the keys that were left out when they were read.
-func (s *Store) watched(wanted []span) []span {
+// watched returns wanted without the keys that were left out when they were read. w is to watch that.
+func (s *Store) watched(w *watch, wanted []span) []span {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.DeleteFunc(wanted, func(p span) bool { return p.itself && s.leftOut[p.root] })
+	return slices.DeleteFunc(wanted, func(p span) bool {
+		isLeftOut := p.itself && s.leftOut[p.root]
+		if isLeftOut {
+			s.partial[w] = append(s.partial[w], p.root)
+		}
+		return isLeftOut
+	})
+}
+
+// forget notes that w is closed.
+func (s *Store) forget(w *watch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.partial, w)
 }
 
 // read reads everything in wanted at one revision.
@@ -441,7 +462,7 @@ func (s *Store) read(ctx context.Context, wanted []span) (kv.Result, error) {
 			}
 		}
 	}
-	s.noted(wanted, found)
+	s.remember(wanted, found)
 	for _, node := range found {
 		result.Node.Nodes = append(result.Node.Nodes, node)
 	}

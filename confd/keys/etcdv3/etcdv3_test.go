@@ -291,6 +291,52 @@ func TestARightToWhatIsBelowAKeyIsEnough(t *testing.T) {
 	}
 }
 
+func TestAWatchWithoutAKeyThatMayBeReadLaterEndsWhenThatIsRead(t *testing.T) {
+	s, server := start3(t)
+	put(t, s, "/app/x", "1")
+	user(t, s, "u", "p", [2]string{"/app/", "/app0"}, [2]string{"/other/", "/other0"})
+	enable(t, s)
+	root := open(t, kvclient.Config{Endpoints: []string{server.URL}, Username: "root", Password: "r"})
+	u := open(t, kvclient.Config{Endpoints: []string{server.URL}, Username: "u", Password: "p"})
+	watch := func(from kv.Index, only ...string) kv.Watch {
+		t.Helper()
+		w, err := u.Watch(t.Context(), kv.WatchFrom{Index: from + 1, Only: only})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.Close)
+		return w
+	}
+	next := func(w kv.Watch) (kv.Event, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		return w.Next(ctx)
+	}
+	_, before := read(t, u, "/app", "/other")
+	partial, other := watch(before.Index, "/app"), watch(before.Index, "/other")
+	if _, err := root.raw(t).RoleGrantPermission(t.Context(), "u", "/app", "", clientv3.PermissionType(clientv3.PermRead)); err != nil {
+		t.Fatal(err)
+	}
+	_, after := read(t, u, "/app", "/other")
+	if event, err := next(partial); !kv.Is(err, kv.HistoryGone) {
+		t.Errorf("the watch without the key brings %+v, %v", event, err)
+	}
+	whole := watch(after.Index, "/app")
+	put(t, root, "/app", "2")
+	if event, err := next(whole); err != nil || event.Node.Value != "2" {
+		t.Errorf("the next one brings %+v, %v", event, err)
+	}
+	put(t, root, "/other/x", "2")
+	if event, err := next(other); err != nil || event.Node.Value != "2" {
+		t.Errorf("one without a key that may not be read yet brings %+v, %v", event, err)
+	}
+	partial.Close()
+	other.Close()
+	if len(u.partial) > 0 {
+		t.Errorf("%d watches are still known", len(u.partial))
+	}
+}
+
 func TestAnEtcdIsReadOverTLSByAUserWhosePasswordChanges(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "certs")
 	ca, err := certs.Init(dir, "mine", time.Now())

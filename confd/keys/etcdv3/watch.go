@@ -29,7 +29,7 @@ type watch struct {
 }
 
 // Watch watches everything at and below Only, or Key, from Index on, which must not be 0: who watches has read, and
-// what had to be left out then is left out here.
+// what had to be left out then is left out here. When it is read after all, the watch ends with HistoryGone.
 // Whether a key has gone because its lease was over an etcd does not say: of a key with a lease it is
 // taken to be so. Errors by Kind: HistoryGone, Denied, Unavailable, Timeout.
 func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) {
@@ -43,7 +43,7 @@ func (s *Store) Watch(ctx context.Context, from kv.WatchFrom) (kv.Watch, error) 
 	w := &watch{of: s, events: make(chan []kv.Event), failed: make(chan error, 1), heard: time.Now()}
 	w.ctx, w.end = context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 	first := make(chan clientv3.WatchResponse)
-	wanted := s.watched(spans(roots(from.Key, from.Only)))
+	wanted := s.watched(w, spans(roots(from.Key, from.Only)))
 	for _, p := range wanted {
 		changes := client.Watch(w.ctx, p.start(), p.options(clientv3.WithRev(int64(from.Index)), clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())...)
 		w.running.Go(func() { w.pass(p.root, changes, first) })
@@ -204,7 +204,8 @@ func (w *watch) Next(ctx context.Context) (event kv.Event, err error) {
 }
 
 // Together is Next for the next changes of one range that belong together, at least one: of a revision, which may be
-// a transaction's, it brings all or none.
+// a transaction's, it brings all or none. A key itself and what is below it are two ranges: a transaction over both
+// arrives in two parts.
 func (w *watch) Together(ctx context.Context) ([]kv.Event, error) {
 	select {
 	case events := <-w.events:
@@ -220,6 +221,7 @@ func (w *watch) Together(ctx context.Context) ([]kv.Event, error) {
 }
 
 func (w *watch) Close() {
+	w.of.forget(w)
 	w.end()
 	w.running.Wait()
 }
