@@ -71,7 +71,7 @@ func TestPeopleAskARunningAgentAndTellItWhatTheyWant(t *testing.T) {
 	if code, _, stderr := inquire(t, socket, "drain", "nobody"); code != exitNotFound || !strings.Contains(stderr, "nobody") {
 		t.Errorf("drain nobody: %d, %s", code, stderr)
 	}
-	if code, _, stderr := inquire(t, socket, "weight", "shop", "1000"); code != program.ExitUsage || !strings.Contains(stderr, "0 to 256") {
+	if code, _, stderr := inquire(t, socket, "weight", "shop", "1000"); code != program.ExitUsage || !strings.Contains(stderr, "1 to 256") {
 		t.Errorf("weight 1000: %d, %s", code, stderr)
 	}
 	if code, _, stderr := inquire(t, socket+"x", "status"); code != exitNoAgent || !strings.Contains(stderr, "does the program run") {

@@ -245,7 +245,7 @@ func TestWhatCannotBeUsedIsNamedAsAMistake(t *testing.T) {
 		{"an instance with a slash", []string{"SERVICE_ID=a/b"}, false, "SERVICE_ID"},
 		{"a compose service with a slash", []string{composeService + "=a/b"}, false, composeService},
 		{"a weight that is no number", []string{"SERVICE_WEIGHT=heavy"}, true, "SERVICE_WEIGHT"},
-		{"a weight out of range", []string{"SERVICE_WEIGHT=257"}, true, "0 to 256"},
+		{"a weight out of range", []string{"SERVICE_WEIGHT=257"}, true, "1 to 256"},
 		{"a tag that ends a line", []string{"SERVICE_TAGS=a\nb"}, true, "tag"},
 		{"a tag that is too long", []string{"SERVICE_TAGS=" + long}, true, "at most 256"},
 		{"too many tags", []string{"SERVICE_TAGS=" + numbers(entriesMax+1)}, true, "more than 64 tags"},

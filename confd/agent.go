@@ -96,7 +96,7 @@ func (a *agent) close() {
 // load reads the configuration directory. A file that cannot be used keeps its last good version
 // at work and never disturbs the others. The error is about the directory as a whole.
 func (a *agent) load() error {
-	loaded, err := resource.Load(a.cfg.ConfDir, a.cfg.Prefix)
+	loaded, err := resource.Load(a.cfg.ConfDir, a.cfg.Prefix, a.resources...)
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration directory: %w", err)
 	}
@@ -104,7 +104,7 @@ func (a *agent) load() error {
 		a.deps.Log.Warn("there are no resource files", "in", filepath.Join(a.cfg.ConfDir, "conf.d"))
 	}
 	told := map[string]string{}
-	var resources, older []resource.Resource
+	var resources []resource.Resource
 	a.bad = map[string]string{}
 	for _, l := range loaded {
 		a.tell(l, told)
@@ -113,16 +113,10 @@ func (a *agent) load() error {
 			continue
 		}
 		a.bad[l.File] = l.Err.Error()
-		if i := slices.IndexFunc(a.resources, func(r resource.Resource) bool { return r.File == l.File }); i >= 0 {
-			older = append(older, a.resources[i])
+		if l.Last != nil {
+			resources = append(resources, *l.Last) // with the keys it has
 		}
 	}
-	for _, old := range older {
-		if !slices.ContainsFunc(resources, func(r resource.Resource) bool { return r.Dest == old.Dest }) {
-			resources = append(resources, old)
-		}
-	}
-	slices.SortStableFunc(resources, func(x, y resource.Resource) int { return cmp.Compare(x.File, y.File) })
 	a.resources, a.told = resources, told
 	return nil
 }

@@ -90,8 +90,7 @@ type Deps struct {
 	// looked at. It returns at once. A store refuses a reading as a whole. nil: always.
 	MayFollow func() bool
 	// Step is called before each step on the way of a change, for tests that end the process there;
-	// may be nil. The steps are render, check, owe, write, apply, reload, confirm and paid; for a check that looks at
-	// what is in place, try and withdraw too.
+	// may be nil. The steps are render, check, owe, write, apply, reload, confirm, rollback and paid.
 	Step func(target, step string)
 }
 
@@ -113,8 +112,8 @@ const (
 	DefaultQuietMax = 500 * time.Millisecond
 )
 
-// replacedGrace is how long a file is held whose keys are all gone because the store was replaced:
-// the registrars of this suite need a heartbeat, five seconds, to bring their records to the new one.
+// replacedGrace is how long a file is held that has fewer keys because the store was replaced: the registrars
+// of this suite need a heartbeat, five seconds, to bring their records to the new one.
 const replacedGrace = 30 * time.Second
 
 // source returns the settings of where keys come from.

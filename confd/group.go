@@ -104,9 +104,6 @@ type feed struct {
 	done  chan struct{}
 }
 
-// replaced returns when the store of f was last replaced by another one.
-func (f *feed) replaced() time.Time { return f.mirror.Status().Replaced }
-
 // follow passes on the signals of f's mirror, and notes when they come: a group may be busy.
 func (f *feed) follow(ctx context.Context, g *group) {
 	defer close(f.done)
@@ -330,7 +327,7 @@ func (g *group) claim() {
 // names are what no other group may touch at the same time.
 func (g *group) names() (names []string) {
 	for _, t := range g.targets {
-		names = append(names, "name "+t.Name, "file "+t.Dest)
+		names = append(names, "name "+t.Name, "file "+t.Place())
 		if t.reloads() {
 			names = append(names, groupKey(t.Resource))
 		}

@@ -354,3 +354,26 @@ func TestAHeldFileOfAnEarlierRunHasItsIndexAndTheLogHasNoEmptyWords(t *testing.T
 		}
 	})
 }
+
+func TestAFileThatIsWhatTheKeysSayIsNotHeld(t *testing.T) {
+	hold(t, "min_keys = 3", func(h *holding) {
+		h.has(3)
+		h.after(time.Second, 3, report.Converged)
+		h.has(2)
+		h.after(time.Second, 3, report.Held)
+		if held, known := h.g.board.release("a"); !held || !known {
+			t.Error("it cannot be released")
+		}
+		h.g.poke(true, false)
+		h.after(time.Second, 2, report.Converged)
+		h.g.poke(true, false) // as at the interval
+		h.after(time.Second, 2, report.Converged)
+		h.stop()
+		h.stop = h.begin()
+		h.after(time.Second, 2, report.Converged)
+		h.has(1) // the release was for once
+		h.after(time.Second, 2, report.Held)
+		h.has(2)
+		h.after(time.Second, 2, report.Converged)
+	})
+}

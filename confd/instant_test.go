@@ -191,7 +191,7 @@ func TestAFileCatchesUpWithWhatRunsThoughTheNextVersionCannotBeHad(t *testing.T)
 		set("web 1")
 		time.Sleep(runtimePause)
 		set("worse")
-		time.Sleep(400 * time.Millisecond)
+		time.Sleep(time.Second)
 		synctest.Wait()
 		if r.read("live") != "web 1" || r.read("a.out") != "web 1" || w.status("a").State != report.Failed || w.status("a").Step != report.StepCheck {
 			t.Errorf("live %q, file %q, %s", r.read("live"), r.read("a.out"), w.status("a").State)

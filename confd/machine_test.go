@@ -118,7 +118,7 @@ func storeRig(t *testing.T) *rig {
 func TestATargetGoesThroughItsStatesAndSaysHowLongAChangeTook(t *testing.T) {
 	r := storeRig(t)
 	w := r.witnessed()
-	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\ncheck_cmd = \"true\"\nreload_cmd = \"cp $DIR/a.out $DIR/live\"")
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\ncheck_cmd = \"test -f {{.src}}\"\nreload_cmd = \"cp $DIR/a.out $DIR/live\"")
 	r.set("/x", "1")
 	r.start()
 	r.becomes(w, "a", report.Converged)
@@ -602,6 +602,20 @@ func TestAFileThatPassesToAnotherCommandIsNeverInTwoHands(t *testing.T) {
 	if r.exists("overlap") {
 		t.Error("two commands for one file ran at the same time")
 	}
+}
+
+func TestAMistakeInAResourceFileDoesNotGiveItsDestToAnother(t *testing.T) {
+	r := storeRig(t)
+	r.resource("a", `a {{getv "/x"}}`, `keys = ["/x"]`)
+	r.resource("b", `b {{getv "/x"}}`, `keys = ["/x"]`)
+	r.write("conf/conf.d/b.toml", strings.ReplaceAll(r.read("conf/conf.d/b.toml"), "b.out", "a.out"))
+	r.set("/x", "1")
+	r.start()
+	r.eventually("a.out", "a 1")
+	r.write("conf/conf.d/a.toml", r.read("conf/conf.d/a.toml")+"garbage\n")
+	r.until("the mistake is told", func() bool { return strings.Contains(r.log.String(), "of which the last good version is at work") })
+	r.set("/x", "2")
+	r.eventually("a.out", "a 2")
 }
 
 func TestADebtStaysWithItsFileWhenTheResourceIsTakenAwayAndBroughtBack(t *testing.T) {

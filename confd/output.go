@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -38,7 +37,7 @@ type output struct {
 	onDisk   *digest       // of what the file holds; nil: not known
 	live     []byte        // what the program runs, for an applier; nil: not known
 	owes     bool          // the reader has not been told of what the file holds
-	untested bool          // what the file holds is there for a check alone
+	unheard  bool          // the debt began when the file was the version to go back to, and its reader has been told nothing since
 	applied  time.Time     // when live was brought about without a reload, and not yet written to the file; zero: it is
 	broken   bool          // what the keys say cannot be rendered, or was refused; want, if rendered, is what runs
 	stale    bool          // made from a snapshot
@@ -77,24 +76,14 @@ func (o *output) book() install.File {
 	return o.file
 }
 
-// restore takes back what an earlier run has put in place for a check, and did not come to see checked.
-func (o *output) restore() {
-	if o.target.cfg.Noop {
-		return
-	}
-	switch found, err := o.file.Withdraw(); {
-	case err != nil:
-		o.untested = true
-		o.set.fail(o, report.StepWrite, fmt.Errorf("a version that was not checked cannot be taken back: %w", err))
-	case found:
-		o.log.Warn("took back a version that an earlier run has put in place and not checked", "file", o.file.Path)
-	}
-}
-
-// sweep removes what a crash may have left beside the file.
+// sweep removes what a crash may have left beside the file. What --keep-stage-file has left looks the same, and
+// stays while that is asked for.
 func (o *output) sweep() error {
-	if o.target.cfg.Noop {
+	switch cfg := o.target.cfg; {
+	case cfg.Noop:
 		return nil
+	case cfg.KeepStageFile:
+		return o.file.Heal()
 	}
 	return o.file.Sweep()
 }

@@ -32,8 +32,8 @@ const (
 // keys to be read, so that it need not be done twice.
 const keysPatience = 2 * time.Second
 
-// reader is who reads the files of a group, and is told of their changes by one command. It belongs to
-// its group's goroutine.
+// reader is who reads the files of a group, and is told of their changes by one command. Where there is only a check
+// that looks at the files in place, nobody is told once it agrees. It belongs to its group's goroutine.
 type reader struct {
 	reload  install.Command
 	bucket  bucket
@@ -43,12 +43,12 @@ type reader struct {
 	failure failure
 }
 
-// newReader returns the reader of targets, nil if there is nobody to be told.
+// newReader returns the reader of targets, nil if there is nobody to be told or asked.
 func newReader(targets []*target) *reader {
 	r := &reader{bucket: bucket{burst: reloadBurst, interval: reloadInterval}, retry: backoff.Backoff{Min: retryMin, Max: retryMax}}
 	found := false
 	for _, t := range targets {
-		if !t.reloads() {
+		if !t.reloads() && !t.checksInPlace() {
 			continue
 		}
 		found = true
@@ -71,8 +71,8 @@ func newReader(targets []*target) *reader {
 	return r
 }
 
-// settle tells the reader if any file owes it that, and sees to it that it took the new versions. A
-// failure is logged here.
+// settle tells the reader if any file owes it that and the checks of what is in place agree, and sees to it that it took
+// the new versions. A failure is logged here.
 func (g *group) settle(ctx context.Context) {
 	r := g.reader
 	if r == nil || ctx.Err() != nil {
@@ -86,9 +86,9 @@ func (g *group) settle(ctx context.Context) {
 	var owing []*output
 	for _, o := range g.outputs() {
 		switch {
-		case o.set.torn, o.untested:
+		case o.set.torn:
 			return
-		case !o.owes, o.isAhead(), o.set.postponed:
+		case !o.owes, o.isAhead(), o.set.postponed && !o.set.isCheckedInPlace():
 		case o.target.waiting && now.Before(g.began.Add(keysPatience)) && !g.cfg.Onetime:
 			r.until = g.began.Add(keysPatience)
 			return
@@ -106,6 +106,10 @@ func (g *group) settle(ctx context.Context) {
 		}
 		return
 	}
+	owing, ok := g.admit(ctx, owing)
+	if !ok || len(owing) == 0 {
+		return
+	}
 	step, err := g.reload(ctx, owing, report.Reloaded)
 	r.failure.tell(g.about(owing), "not reloaded", err)
 	if err == nil {
@@ -118,10 +122,126 @@ func (g *group) settle(ctx context.Context) {
 	}
 	r.at = r.bucket.ready(time.Now().Add(r.retry.Next()))
 	for _, o := range owing {
-		o.status.Next = r.at
-		o.become(report.Failed, step, err)
+		if !o.isTakenBack() {
+			o.status.Next = r.at
+			o.become(report.Failed, step, err)
+		}
 	}
 	g.rollBack(ctx, step, err, owing)
+	for _, o := range owing {
+		if !o.set.isCheckedInPlace() {
+			continue
+		}
+		if err := g.keepFirst(o); err != nil { // it was checked, which is better than what will be refused
+			o.log.Warn("there will be no version to go back to", "reason", err)
+		}
+	}
+}
+
+// admit runs the checks of owing that look at what is in place, and takes back what they refuse. left still owe it to
+// their reader to be told. If not ok, nobody may be told: a refused version stays, as it cannot be taken back, or what
+// was there before is refused as well.
+func (g *group) admit(ctx context.Context, owing []*output) (left []*output, ok bool) {
+	r := g.reader
+	back := map[*output]bool{}
+	for {
+		refused, err := g.checkInPlace(ctx, owing)
+		if err == nil {
+			return owing, true
+		}
+		reason := fmt.Errorf("check_cmd refused the new version: %w", err)
+		r.at = r.bucket.ready(time.Now().Add(r.retry.Next()))
+		if ctx.Err() == nil {
+			refused[0].failure.tell(g.about(refused), "not up to date", reason)
+			for _, o := range refused {
+				if !o.isTakenBack() {
+					o.status.Next = r.at
+					o.become(report.Failed, report.StepCheck, reason)
+				}
+			}
+		}
+		taken, all := g.goBack(refused, report.StepCheck, reason)
+		g.disown(slices.DeleteFunc(slices.Clone(taken), func(o *output) bool { return !o.unheard }))
+		if ctx.Err() != nil { // the check was ended, or what it said comes too late
+			return nil, false
+		}
+		again := false
+		for _, o := range taken {
+			again = again || back[o] // somebody else writes it too
+			back[o] = true
+			o.status.Next = o.set.at
+			o.become(report.Failed, report.StepCheck, fmt.Errorf("%w; the version before is in place again", reason))
+		}
+		owing = slices.DeleteFunc(owing, func(o *output) bool { return !o.owes })
+		switch {
+		case len(owing) == 0:
+			r.at = time.Time{}
+			r.retry.Reset()
+			return nil, true
+		case len(taken) == 0, !all, again:
+			g.refuse(owing, refused, reason)
+			return nil, false
+		}
+		r.at = time.Time{}
+	}
+}
+
+// checkInPlace runs the checks that look at what is in place, of everything that goes together with one of owing.
+// refused are those of owing that go with what a command has refused.
+func (g *group) checkInPlace(ctx context.Context, owing []*output) (refused []*output, err error) {
+	due := map[*set]bool{}
+	for _, o := range owing {
+		due[o.set] = true
+	}
+	var checks []*output
+	for _, o := range g.outputs() {
+		if due[o.set] && o.isCheckedInPlace() {
+			checks = append(checks, o)
+		}
+	}
+	vars := func(o *output) install.Vars { return install.Vars{Dest: o.file.Path} }
+	line, err := g.runChecks(ctx, checks, vars)
+	if err == nil {
+		for _, o := range owing {
+			if o.set.isCheckedInPlace() && o.status.State == report.Written {
+				o.become(report.Checked, "", nil)
+			}
+		}
+		return nil, nil
+	}
+	guilty := map[*set]bool{}
+	for _, o := range checks {
+		if o.target.Check.With(vars(o)).String() == line {
+			guilty[o.set] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(owing), func(o *output) bool { return !guilty[o.set] }), err
+}
+
+// isCheckedInPlace reports whether there is something that the check of o looks at in its place.
+func (o *output) isCheckedInPlace() bool {
+	t := o.target
+	switch {
+	case !t.checksInPlace():
+		return false
+	case t.Check.Uses("dest"):
+		return (o.owes || t.ForEach == "") && isThere(o.file.Path)
+	}
+	return t.ForEach != "" || isThere(o.file.Path)
+}
+
+// refuse notes that nobody is told of owing, as some of them are refused for a reason.
+func (g *group) refuse(owing, refused []*output, reason error) {
+	guilty := map[*output]bool{}
+	for _, o := range refused {
+		guilty[o] = true
+	}
+	for _, o := range owing {
+		if !guilty[o] {
+			o.status.Next = g.reader.at
+			o.become(report.Failed, report.StepCheck, fmt.Errorf("not reloaded, as %s is not as it should be: %w", refused[0].name, reason))
+		}
+	}
 }
 
 // about returns a log that names the first of outputs, and how many others there are.
@@ -137,6 +257,12 @@ func (g *group) about(outputs []*output) *slog.Logger {
 // what the outputs are when the command is done; those that have failed stay as they are.
 func (g *group) reload(ctx context.Context, owing []*output, state report.State) (step string, err error) {
 	r := g.reader
+	if !slices.ContainsFunc(g.targets, (*target).reloads) {
+		return "", nil
+	}
+	for _, o := range g.outputs() {
+		o.unheard = false
+	}
 	r.bucket.take(time.Now())
 	marks := map[proxy.Applier]proxy.Mark{}
 	for _, t := range g.targets {
@@ -159,7 +285,7 @@ func (g *group) reload(ctx context.Context, owing []*output, state report.State)
 		return report.StepReload, err
 	}
 	for _, o := range owing {
-		if o.status.How = "reload"; state != report.Failed {
+		if o.status.How = "reload"; state != report.Failed && !o.isTakenBack() {
 			o.become(state, "", nil)
 		}
 	}
@@ -288,7 +414,8 @@ func (g *group) paid(outputs []*output, at time.Time) {
 // keepGood keeps what the file holds as the version to go back to.
 func (o *output) keepGood() error {
 	t := o.target
-	if o.vanished || !o.isOnDisk() || !t.keepsGood() || t.ForEach != "" && !t.Rollback && t.applier == nil {
+	unknown := !o.rendered && o.onDisk == nil && !o.isTakenBack() // it was reloaded before there were keys to make it of
+	if o.vanished || !o.isOnDisk() && !unknown || !t.keepsGood() || t.ForEach != "" && !t.goesBack() && t.applier == nil {
 		return nil
 	}
 	content := o.want
@@ -298,6 +425,9 @@ func (o *output) keepGood() error {
 			return err
 		}
 		content = current
+	}
+	if unknown {
+		return o.file.KeepGood(install.Good{Content: content, Index: t.applied.Index, Keys: t.applied.Keys})
 	}
 	return o.file.KeepGood(install.Good{Content: content, Index: uint64(o.status.Index), Keys: t.now})
 }
@@ -313,45 +443,15 @@ func (g *group) forget(outputs []*output) {
 	}
 }
 
-// rollBack puts back what is wanted back after a failed reload, and reloads that. What was taken back is
-// not tried again before its inputs change, or some time has passed.
+// rollBack puts back what is wanted back after a failed reload, and reloads that.
 func (g *group) rollBack(ctx context.Context, step string, reason error, owing []*output) {
-	sets := map[*set][]*output{}
+	wanted := map[*set]bool{}
 	for _, o := range owing {
-		sets[o.set] = append(sets[o.set], o)
+		wanted[o.set] = wanted[o.set] || o.target.Rollback
 	}
-	var back []*output
-	for _, o := range owing {
-		if !slices.ContainsFunc(sets[o.set], func(o *output) bool { return o.target.Rollback }) {
-			continue
-		}
-		began := time.Now()
-		done, err := o.rollBack()
-		if errors.Is(err, errFirst) {
-			o.become(report.Failed, step, fmt.Errorf("%w; %w", reason, err))
-			continue
-		}
-		if done || err != nil {
-			g.board.step(o.name, report.StepRollback, began, err)
-		}
-		if err != nil {
-			o.log.Error("not rolled back", "reason", err)
-		}
-		if done {
-			o.log.Warn("rolled back to the version before")
-			o.status.Changed = nil // that made another
-			back = append(back, o)
-		}
-	}
+	back, _ := g.goBack(slices.DeleteFunc(slices.Clone(owing), func(o *output) bool { return !wanted[o.set] }), step, reason)
 	if len(back) == 0 {
 		return
-	}
-	for s := range sets {
-		of := slices.DeleteFunc(slices.Clone(back), func(o *output) bool { return o.set != s })
-		if len(of) > 0 {
-			s.refused = fingerprint(of)
-			s.at = time.Now().Add(max(s.quarantine.Next(), s.quarantine.Min/2)) // not at once, as chance may have it
-		}
 	}
 	if _, err := g.reload(ctx, owing, report.Failed); err != nil {
 		g.about(owing).Error("the version before could not be reloaded either", "reason", err)
@@ -365,15 +465,52 @@ func (g *group) rollBack(ctx context.Context, step string, reason error, owing [
 	}
 }
 
+// goBack puts the last confirmed versions of outputs in place, after what has failed at a step for a reason. They are
+// not tried again before their inputs change, or some time has passed. back are those whose files were others; all:
+// none could not be written.
+func (g *group) goBack(outputs []*output, step string, reason error) (back []*output, all bool) {
+	all = true
+	tried := map[*set][]*output{}
+	for _, o := range outputs {
+		if o.vanished {
+			continue
+		}
+		g.step(o, report.StepRollback)
+		began := time.Now()
+		done, err := o.rollBack()
+		if errors.Is(err, errFirst) {
+			o.become(report.Failed, step, fmt.Errorf("%w; %w", reason, err))
+			continue
+		}
+		if !done && err == nil {
+			continue
+		}
+		g.board.step(o.name, report.StepRollback, began, err)
+		tried[o.set] = append(tried[o.set], o)
+		switch {
+		case err != nil:
+			all = false
+			o.log.Error("not rolled back", "reason", err)
+			o.become(report.Failed, step, fmt.Errorf("%w; it cannot be taken back: %w", reason, err))
+		case done:
+			o.log.Warn("rolled back to the version before")
+			o.status.Changed = nil // that made another
+			back = append(back, o)
+		}
+	}
+	for s, outputs := range tried {
+		s.refused = fingerprint(outputs)
+		s.at = time.Now().Add(max(s.quarantine.Next(), s.quarantine.Min/2)) // not at once, as chance may have it
+	}
+	return back, all
+}
+
 // errFirst says that there is nothing to go back to. The file stays, as a program that was never configured may not
 // run for want of it.
 var errFirst = errors.New("the file is new: there is no version to go back to, and it stays")
 
 // rollBack puts the last confirmed version in place, if there is one and it is another.
 func (o *output) rollBack() (done bool, err error) {
-	if o.vanished {
-		return false, nil
-	}
 	good, ok, err := o.file.Good()
 	if err == nil && !ok {
 		err = errFirst
@@ -390,5 +527,21 @@ func (o *output) rollBack() (done bool, err error) {
 	}
 	defer staged.Discard()
 	o.onDisk = nil
-	return true, staged.Commit()
+	err = staged.Commit()
+	return err == nil, err
+}
+
+// isTakenBack reports whether the file is what it was before, as what it should be was refused.
+func (o *output) isTakenBack() bool {
+	return o.set.refused != digest{} && !(o.rendered && o.isOnDisk()) && !o.vanished
+}
+
+// isGood reports whether the file is the version to go back to.
+func (o *output) isGood() bool {
+	good, ok, err := o.file.Good()
+	if err != nil || !ok {
+		return false
+	}
+	differs, err := o.file.Differs(good.Content)
+	return err == nil && !differs
 }

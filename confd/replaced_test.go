@@ -10,6 +10,7 @@ import (
 	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/resource"
 	"github.com/kvd-io/kvd/daemon/daemontest"
+	"github.com/kvd-io/kvd/pkg/kv"
 )
 
 func address(c *daemontest.Cluster) string { return strings.TrimPrefix(c.URL(), "http://") }
@@ -37,10 +38,13 @@ func TestAReplacedStoreIsToldOnceAndFilesWithoutKeysAreHeld(t *testing.T) {
 	r.set("/b/x", "3")
 	g.lead(address(after))
 	r.eventually("b.out", "3 ")
-	r.eventually("both.out", "3 ")
 	r.until("the hold is told", func() bool { return strings.Contains(r.log.String(), "none of the keys of this file") })
 	if got := r.read("a.out"); got != "1 " {
 		t.Errorf("the file whose keys are all gone became %q", got)
+	}
+	r.until("the other hold is told", func() bool { return strings.Contains(r.log.String(), "1 of the 2 keys of this file") })
+	if got := r.read("both.out"); got != "1 watched " {
+		t.Errorf("the file that one of two keys is back of became %q", got)
 	}
 	r.set("/a/x", "back")
 	r.eventually("a.out", "back ")
@@ -86,6 +90,29 @@ func TestAHeldFileFollowsTheTruthWhenTheGraceIsOver(t *testing.T) {
 		after(time.Second, "2")
 		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c2", Index: 4}, nil) // by somebody who meant it
 		after(time.Second, "")
+
+		all := map[string]string{"/a/x": "1", "/a/y": "2", "/a/z": "3"}
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c2", Index: 5}, all)
+		after(time.Second, "123")
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c3", Index: 1}, nil)
+		after(time.Second, "123")
+		back := func(index kv.Index, key, value string) {
+			m.Apply(kv.Event{Action: kv.ActionSet, Node: &kv.Node{Key: key, Value: value, ModifiedIndex: index}})
+		}
+		back(2, "/a/x", "4") // the first that returns is not given all there is to do
+		after(time.Second, "123")
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c4", Index: 1}, nil) // and again
+		back(2, "/a/x", "4")
+		back(3, "/a/y", "5")
+		after(time.Second, "123")
+		back(4, "/a/z", "6")
+		after(time.Second, "456")
+		m.Apply(kv.Event{Action: kv.ActionDelete, Node: &kv.Node{Key: "/a/z", ModifiedIndex: 5}}) // all were back
+		after(time.Second, "45")
+		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c5", Index: 1}, nil)
+		back(2, "/a/x", "7")
+		after(replacedGrace-time.Second, "45")
+		after(2*time.Second, "7")
 		cancel()
 		<-ended
 	})

@@ -150,9 +150,6 @@ func (g *group) bring(ctx context.Context, s *set) {
 	if ctx.Err() != nil || slices.ContainsFunc(outputs, func(o *output) bool { return o.target.waiting }) {
 		return
 	}
-	if !g.cfg.Noop && !s.withdraw(outputs) {
-		return
-	}
 	changed, ok := g.changed(s, outputs)
 	if !ok {
 		return
@@ -219,6 +216,14 @@ func (s *set) isInstant() bool {
 // isWhole reports whether this pass may bring about a reload for s.
 func (s *set) isWhole() bool {
 	return !s.isInstant() || slices.ContainsFunc(s.of(), func(t *target) bool { return t.full })
+}
+
+// isCheckedInPlace reports whether a check of s can find a new version in its place alone.
+func (s *set) isCheckedInPlace() bool { return slices.ContainsFunc(s.of(), (*target).checksInPlace) }
+
+// goesBack reports whether files of s may have to be what they were before.
+func (s *set) goesBack() bool {
+	return s.isCheckedInPlace() || slices.ContainsFunc(s.of(), func(t *target) bool { return t.Rollback })
 }
 
 // isAhead reports whether something runs that a file of s does not hold yet.
@@ -336,6 +341,9 @@ func (g *group) plan(ctx context.Context, s *set, changed []*output) (plans []pr
 	if g.reader == nil || !slices.ContainsFunc(changed, func(o *output) bool { return o.target.applier != nil }) {
 		return nil, ""
 	}
+	if s.isCheckedInPlace() {
+		return nil, "check_cmd looks at the file in place alone; name {{.src}} in it"
+	}
 	for _, o := range g.outputs() {
 		if o.owes && !o.isAhead() {
 			return nil, "a reload is due"
@@ -407,38 +415,23 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 		g.unchanged(ctx, s, outputs)
 		return
 	}
-	refused := func(step string, err error) {
+	checks := g.checks(outputs, staged)
+	if err := g.check(ctx, s, outputs, change, staged, checks); err != nil {
 		if ctx.Err() == nil {
 			g.giveUp(ctx, s, changed, applied)
-			s.failAll(changed, step, err)
+			s.failAll(changed, report.StepCheck, err)
 			s.keepAhead(changed)
 		}
-	}
-	checks, inPlace := g.checks(outputs, staged)
-	if err := g.check(ctx, s, outputs, change, staged, checks); err != nil {
-		refused(report.StepCheck, err)
 		return
 	}
-	noted, ok := g.promise(s, changed, applied)
-	if !ok {
-		return
-	}
-	if step, err := g.try(ctx, changed, staged, inPlace); err != nil {
-		if s.withdraw(changed) {
-			g.disown(noted)
-			refused(step, err)
-			g.keepRefused(changed)
-		}
-		return
-	}
-	if len(checks)+len(inPlace) > 0 {
+	if len(checks) > 0 {
 		for _, o := range changed {
 			if !o.runs() {
 				o.become(report.Checked, "", nil)
 			}
 		}
 	}
-	if !g.write(ctx, s, changed, noted, staged, applied) {
+	if !g.write(ctx, s, changed, staged, applied) {
 		return
 	}
 	switch {
@@ -558,30 +551,37 @@ func (g *group) owe(s *set, outputs []*output, note func(install.File) error) er
 			s.failAll(outputs, report.StepWrite, fmt.Errorf("cannot note that a reload is due: %w", err))
 			return err
 		}
-		o.owes = true
+		o.owes, o.unheard = true, s.isCheckedInPlace() && o.isGood()
 	}
 	return nil
 }
 
-// disown takes back what was just noted of outputs: nothing has been changed of which their reader is to be told.
+// disown takes back what was noted of outputs: their reader has nothing to be told of.
 func (g *group) disown(outputs []*output) {
 	for _, o := range outputs {
 		o.owes = false
 	}
+	done := map[string]bool{}
+	for _, o := range g.outputs() {
+		if o.owes {
+			done[o.book().Path] = true
+		}
+	}
 	for _, o := range outputs {
 		book := o.book()
-		if slices.ContainsFunc(g.outputs(), func(other *output) bool { return other.owes && other.book().Path == book.Path }) {
+		if done[book.Path] {
 			continue
 		}
+		done[book.Path] = true
 		if err := book.Paid(); err != nil {
 			o.log.Warn("a reload that is not needed is still noted as due", "reason", err)
 		}
 	}
 }
 
-// keepFirst keeps the file that was there before the first change as the one to go back to.
+// keepFirst keeps the file that is there as the one to go back to, unless there is one.
 func (g *group) keepFirst(o *output) error {
-	if !o.target.Rollback {
+	if !o.set.goesBack() || o.vanished {
 		return nil
 	}
 	if _, ok, err := o.file.Good(); ok || err != nil {
@@ -597,22 +597,16 @@ func (g *group) keepFirst(o *output) error {
 	return nil
 }
 
-// promise notes that a reload is due for what is about to be changed, unless it runs already. noted are those of which
-// that was not noted before.
-func (g *group) promise(s *set, changed []*output, applied bool) (noted []*output, ok bool) {
-	if g.reader == nil || applied {
-		return nil, true
-	}
-	noted = slices.DeleteFunc(slices.Clone(changed), func(o *output) bool { return o.owes })
-	return noted, g.owe(s, changed, install.File.Owe) == nil
-}
-
-// write puts the new versions in place, after it was noted that a reload is due: for the first time of noted.
-func (g *group) write(ctx context.Context, s *set, changed, noted []*output, staged map[*output]*install.Staged, applied bool) bool {
+// write puts the new versions in place, after it was noted that a reload is due.
+func (g *group) write(ctx context.Context, s *set, changed []*output, staged map[*output]*install.Staged, applied bool) bool {
 	if !applied {
 		for _, o := range changed {
 			o.applied = time.Time{} // by the reload it comes to be what the file says
 		}
+	}
+	noted := slices.DeleteFunc(slices.Clone(changed), func(o *output) bool { return o.owes })
+	if g.reader != nil && !applied && g.owe(s, changed, install.File.Owe) != nil {
+		return false
 	}
 	for i, o := range changed {
 		g.step(o, report.StepWrite)
@@ -624,7 +618,6 @@ func (g *group) write(ctx context.Context, s *set, changed, noted []*output, sta
 			err = staged[o].Commit()
 		}
 		g.board.step(o.name, report.StepWrite, began, err)
-		o.untested = err != nil && o.untested
 		if err != nil {
 			untouched := i == 0 && !applied && !o.vanished && staged[o].IsWaiting()
 			if untouched {
@@ -686,22 +679,19 @@ func (t *target) remove(o *output) error {
 	return err
 }
 
-// checks returns the outputs whose checks are to be run: of those that are told where the new versions are, and of
-// those that look at what is in place alone.
-func (g *group) checks(outputs []*output, staged map[*output]*install.Staged) (told, inPlace []*output) {
+// checks returns the outputs whose checks are to be run before anything is put in place.
+func (g *group) checks(outputs []*output, staged map[*output]*install.Staged) (checks []*output) {
 	if g.cfg.SyncOnly {
-		return nil, nil
+		return nil
 	}
 	for _, o := range outputs {
-		switch t := o.target; {
-		case o.vanished, t.Check.IsZero(), staged[o] == nil && (t.ForEach != "" || !isThere(o.file.Path)):
-		case t.Check.Uses("src"), t.Check.Uses("dir"):
-			told = append(told, o)
-		default:
-			inPlace = append(inPlace, o)
+		t := o.target
+		if o.vanished || t.Check.IsZero() || t.checksInPlace() || staged[o] == nil && (t.ForEach != "" || !isThere(o.file.Path)) {
+			continue
 		}
+		checks = append(checks, o)
 	}
-	return told, inPlace
+	return checks
 }
 
 // check runs the checks of some of outputs on the new versions before they are in place.
@@ -734,93 +724,32 @@ func (g *group) check(ctx context.Context, s *set, outputs []*output, change ins
 		}()
 		vars = func(o *output) install.Vars { return dir.Vars(o.file.Path) }
 	}
-	if err := g.runChecks(ctx, checks, vars); err != nil {
+	if _, err := g.runChecks(ctx, checks, vars); err != nil {
 		return fmt.Errorf("check_cmd refused the new version, the file is kept: %w", err)
 	}
 	return nil
 }
 
-// runChecks runs the checks of outputs, each command once.
-func (g *group) runChecks(ctx context.Context, outputs []*output, vars func(*output) install.Vars) error {
+// runChecks runs the checks of outputs, each command once. line is the command that failed.
+func (g *group) runChecks(ctx context.Context, outputs []*output, vars func(*output) install.Vars) (line string, err error) {
 	ran := map[string]bool{}
 	for _, o := range outputs {
 		given := vars(o)
-		if line := o.target.Check.With(given).String(); ran[line] {
+		line := o.target.Check.With(given).String()
+		if ran[line] {
 			continue
-		} else {
-			ran[line] = true
 		}
+		ran[line] = true
 		g.step(o, report.StepCheck)
 		began := time.Now()
 		output, err := install.Run(ctx, o.target.Check, given)
 		g.board.step(o.name, report.StepCheck, began, err)
 		if err != nil {
-			return err
+			return line, err
 		}
 		o.log.Debug("checked", filled("output", output)...)
 	}
-	return nil
-}
-
-// try puts the new versions in place for the checks that find them there alone. They are to be withdrawn after an
-// error, which is of the step.
-func (g *group) try(ctx context.Context, changed []*output, staged map[*output]*install.Staged, checks []*output) (step string, err error) {
-	if len(checks) == 0 {
-		return "", nil
-	}
-	for _, o := range changed {
-		if o.vanished {
-			continue
-		}
-		g.step(o, "try")
-		o.untested = true
-		began := time.Now()
-		if err := staged[o].Try(); err != nil {
-			g.board.step(o.name, report.StepWrite, began, err)
-			return report.StepWrite, err
-		}
-	}
-	if err := g.runChecks(ctx, checks, func(o *output) install.Vars { return install.Vars{Dest: o.file.Path} }); err != nil {
-		return report.StepCheck, fmt.Errorf("check_cmd refused the new version, the file is as it was before: %w", err)
-	}
 	return "", nil
-}
-
-// keepRefused stages what was tried in place and withdrawn, if --keep-stage-file asks for it.
-func (g *group) keepRefused(outputs []*output) {
-	for _, o := range outputs {
-		if !g.cfg.KeepStageFile || o.vanished {
-			continue
-		}
-		if _, err := o.stage(); err != nil {
-			o.log.Warn("the refused version is not kept", "reason", err)
-		}
-	}
-}
-
-// withdraw takes back what is in place for a check alone. If not ok, that failed, and is tried again.
-func (s *set) withdraw(outputs []*output) (ok bool) {
-	ok = true
-	for _, o := range outputs {
-		if !o.untested {
-			continue
-		}
-		if err := o.withdraw(); err != nil {
-			s.fail(o, report.StepWrite, fmt.Errorf("a version that was not checked cannot be taken back: %w", err))
-			ok = false
-		}
-	}
-	return ok
-}
-
-// withdraw is that of one output. It reports an error while the version is in place.
-func (o *output) withdraw() error {
-	o.target.group.step(o, "withdraw")
-	_, err := o.file.Withdraw()
-	if o.untested = err != nil; err == nil {
-		o.onDisk = nil
-	}
-	return err
 }
 
 func isThere(path string) bool {

@@ -79,6 +79,9 @@ type target struct {
 	applied install.Good         // what was confirmed last; Keys is guard.Unknown if nobody knows
 	peaks   []peak               // how many keys versions were made from that were confirmed lately, the most first
 	expired map[string]time.Time // keys that have expired lately, and are not back
+
+	replaced time.Time // when the store was replaced by another one; zero: not lately
+	lost     int       // keys that there were before, until they are back
 }
 
 func newTarget(r task, g *group) *target {
@@ -95,7 +98,7 @@ func newTarget(r task, g *group) *target {
 	if s.cfg.Noop || s.cfg.SyncOnly {
 		t.applier = nil
 	}
-	t.instant = t.applier != nil && (r.HAProxy != nil || s.deps.Applier != nil) && r.ForEach == "" && !s.cfg.Onetime
+	t.instant = t.applier != nil && (r.HAProxy != nil || s.deps.Applier != nil) && r.ForEach == "" && !s.cfg.Onetime && !t.checksInPlace()
 	if r.Debounce > 0 {
 		t.pace.quiet, t.pace.longest = r.Debounce, max(r.Debounce, r.DebounceMax)
 		t.instant = false
@@ -118,7 +121,9 @@ func (t *target) begin() {
 	}
 	t.begun = true
 	if t.ForEach != "" {
-		t.openManifest() // is tried again, and an error told, when there is something to write
+		if t.openManifest() == nil { // otherwise that is tried again, and the error told, when there is something to write
+			t.readDebt()
+		}
 		return
 	}
 	t.recall()
@@ -127,7 +132,18 @@ func (t *target) begin() {
 		if err := o.sweep(); err != nil {
 			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
 		}
-		o.restore()
+	}
+}
+
+// readDebt makes the files that an earlier run of a resource with for_each has made outputs, if a reload is due for
+// them: the keys that say which of them are wanted may take long to come.
+func (t *target) readDebt() {
+	for _, path := range t.manifest.Gone(nil) {
+		o := newOutput(t, t.nameOf(path, nil), path, nil)
+		if t.owe([]*output{o}); !o.owes {
+			return
+		}
+		t.outputs = append(t.outputs, o)
 	}
 }
 
@@ -152,6 +168,11 @@ func (t *target) openManifest() error {
 	}
 	t.manifest, t.book = manifest, manifest.File()
 	t.recall()
+	if !t.cfg.Noop && !t.cfg.KeepStageFile {
+		if err := manifest.Sweep(); err != nil {
+			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
+		}
+	}
 	return nil
 }
 
@@ -202,12 +223,25 @@ func (t *target) reloads() bool {
 	return (!t.Reload.IsZero() || t.applier != nil) && !t.cfg.SyncOnly && !t.cfg.Noop
 }
 
+// checksInPlace reports whether there is a check that can find a new version in its place alone.
+func (t *target) checksInPlace() bool {
+	return !t.Check.IsZero() && !t.Check.Uses("src") && !t.Check.Uses("dir") && !t.cfg.SyncOnly && !t.cfg.Noop
+}
+
+// goesBack reports whether the files may have to be what they were before.
+func (t *target) goesBack() bool {
+	if t.set != nil {
+		return t.set.goesBack()
+	}
+	return t.Rollback || t.checksInPlace()
+}
+
 // guarded reports whether what was applied last has to be known.
 func (t *target) guarded() bool { return t.MaxShrinkPercent > 0 || t.MaxExpiredPercent > 0 }
 
 // keepsGood reports whether the last confirmed version is kept beside the file.
 func (t *target) keepsGood() bool {
-	return !t.cfg.Noop && (t.Rollback || t.applier != nil || t.guarded())
+	return !t.cfg.Noop && (t.goesBack() || t.applier != nil || t.guarded())
 }
 
 // notice takes in what has changed at arrived; all: everything may have. It makes what has to be rendered
@@ -323,7 +357,7 @@ func (t *target) retext(now time.Time) {
 func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 	if t.waiting = !view.Ready(t.Keys); t.waiting {
 		for _, o := range t.outputs {
-			if o.reads == nil {
+			if o.reads == nil && o.status.State != report.Failed { // by a debt of an earlier run
 				o.become(report.Waiting, "", nil)
 			}
 		}
@@ -334,7 +368,7 @@ func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 	if err == nil && t.ForEach != "" && t.relist {
 		err = t.list(tree)
 	}
-	if err == nil && t.held(view, tree, now) {
+	if err == nil && t.held(ctx, view, tree, now) {
 		return
 	}
 	if t.fail(err); err != nil && t.ForEach != "" {
@@ -422,13 +456,17 @@ func (t *target) heldAs() report.State {
 }
 
 // held decides whether the files are to stay as they are.
-func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
+func (t *target) held(ctx context.Context, view keys.View, tree render.Tree, now time.Time) bool {
+	t.lookBack()
 	t.now = t.count(tree)
+	if t.now >= t.lost {
+		t.lost = 0 // they are back
+	}
 	seen := guard.Seen{
 		Keys: t.now, Applied: t.before(now), Expired: t.expiredLately(now),
 		Exists: t.exists(), Stale: !view.Stale().IsZero(), Older: uint64(view.Index()) < t.applied.Index,
-		ReplacedAt: t.feed.replaced(),
-		Released:   t.through || t.board.isReleased(t.Name),
+		ReplacedAt: t.replaced, Lost: t.lost,
+		Released: t.through || t.board.isReleased(t.Name),
 	}
 	before := t.hold
 	t.hold = guard.Decide(now, guard.Limits{
@@ -437,6 +475,10 @@ func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
 	}, seen, before)
 	if !t.isHeld() {
 		t.through = t.through || before.Reason != "" && (seen.Released || !before.Until.IsZero() && !now.Before(before.Until))
+		return false
+	}
+	if t.hold.Reason != guard.Stale && t.isInPlace(ctx, tree) {
+		t.hold = guard.Hold{}
 		return false
 	}
 	if t.hold.Reason != before.Reason {
@@ -448,9 +490,42 @@ func (t *target) held(view keys.View, tree render.Tree, now time.Time) bool {
 	return true
 }
 
+// lookBack takes in whether the store was replaced by another one lately, and how many keys were lost by that.
+// If that has happened twice, the most counts: those of before the first time may not have been back.
+func (t *target) lookBack() {
+	at, before := t.feed.mirror.Replaced(replacedGrace)
+	switch {
+	case at.IsZero():
+		t.lost = 0
+	case !at.Equal(t.replaced):
+		t.lost = max(t.lost, t.tree(before).Len())
+	}
+	t.replaced = at
+}
+
+// isInPlace reports whether the files are what the keys say already, and their reader knows: then there is nothing
+// to hold, as after the restart of a kvconfd that was told to let this version through.
+func (t *target) isInPlace(ctx context.Context, tree render.Tree) bool {
+	release := t.slot(ctx)
+	defer release()
+	for _, o := range t.outputs {
+		if o.vanished || o.owes || o.refused != nil || o.isAhead() {
+			return false
+		}
+		out, err := t.template.Render(ctx, tree, o.item)
+		if err != nil {
+			return false
+		}
+		if differs, err := o.file.Differs(out.Content); err != nil || differs {
+			return false
+		}
+	}
+	return len(t.outputs) > 0
+}
+
 // count returns how many keys there are, as exactly as the guards of t have to know it.
 func (t *target) count(tree render.Tree) int {
-	if t.guarded() || t.MinKeys > 1 {
+	if t.guarded() || t.MinKeys > 1 || t.lost > 0 {
 		return tree.Len()
 	}
 	if tree.Empty() {
@@ -499,9 +574,6 @@ func (t *target) list(tree render.Tree) error {
 		if o == nil || o.vanished || o.file.Path != dest && err == nil {
 			o = newOutput(t, name, dest, item)
 			t.owe([]*output{o})
-			if err == nil {
-				o.restore()
-			}
 		}
 		taken[name] = true
 		delete(byName, name)
@@ -518,7 +590,6 @@ func (t *target) list(tree render.Tree) error {
 	for _, path := range t.manifest.Gone(paths) {
 		o := newOutput(t, t.nameOf(path, taken), path, nil)
 		o.vanished, o.dirty = true, false
-		o.restore()
 		for _, old := range byName {
 			if old.file.Path == path {
 				o.name, o.arrived, o.status = old.name, old.arrived, old.status
@@ -580,7 +651,7 @@ func (t *target) settled() {
 	}
 	t.board.spent(t.Name)
 	if now := time.Now(); t.through {
-		t.peaks = nil
+		t.peaks, t.lost = nil, 0
 		clear(t.expired)
 	} else if n := len(t.peaks); n > 0 && t.peaks[n-1].keys > t.now {
 		t.peaks[n-1].until = now

@@ -34,7 +34,7 @@ func TestTheFirstProxyWorksAsPrinted(t *testing.T) {
 		"KVD_LISTEN_CLIENT_URLS="+client, "KVD_ADVERTISE_CLIENT_URLS="+client,
 		"KVD_LISTEN_PEER_URLS="+peer, "KVD_INITIAL_ADVERTISE_PEER_URLS="+peer, "KVD_INITIAL_CLUSTER=default="+peer,
 		"KVCTL_ENDPOINTS="+client, "KVSIDEKICK_ENDPOINTS="+client, "KVCONFD_ENDPOINTS="+client, "KVCONFD_SOCKET="))
-	for _, heading := range []string{"A store", "A service", "A configuration that follows it", "What happens every day", "A domain of its own"} {
+	for _, heading := range []string{"A store", "A service", "A configuration that follows it", "What happens every day", "A domain of its own", "The end"} {
 		blocks := section(t, text, heading)
 		for i, b := range blocks {
 			if b.language != "sh" {
@@ -50,6 +50,9 @@ func TestTheFirstProxyWorksAsPrinted(t *testing.T) {
 			}
 			sh.await(b.text, blocks[i+1].text+"\n")
 		}
+	}
+	if left := sh.run("jobs -r; ls"); left != "bin\n" {
+		t.Errorf("left are\n%s", left)
 	}
 }
 

@@ -209,7 +209,7 @@ func TestBadInputIsExplained(t *testing.T) {
 		"--service web --port 80 --address ::  x":                         "nobody can connect",
 		"--service web --port 80 --meta zone x":                           "must be key=value",
 		"--service web --port 80 --weight -1 x":                           "weight -1",
-		"--service web --port 80 --weight 257 x":                          "must be 0 to 256",
+		"--service web --port 80 --weight 257 x":                          "must be 1 to 256",
 		"--service web --port 80 --protocol ip x":                         "tcp or udp",
 		"--service web --port 80 --prefix a x":                            "must begin with a slash",
 		"--service web --port 80 --ttl 1500ms x":                          "whole seconds",

@@ -28,8 +28,8 @@ type Limits struct {
 	// alive may have lost the store rather than its service. 0 holds nothing.
 	MaxExpiredPercent int
 	ExpiryGrace       time.Duration // 0 or less: until the keys are back or it is released
-	// ReplacedGrace is for how long a file is held whose keys are all gone after the store was
-	// replaced by another one. 0 or less holds nothing.
+	// ReplacedGrace is for how long a file is held that has fewer keys since the store was replaced by another
+	// one. 0 or less holds nothing.
 	ReplacedGrace time.Duration
 }
 
@@ -46,6 +46,7 @@ type Seen struct {
 	Stale      bool      // the keys come from a snapshot on disk; the store has not been heard
 	Older      bool      // the keys are of an index before that of the last applied version
 	ReplacedAt time.Time // when the store was found to be another one; zero: never
+	Lost       int       // keys that there were in the store before that one
 
 	Released bool // somebody has said that this version is meant
 }
@@ -84,8 +85,8 @@ func Decide(now time.Time, limits Limits, seen Seen, before Hold) Hold {
 	}{
 		{Stale, seen.Stale && seen.Exists && (seen.Older || seen.Applied == Unknown || seen.Keys < max(seen.Applied, limits.MinKeys)), time.Time{}, 0,
 			"the store has not been heard, and the snapshot on disk may have less than the file was made from"},
-		{Replaced, seen.Keys == 0 && seen.Applied > 0 && !seen.ReplacedAt.IsZero() && limits.ReplacedGrace > 0, seen.ReplacedAt, max(limits.ReplacedGrace, 1),
-			"the store was replaced by one that has none of the keys of this file"},
+		{Replaced, seen.Keys < seen.Lost && !seen.ReplacedAt.IsZero() && limits.ReplacedGrace > 0, seen.ReplacedAt, max(limits.ReplacedGrace, 1),
+			replacedText(seen)},
 		{MinKeys, seen.Keys < limits.MinKeys, time.Time{}, 0,
 			fmt.Sprintf("only %s found, min_keys is %d", keysText(seen.Keys), limits.MinKeys)},
 		{MassExpiry, beyond(seen.Expired, whole, limits.MaxExpiredPercent), time.Time{}, limits.ExpiryGrace,
@@ -118,6 +119,14 @@ func Decide(now time.Time, limits Limits, seen Seen, before Hold) Hold {
 // beyond reports whether part is more than percent of whole.
 func beyond(part, whole, percent int) bool {
 	return percent > 0 && whole > 0 && part*100 > whole*percent
+}
+
+// replacedText says what a store that was replaced has of a file.
+func replacedText(seen Seen) string {
+	if seen.Keys == 0 {
+		return "the store was replaced by one that has none of the keys of this file"
+	}
+	return fmt.Sprintf("the store was replaced by one that has %d of the %s of this file", seen.Keys, keysText(seen.Lost))
 }
 
 // keysText says a number of keys.

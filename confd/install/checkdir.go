@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
-	"time"
 )
 
 // Change is what is about to happen to the destinations of one group.
@@ -24,11 +22,12 @@ type Change struct {
 // CheckDir is a private directory in which a checker finds a group's files as they would be. The directories
 // that it mirrors stand in it as below /. It belongs to one goroutine.
 //
-// It serves a check that names {{.src}} or {{.dir}}. A check that names neither looks at the files in use: see
-// Staged.Try.
+// It serves a check that names {{.src}} or {{.dir}}. A check that names neither looks at the files in use, and
+// gains nothing from it: it is for after Staged.Commit.
 type CheckDir struct {
 	Path string // {{.dir}}
 
+	lock    *os.File           // for as long as the directory is worked on; may be nil
 	staged  map[string]*Staged // by destination
 	removed map[string]bool
 	deep    []string // mirrored with all that is below
@@ -80,11 +79,11 @@ func checkDirBases() []string {
 
 // newCheckDir makes a check directory below base.
 func newCheckDir(base string, change Change, dirs []string) (*CheckDir, error) {
-	root, err := os.MkdirTemp(base, checkDirPattern)
+	root, lock, err := makeHeld(base)
 	if err != nil {
 		return nil, err
 	}
-	c := &CheckDir{Path: root, staged: map[string]*Staged{}, removed: map[string]bool{}, deep: topmost(dirs)}
+	c := &CheckDir{Path: root, lock: lock, staged: map[string]*Staged{}, removed: map[string]bool{}, deep: topmost(dirs)}
 	for _, s := range change.Staged {
 		c.staged[s.Dest()] = s
 		c.shallow = append(c.shallow, filepath.Dir(s.Dest()))
@@ -105,13 +104,28 @@ func newCheckDir(base string, change Change, dirs []string) (*CheckDir, error) {
 	return c, nil
 }
 
+// makeHeld makes a directory below base, and locks it.
+func makeHeld(base string) (path string, lock *os.File, err error) {
+	for {
+		if path, err = os.MkdirTemp(base, checkDirPattern); err != nil {
+			return "", nil, err
+		}
+		if lock, ok := hold(path); ok {
+			return path, lock, nil
+		}
+	}
+}
+
 // Vars returns the values of the placeholders for the check of one destination, be it staged or as it was.
 func (c *CheckDir) Vars(dest string) Vars {
 	return Vars{Src: filepath.Join(c.Path, dest), Dest: dest, Dir: c.Path}
 }
 
 // Remove removes the directory; what it links to stays.
-func (c *CheckDir) Remove() error { return os.RemoveAll(c.Path) }
+func (c *CheckDir) Remove() error {
+	defer c.lock.Close()
+	return os.RemoveAll(c.Path)
+}
 
 // fill mirrors everything.
 func (c *CheckDir) fill() error {
@@ -264,28 +278,4 @@ func topmost(dirs []string) []string {
 // isBelow reports whether path is dir or below it.
 func isBelow(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
-
-// SweepCheckDirs removes check directories that a crash left behind: those of this user that are older than an hour.
-func SweepCheckDirs() error {
-	var problems []error
-	for _, base := range checkDirBases() {
-		found, err := filepath.Glob(filepath.Join(globQuote(base), checkDirPattern))
-		problems = append(problems, err)
-		for _, path := range found {
-			problems = append(problems, sweepCheckDir(path))
-		}
-	}
-	return errors.Join(problems...)
-}
-
-func sweepCheckDir(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil || !info.IsDir() || time.Since(info.ModTime()) < staleAfter {
-		return nil // gone, or none of ours, or still in use
-	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
-		return nil
-	}
-	return os.RemoveAll(path)
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/e2e/parts"
@@ -186,28 +185,28 @@ func TestADirectoryThatIsNotThereIsMirroredAsAnEmptyOne(t *testing.T) {
 	}
 }
 
-func TestACheckDirectoryOfACrashIsRemovedLater(t *testing.T) {
+func TestACheckDirectoryOfACrashIsRemovedAndNoneThatIsInUse(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
 	victim := tree(t, map[string]string{"precious": "x"})
-	old := time.Now().Add(-2 * time.Hour)
-	for _, name := range []string{"kvconfd-check-1", "kvconfd-check-2", "another"} {
+	for _, name := range []string{"kvconfd-check-1", "another"} {
 		path := filepath.Join(temporary, name)
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		symlink(t, victim, filepath.Join(path, "link"))
-		if name != "kvconfd-check-2" {
-			if err := os.Chtimes(path, old, old); err != nil {
-				t.Fatal(err)
-			}
-		}
 	}
+	working, err := install.NewCheckDir(install.Change{}, []string{victim})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer working.Remove()
 	if err := install.SweepCheckDirs(); err != nil {
 		t.Fatal(err)
 	}
 	left, _ := filepath.Glob(temporary + "/*")
-	if want := []string{temporary + "/another", temporary + "/kvconfd-check-2"}; !slices.Equal(left, want) {
+	want := []string{temporary + "/another", working.Path}
+	if slices.Sort(want); !slices.Equal(left, want) {
 		t.Errorf("left: %q, want %q", left, want)
 	}
 	if _, err := os.Stat(filepath.Join(victim, "precious")); err != nil {

@@ -44,11 +44,11 @@ func short(name string) string {
 }
 
 // IsBeside reports whether path is named like one of the files that this package keeps beside
-// destinations: staged, a debt, a version to go back to, an old content, one of a trial, or a manifest.
+// destinations: staged, a debt, a version to go back to, an old content, or a manifest.
 func IsBeside(path string) bool {
 	suffix := filepath.Ext(path)
 	isStaged := len(suffix) > 1 && strings.Trim(suffix[1:], "0123456789") == ""
-	return strings.HasPrefix(filepath.Base(path), ".") && (isStaged || slices.Contains([]string{debtSuffix, goodSuffix, keptSuffix, madeSuffix, trialSuffix, firstSuffix}, suffix))
+	return strings.HasPrefix(filepath.Base(path), ".") && (isStaged || slices.Contains([]string{debtSuffix, goodSuffix, keptSuffix, madeSuffix}, suffix))
 }
 
 // Owe records that the destination's reader has to be told of a change.

@@ -164,7 +164,7 @@ func TestAFullDiskBelowABoundFileLeavesItsOldContent(t *testing.T) {
 		mount(t, "tmpfs", small, "tmpfs", 0, "size=64k")
 		old := strings.Repeat("old ", 10_000)
 		f, _ := bound(t, small, old)
-		refused(t, f, strings.Repeat("x", 1<<20), "no room left")
+		refused(t, f, strings.Repeat("x", 1<<20), "no room left where "+f.Path+" is")
 		wantOnly(t, f, old)
 	})
 }
@@ -331,6 +331,17 @@ func TestALinkIsFollowedWhereThatIsWanted(t *testing.T) {
 	}
 	if got, want := names(t, f), []string{".a.reload-pending", "a", "b"}; !slices.Equal(got, want) {
 		t.Errorf("beside the link there are %q, want %q", got, want)
+	}
+}
+
+func TestTheDirectoryThatALinkLeadsToIsNamedWhereItIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	f := install.File{Path: filepath.Join(dir, "link"), UID: -1, GID: -1, Follow: true}
+	if err := os.Symlink(filepath.Join(dir, "gone", "file"), f.Path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Stage(nil); err == nil || !strings.Contains(err.Error(), "the directory "+filepath.Join(dir, "gone")+" does not exist") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -13,6 +13,3 @@ func ParseManifest(data []byte) (map[string][]string, error) {
 
 // ParseGood is parseGood.
 func ParseGood(data []byte) (Good, error) { return parseGood(data) }
-
-// SetFault has the calls of a staged version fail from now on.
-func SetFault(s *Staged, fault func(call string) error) { s.file.fault = fault }

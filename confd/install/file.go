@@ -5,8 +5,8 @@
 // new one; it remembers on disk that a reload is owed; and it runs local commands with a time
 // limit. It knows nothing of templates or stores, and never sees their data but as file content.
 //
-// The order is Differs, Stage, a check, Owe, Commit, a reload, Paid; or, for a check that finds the new version in
-// its place alone, Differs, Stage, Owe, Try, a check, Commit. Each step may be repeated.
+// The order is Differs, Stage, a check, Owe, Commit, a reload, Paid; a check that looks at nothing but the destination
+// comes between Commit and the reload. Each step may be repeated.
 package install
 
 import (
@@ -16,9 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
-	"time"
 )
 
 // File is a destination: where the bytes go and what the file must look like. Its methods may be used by one
@@ -78,6 +76,19 @@ func (f File) Differs(content []byte) (bool, error) {
 		return false, err
 	}
 	return !bytes.Equal(current, content), nil
+}
+
+// Place returns the directory in which the destination is replaced: with Follow that of what the links lead to. An
+// error says why nothing can be written there whatever it is: a directory, a device or a pipe, or links in a circle.
+func (f File) Place() (dir string, err error) {
+	path, err := f.target()
+	if err != nil {
+		return filepath.Dir(f.Path), err
+	}
+	if info, err := os.Lstat(path); err == nil {
+		return filepath.Dir(path), f.refuse(info)
+	}
+	return filepath.Dir(path), nil
 }
 
 // Attributes says how mode and owner of the destination differ from what they should be: "mode 0600 -> 0644",
@@ -192,7 +203,7 @@ type Staged struct {
 	file    File
 	target  string // that will be replaced
 	content []byte
-	tried   bool // it is in the destination's place since Try
+	lock    *os.File // says that somebody works on it; may be nil
 }
 
 // Dest returns the destination that s waits for.
@@ -205,24 +216,38 @@ func (f File) Stage(content []byte) (*Staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	var temporary *os.File
-	err = f.try("create", func() (err error) {
-		temporary, err = os.CreateTemp(filepath.Dir(target), "."+short(filepath.Base(target))+".")
-		return err
-	})
+	temporary, lock, err := f.create(target)
 	if err != nil {
-		return nil, f.explain("create", err)
+		return nil, f.explain(filepath.Dir(target), "create", err)
 	}
-	staged := &Staged{Path: temporary.Name(), file: f, target: target, content: content}
+	staged := &Staged{Path: temporary.Name(), file: f, target: target, content: content, lock: lock}
 	failed, err := f.fill(temporary, content)
 	if closed := temporary.Close(); err == nil && closed != nil {
 		failed, err = "write", closed
 	}
 	if err != nil {
 		staged.Discard()
-		return nil, f.explain(failed, err)
+		return nil, f.explain(filepath.Dir(target), failed, err)
 	}
 	return staged, nil
+}
+
+// create makes an empty file beside target, and locks it. The lock is on a descriptor of its own, as what is open
+// for writing cannot be run by a check.
+func (f File) create(target string) (file, lock *os.File, err error) {
+	for {
+		err = f.try("create", func() (err error) {
+			file, err = os.CreateTemp(filepath.Dir(target), "."+short(filepath.Base(target))+".")
+			return err
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		if lock, ok := hold(file.Name()); ok {
+			return file, lock, nil
+		}
+		file.Close()
+	}
 }
 
 // fill makes an open, empty file the new version, on disk. The owner comes before the mode because chown
@@ -245,26 +270,24 @@ func (f File) fill(file *os.File, content []byte) (failed string, err error) {
 	return "", nil
 }
 
-// Commit puts the staged version in the destination's place, or lets it stay there after Try. Where the destination cannot be
+// Commit puts the staged version in the destination's place. Where the destination cannot be
 // renamed over because it is itself a mount, as a file bound into a container is, the content is
 // written into it, while the old content is kept beside; a crash in the middle is made good by Sweep.
 //
 // After an error the destination is as it was, but for one: that the directory could not be flushed says that
 // the new version is in place, and may be gone after a crash of the machine.
 func (s *Staged) Commit() error {
-	if s.tried {
-		return s.file.endTrial()
-	}
 	err := s.file.try("rename", func() error { return os.Rename(s.Path, s.target) })
 	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
 		return s.overwrite()
 	}
 	if err != nil {
-		return s.file.explain("rename", err)
+		return s.file.explain(filepath.Dir(s.target), "rename", err)
 	}
+	s.lock.Close()
 	err = s.file.try("flush", func() error { return syncDir(filepath.Dir(s.target)) })
 	if err != nil {
-		return s.file.explain("flush", err)
+		return s.file.explain(filepath.Dir(s.target), "flush", err)
 	}
 	return nil
 }
@@ -277,7 +300,10 @@ func (s *Staged) IsWaiting() bool {
 }
 
 // Discard removes the staged file, if it is still there.
-func (s *Staged) Discard() { os.Remove(s.Path) }
+func (s *Staged) Discard() {
+	os.Remove(s.Path)
+	s.lock.Close()
+}
 
 // syncDir makes the names in a directory durable.
 func syncDir(path string) error {
@@ -289,9 +315,10 @@ func syncDir(path string) error {
 	return dir.Sync()
 }
 
-// explain says what could not be done with the destination, why, and what to try.
-func (f File) explain(call string, err error) error {
-	return fmt.Errorf("cannot write %s: %s%w", f.Path, f.hint(call, err), unnamed(err))
+// explain says what could not be done with the destination, why, and what to try. place is the directory that was
+// written to, or the file that was written in place.
+func (f File) explain(place, call string, err error) error {
+	return fmt.Errorf("cannot write %s: %s%w", f.Path, f.hint(place, call, err), unnamed(err))
 }
 
 // unnamed takes the name of the staged file off an error: it is another at each try.
@@ -308,8 +335,7 @@ func unnamed(err error) error {
 }
 
 // hint is the part of an error's sentence that helps.
-func (f File) hint(call string, err error) string {
-	dir := filepath.Dir(f.Path)
+func (f File) hint(dir, call string, err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Sprintf("the directory %s does not exist; create it, or correct dest: ", dir)
@@ -334,34 +360,4 @@ func (f File) hint(call string, err error) string {
 		return "the existing file must not be replaced: it is immutable (see lsattr), or belongs to another user in a sticky directory: "
 	}
 	return ""
-}
-
-// staleAfter is the age at which a staged file cannot belong to a running pass any more.
-const staleAfter = time.Hour
-
-// Sweep puts right what a crash left: it removes old staged files beside the destination, and puts back the
-// content of a destination that was being written in place. It is to be called before the first pass.
-func (f File) Sweep() error {
-	problems := []error{f.heal()}
-	target, err := f.target()
-	if err != nil {
-		return errors.Join(append(problems, err)...)
-	}
-	stem := filepath.Join(filepath.Dir(target), "."+short(filepath.Base(target))+".")
-	leftovers, err := filepath.Glob(globQuote(stem) + "[0-9]*")
-	if err != nil {
-		return err
-	}
-	for _, path := range leftovers {
-		info, err := os.Lstat(path)
-		digits := strings.Trim(strings.TrimPrefix(path, stem), "0123456789") == ""
-		if err == nil && digits && info.Mode().IsRegular() && time.Since(info.ModTime()) > staleAfter {
-			problems = append(problems, removeIfThere(path))
-		}
-	}
-	return errors.Join(problems...)
-}
-
-func globQuote(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/kvd-io/kvd/confd/install"
 	"github.com/kvd-io/kvd/e2e/parts"
@@ -200,26 +199,71 @@ func TestALinkAtTheDestinationIsReplacedNotFollowed(t *testing.T) {
 	}
 }
 
-func TestSweepRemovesOnlyOldStagedFilesOfItsOwn(t *testing.T) {
+func TestSweepRemovesOnlyStagedFilesOfItsOwnThatNobodyWorksOn(t *testing.T) {
 	f := destination(t)
 	dir := filepath.Dir(f.Path)
-	old := time.Now().Add(-2 * time.Hour)
-	for _, name := range []string{".proxy.cfg.123", ".proxy.cfg.reload-pending", ".proxy.cfg.12x", ".other.cfg.123", "proxy.cfg.123", ".proxy.cfg.456"} {
+	for _, name := range []string{".proxy.cfg.123", ".proxy.cfg.reload-pending", "..proxy.cfg.last-good.7", ".proxy.cfg.12x", ".other.cfg.123", "proxy.cfg.123", ".123"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if name != ".proxy.cfg.456" {
-			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
-				t.Fatal(err)
-			}
-		}
+	}
+	staged, err := f.Stage([]byte("text"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := f.Sweep(); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{".other.cfg.123", ".proxy.cfg.12x", ".proxy.cfg.456", ".proxy.cfg.reload-pending", "proxy.cfg.123"}
+	want := []string{filepath.Base(staged.Path), ".123", ".other.cfg.123", ".proxy.cfg.12x", ".proxy.cfg.reload-pending", "proxy.cfg.123"}
+	slices.Sort(want)
 	if got := names(t, f); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := staged.Commit(); err != nil || content(t, f) != "text" {
+		t.Errorf("%v, the file is %q", err, content(t, f))
+	}
+}
+
+func TestSweepOfAManifestRemovesWhatIsStagedOfItsFiles(t *testing.T) {
+	f := destination(t)
+	dir := filepath.Dir(f.Path)
+	m, err := install.OpenManifest(dir, "sites", "", "")
+	if err == nil {
+		err = m.Note(map[string][]byte{f.Path: []byte("text")})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{".proxy.cfg.1", "..proxy.cfg.last-good.2", "..sites.manifest.3", ".somebody.else.4"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	staged, err := f.Stage([]byte("text"))
+	if err == nil {
+		err = m.Sweep()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{filepath.Base(staged.Path), ".sites.manifest", ".somebody.else.4"}
+	slices.Sort(want)
+	if got := names(t, f); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestWhatIsStagedCanBeRunByItsCheck(t *testing.T) {
+	f := destination(t)
+	mode := fs.FileMode(0o755)
+	f.Mode = &mode
+	staged, err := f.Stage([]byte("#!/bin/sh\nexit 0\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer staged.Discard()
+	if output, err := install.Run(t.Context(), install.Command{Argv: []string{"{{.src}}"}}, install.Vars{Src: staged.Path, Dest: f.Path}); err != nil {
+		t.Errorf("%v %s", err, output)
 	}
 }
 

@@ -29,7 +29,7 @@ func (s *Staged) overwrite() error {
 		return fmt.Errorf("cannot keep the content of %s while it is written in place, which has to be because it is a mount: %w", s.target, err)
 	}
 	if failed, err := s.file.writeInto(s.target, s.content); err != nil {
-		err = s.file.explain(failed, err)
+		err = s.file.explain(s.target, failed, err)
 		restored := s.file
 		restored.fault = nil
 		_, back := restored.writeInto(s.target, old)
@@ -62,9 +62,9 @@ func (f File) writeInto(path string, content []byte) (failed string, err error) 
 	return failed, err
 }
 
-// heal finishes what a crash has cut short while the destination was written in place: the destination gets its
+// Heal finishes what a crash has cut short while the destination was written in place: the destination gets its
 // old content back, unless the new one is complete.
-func (f File) heal() error {
+func (f File) Heal() error {
 	data, err := readBounded(f.keptPath(), goodBytesMax+256)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -91,7 +91,7 @@ func (f File) heal() error {
 		return removeIfThere(f.keptPath())
 	}
 	if failed, err := f.writeInto(target, old); err != nil {
-		return f.explain(failed, err)
+		return f.explain(target, failed, err)
 	}
 	return removeIfThere(f.keptPath())
 }

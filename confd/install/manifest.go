@@ -250,5 +250,5 @@ func (m *Manifest) remove(path string) error {
 
 // removeKept removes what is kept beside a destination.
 func (f File) removeKept() error {
-	return errors.Join(f.Paid(), f.ForgetGood(), f.endTrial(), removeIfThere(f.keptPath()))
+	return errors.Join(f.Paid(), f.ForgetGood(), removeIfThere(f.keptPath()))
 }

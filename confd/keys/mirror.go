@@ -29,6 +29,7 @@ type Mirror struct {
 	stale    time.Time // when what is here was true, if that was an earlier run; else zero
 	version  uint64    // changes with every change, and with every read of everything
 	replaced time.Time // when another store was last found in the place of the one before; zero: never
+	before   View      // what that one held, until nobody can ask for it any more
 
 	heard func() (time.Time, error) // nil: nobody asks
 	bytes func() uint64             // nil: not known
@@ -214,7 +215,7 @@ func (m *Mirror) Replace(roots []string, from Origin, pairs map[string]string) (
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.complete && m.from.replacedBy(from) {
-		m.replaced = time.Now()
+		m.replaced, m.before = time.Now(), m.current()
 		another = true
 	}
 	m.version++
@@ -273,6 +274,17 @@ func (m *Mirror) silent() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return !m.complete
+}
+
+// Replaced returns when another store was last found in the place of the one before, and what that one held; zero
+// values if that is as long ago as lately says. It is then forgotten.
+func (m *Mirror) Replaced(lately time.Duration) (at time.Time, before View) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.replaced.IsZero() || time.Since(m.replaced) >= lately {
+		m.replaced, m.before = time.Time{}, View{}
+	}
+	return m.replaced, m.before
 }
 
 // replacedBy reports whether what was read at o cannot be the past of what is read at now.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/kvd-io/kvd/pkg/kv"
 )
@@ -154,14 +156,30 @@ func TestAnotherStoreInThePlaceOfTheOneBeforeIsNoticed(t *testing.T) {
 		{Origin{"c2", 3}, true}, // the data of an earlier day
 		{Origin{"c1", 4}, true},
 	} {
-		before := m.Status().Replaced
+		before, _ := m.Replaced(time.Hour)
 		if another := m.Replace([]string{"/a"}, step.from, nil); another != step.another {
 			t.Errorf("step %d: another store: %v", i, another)
 		}
-		if told := m.Status().Replaced != before; told != step.another {
-			t.Errorf("step %d: the status tells of another store: %v", i, told)
+		if now, _ := m.Replaced(time.Hour); (now != before) != step.another {
+			t.Errorf("step %d: it was replaced at %v, before at %v", i, now, before)
 		}
 	}
+}
+
+func TestWhatTheStoreBeforeHeldIsKnownForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMirror(Segments)
+		m.Replace([]string{"/a"}, Origin{"c1", 7}, map[string]string{"/a/x": "1", "/a/y": "2"})
+		m.Replace([]string{"/a"}, Origin{"c2", 3}, nil)
+		time.Sleep(59 * time.Second)
+		if at, before := m.Replaced(time.Minute); at.IsZero() || before.Len() != 2 || m.View().Len() != 0 {
+			t.Errorf("replaced at %v, where there were %d keys before, and %d now", at, before.Len(), m.View().Len())
+		}
+		time.Sleep(time.Second)
+		if at, before := m.Replaced(time.Minute); !at.IsZero() || before.Len() != 0 {
+			t.Errorf("after a minute it is still known to be replaced at %v, with %d keys before", at, before.Len())
+		}
+	})
 }
 
 func TestRootsAreTheKeysUnlessTheyAreTooMany(t *testing.T) {

@@ -16,13 +16,12 @@ type Status struct {
 	Heard     time.Time // when the source was heard last: now while it is followed; zero: never
 	Err       error     // why it is not heard any more; nil if it is
 	Stale     time.Time // when what the mirror has was true, if that was in an earlier run; else zero
-	Replaced  time.Time // when another store was last found in the place of the one before; zero: never
 }
 
 // Status returns how true the mirror is now.
 func (m *Mirror) Status() Status {
 	m.mu.Lock()
-	status := Status{Index: m.from.Index, Cluster: m.from.Cluster, Keys: m.tree.Len(), Stale: m.stale, Replaced: m.replaced}
+	status := Status{Index: m.from.Index, Cluster: m.from.Cluster, Keys: m.tree.Len(), Stale: m.stale}
 	heard, bytes := m.heard, m.bytes
 	m.mu.Unlock()
 	if heard != nil { // without the lock: a source may be asked that holds one of its own

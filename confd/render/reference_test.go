@@ -111,7 +111,7 @@ const referenceTail = `
 
 and each server ` + "`.Address .Port .Protocol .Weight .Tags .Meta .Host`" + ` as in its record, ` + "`.ID`" + `, a name that is safe in
 any proxy and unique in its service, ` + "`.HostPort`" + `, with brackets around an IPv6 address, and ` + "`.IsIP`" + `. ` + "`.Weight`" + ` is 0 if
-the record does not say one. A record that is malformed, or whose texts could break out of their line, is left out
+the record does not say one, else 1 to 256. A record that is malformed, as one with another weight, or whose texts could break out of their line, is left out
 and logged, and holds up nobody else; so is the one in capitals of two services whose names differ in case alone.
 
 ` + "```" + `

@@ -157,6 +157,7 @@ func TestServicesAreSortedAndOnlyThoseThatAreUpAndSafe(t *testing.T) {
 		{"/services/bad/newline", record(`10.0.0.1\n  server evil`, "80", "up")},
 		{"/services/bad/zone", record("fe80::1%x evil", "80", "up")},
 		{"/services/bad/port", record("10.0.0.1", "70000", "up")},
+		{"/services/bad/weight", `{"address":"10.0.0.1","port":80,"state":"up","weight":257}`},
 		{"/services/bad/json", "nonsense"},
 		{"/services/bad/dots", record("a..b", "80", "up")}, // HAProxy would refuse the whole file
 		{"/services/bad/label", record(strings.Repeat("a", 64)+".example", "80", "up")},
@@ -182,8 +183,8 @@ func TestServicesAreSortedAndOnlyThoseThatAreUpAndSafe(t *testing.T) {
 	if got := string(out.Content); err != nil || got != want {
 		t.Errorf("got  %s (%v)\nwant %s", got, err, want)
 	}
-	if len(out.Skipped) != 15 {
-		t.Errorf("skipped %d records, want 15: %q", len(out.Skipped), out.Skipped)
+	if len(out.Skipped) != 16 {
+		t.Errorf("skipped %d records, want 16: %q", len(out.Skipped), out.Skipped)
 	}
 	if strings.Contains(string(out.Content), "evil") {
 		t.Error("a record broke out of its line")

@@ -50,7 +50,7 @@ type Server struct {
 	Protocol string            `json:"protocol"`
 	State    string            `json:"state"`
 	Kept     bool              `json:"kept,omitempty"`
-	Weight   int               `json:"weight,omitempty"` // 0 to 256; 0 if the record does not say one
+	Weight   int               `json:"weight,omitempty"` // 1 to registry.WeightMax; 0 if the record does not say one
 	Tags     Texts             `json:"tags,omitempty"`
 	Meta     map[string]string `json:"meta,omitempty"`
 	Host     string            `json:"host,omitempty"`
@@ -236,12 +236,14 @@ func readServer(instance, value string) (Server, error) {
 		return Server{}, fmt.Errorf("address %s is not one of a server", r.Address)
 	case r.Port < 1 || r.Port > 65535:
 		return Server{}, fmt.Errorf("port %d is not between 1 and 65535", r.Port)
+	case r.Weight < 0 || r.Weight > registry.WeightMax:
+		return Server{}, fmt.Errorf("weight %d is not between 1 and %d, nor 0 for none", r.Weight, registry.WeightMax)
 	case hasControls(r):
 		return Server{}, errors.New("it contains control characters")
 	}
 	return Server{
 		Service: r.Service, Instance: instance, Address: r.Address, Port: r.Port, Protocol: r.Protocol, State: r.State, Kept: r.Kept,
-		Weight: min(max(r.Weight, 0), 256), Tags: r.Tags, Meta: r.Meta, Host: r.Host, Owner: r.Owner,
+		Weight: r.Weight, Tags: r.Tags, Meta: r.Meta, Host: r.Host, Owner: r.Owner,
 		ID: serverID(instance), HostPort: net.JoinHostPort(r.Address, strconv.Itoa(r.Port)), IsIP: isIP,
 	}, nil
 }

@@ -132,6 +132,8 @@ func (l *linter) files() {
 		dir, _, _ = l.Files()
 	} else if info, err := os.Stat(l.Dest); err == nil && info.IsDir() {
 		l.add(Error, "template.dest", "dest %s is a directory; name the file in it", l.Dest)
+	} else if dir, err = l.Destination(l.Dest).Place(); err != nil {
+		l.add(Error, "template.dest", "%v", err)
 	}
 	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		l.add(Warning, "template.dest", "the directory %s does not exist; create it, or correct dest", dir)
@@ -216,7 +218,7 @@ var anyBraces = regexp.MustCompile(`\{\{[^{}]*\}\}`)
 // braces looks for placeholders that are not filled in.
 func (l *linter) braces() {
 	if c := l.Check; !c.IsZero() && !c.Uses("src") && !c.Uses("dir") {
-		l.add(Warning, "template.check_cmd", "check_cmd names neither {{.src}} nor {{.dir}}, so the new version has to be put in place to be checked, and is taken back if it is refused; name one of them")
+		l.add(Warning, "template.check_cmd", "check_cmd names neither {{.src}} nor {{.dir}}, so the new version is in place while it is checked; the program is not told before the check agrees, and a refused version is taken back; name {{.src}} to have it checked before")
 	}
 	vars := install.Vars{Src: "/src", Dest: "/dest", Dir: "/dir"}
 	if left := anyBraces.FindString(l.Check.With(vars).String()); left != "" {

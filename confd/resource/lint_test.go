@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kvd-io/kvd/confd/resource"
@@ -69,6 +70,29 @@ func TestWhatIsWrongIsFoundWithItsLine(t *testing.T) {
 		want := filepath.Join(dir, "conf.d/a.toml") + ":" + strings.ReplaceAll(c.want, "#", dir)
 		if len(findings) != 1 || !strings.HasPrefix(findings[0].String(), want) {
 			t.Errorf("%s: got %v, want %s", c.name, findings, want)
+		}
+	}
+}
+
+func TestADestThatCannotBeAFileIsFound(t *testing.T) {
+	out := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(out, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{"null": "/dev/null", "circle": "circle", "dangling": filepath.Join(out, "nowhere/file")} {
+		if err := os.Symlink(to, filepath.Join(out, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"pipe":     "error: " + out + "/pipe is a device, pipe or socket",
+		"null":     "error: " + out + "/null is a device, pipe or socket",
+		"circle":   "error: " + out + "/circle is a symbolic link that leads to more than",
+		"dangling": "warning: the directory " + out + "/nowhere does not exist",
+	} {
+		findings, _ := lint(t, map[string]string{"templates/a.tmpl": "", "conf.d/a.toml": "[template]\nsrc = \"a.tmpl\"\ndest = \"" + filepath.Join(out, name) + "\"\nkeys = [\"/\"]\nsymlink = \"follow\"\n"}, "")
+		if len(findings) != 1 || !strings.Contains(findings[0].String(), "a.toml:3: "+want) {
+			t.Errorf("%s: got %v, want %s", name, findings, want)
 		}
 	}
 }

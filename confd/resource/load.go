@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -23,12 +24,19 @@ type Loaded struct {
 	Resource Resource // valid if Err is nil
 	Warnings []Problem
 	Err      error // names the file; what is wrong in it is a Problems
+
+	// Last is the version that stays at work in the place of one that cannot be used, nil if there is none, or
+	// if another resource has its dest by now.
+	Last *Resource
 }
 
 // Load reads every resource file of a configuration directory, in the order of their paths. A
 // file that cannot be used does not touch the others. err is about the directory: it has no
 // conf.d, or cannot be read; it is an fs.ErrNotExist if the directory itself is not there.
-func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
+//
+// working are the resources at work: that of a file that cannot be used stays there, as its Last, and keeps
+// its dest.
+func Load(confDir, globalPrefix string, working ...Resource) (loaded []Loaded, err error) {
 	if _, err := os.Stat(confDir); errors.Is(err, fs.ErrNotExist) {
 		return nil, &missingDirectory{confDir}
 	}
@@ -37,6 +45,8 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 		return nil, err
 	}
 	seen := map[string]bool{}
+	lines := map[string]map[string]int{}
+	var claimed claims
 	for _, file := range files {
 		if real, err := filepath.EvalSymlinks(file); err == nil {
 			if seen[real] {
@@ -49,30 +59,90 @@ func Load(confDir, globalPrefix string) (loaded []Loaded, err error) {
 		if err == nil {
 			entry.Resource, entry.Warnings, err = Parse(file, data, confDir, globalPrefix)
 		}
-		if err == nil {
-			if setting, text := conflict(entry.Resource, loaded); text != "" {
-				err = Problems{{findLines(data)[setting], text}}
-			}
+		if entry.fail(err); err != nil {
+			claimed.keep(&entry, working)
 		}
-		if err != nil {
-			entry.Err = fmt.Errorf("resource file %s: %w", file, err)
-		}
+		lines[file] = findLines(data)
 		loaded = append(loaded, entry)
+	}
+	for i := range loaded {
+		entry := &loaded[i]
+		if entry.Err != nil {
+			continue
+		}
+		mine := newClaim(entry.Resource)
+		if setting, text := claimed.conflict(mine); text != "" {
+			entry.fail(Problems{{lines[entry.File][setting], text}})
+			claimed.keep(entry, working)
+			continue
+		}
+		claimed = append(claimed, mine)
 	}
 	joinGroups(loaded)
 	return loaded, nil
 }
 
-// conflict says what keeps r from being used beside the resources before it, and which setting that is; ""
-// if nothing does.
-func conflict(r Resource, before []Loaded) (setting, text string) {
-	for _, other := range before {
-		switch o := other.Resource; {
-		case other.Err != nil:
-		case r.Dest == o.Dest:
-			return "template.dest", fmt.Sprintf("dest %s is already written by %s; give one of them another dest", r.Dest, o.File)
+// fail notes why the file cannot be used; nil: it can.
+func (l *Loaded) fail(err error) {
+	if err != nil {
+		l.Err = fmt.Errorf("resource file %s: %w", l.File, err)
+	}
+}
+
+// claim is a resource, and where its files are.
+type claim struct {
+	Resource
+	place string // Dest, wherever the links on the way to its directory lead
+	kept  bool   // it is what stays at work of a file that cannot be used
+}
+
+func newClaim(r Resource) claim { return claim{Resource: r, place: r.Place()} }
+
+// Place is Dest without the symbolic links on the way to its directory, as far as that exists, and with
+// FollowSymlink without one at Dest: two resources with one Place write one file.
+func (r Resource) Place() string {
+	dir := filepath.Dir(r.Dest)
+	if r.ForEach != "" {
+		dir, _, _ = r.Files() // what names the key may have slashes
+	}
+	rest := strings.TrimPrefix(strings.TrimPrefix(r.Dest, dir), "/")
+	if real, err := filepath.EvalSymlinks(r.Dest); err == nil && r.FollowSymlink {
+		return real
+	}
+	for {
+		if real, err := filepath.EvalSymlinks(dir); err == nil || dir == filepath.Dir(dir) {
+			return strings.TrimSuffix(cmp.Or(real, dir), "/") + "/" + rest
+		}
+		dir, rest = filepath.Dir(dir), filepath.Base(dir)+"/"+rest
+	}
+}
+
+// claims are the resources that are to be used so far.
+type claims []claim
+
+// keep has the version of an unusable file that is at work stay there, unless something else has its dest.
+func (c *claims) keep(l *Loaded, working []Resource) {
+	i := slices.IndexFunc(working, func(r Resource) bool { return r.File == l.File })
+	if i < 0 {
+		return
+	}
+	last := newClaim(working[i])
+	last.kept = true
+	if _, text := c.conflict(last); text == "" {
+		l.Last = &last.Resource
+		*c = append(*c, last)
+	}
+}
+
+// conflict says what keeps r from being used beside c, and which setting that is; "" if nothing does.
+func (c claims) conflict(r claim) (setting, text string) {
+	for _, o := range c {
+		switch {
+		case r.place == o.place:
+			return "template.dest", fmt.Sprintf("dest %s is already written by %s%s; give one of them another dest", r.Dest, o.File, o.other(r))
 		case r.mayWrite(o), o.mayWrite(r):
 			return "template.dest", fmt.Sprintf("dest %s and dest %s of %s could be one file; give one of them another dest", r.Dest, o.Dest, o.File)
+		case r.kept || o.kept: // the reload of the others is theirs
 		case r.ReloadGroup != "" && r.ReloadGroup == o.ReloadGroup && !r.Reload.IsZero() && !o.Reload.IsZero() && !r.Reload.Equal(o.Reload):
 			return "template.reload_cmd", fmt.Sprintf("reload_group %q has reload_cmd %s here and %s in %s; a group is reloaded once, by one command: make them equal, or leave the group", r.ReloadGroup, r.Reload, o.Reload, o.File)
 		}
@@ -80,31 +150,57 @@ func conflict(r Resource, before []Loaded) (setting, text string) {
 	return "", ""
 }
 
-// mayWrite reports whether a file that r makes for a key could be one that other writes.
-func (r Resource) mayWrite(other Resource) bool {
-	if r.ForEach == "" {
+// other says what c has that is not evident beside the dest of r: another name for it, or an earlier version.
+func (c claim) other(r claim) (text string) {
+	if c.Dest != r.Dest {
+		text = fmt.Sprintf(", as %s, which is the same place", c.Dest)
+	}
+	if c.kept {
+		text += ", of which the last good version is at work"
+	}
+	return text
+}
+
+// mayWrite reports whether a file that c makes for a key could be one that other writes.
+func (c claim) mayWrite(other claim) bool {
+	if c.ForEach == "" {
 		return false
 	}
-	dir, prefix, suffix := r.Files()
+	dir, prefix, suffix := c.files()
 	if other.ForEach == "" {
 		name := filepath.Base(other.Dest)
-		return filepath.Dir(other.Dest) == dir && len(name) > len(prefix)+len(suffix) && strings.HasPrefix(name, prefix) && strings.HasSuffix(name, suffix)
+		return filepath.Dir(other.place) == dir && len(name) > len(prefix)+len(suffix) && strings.HasPrefix(name, prefix) && strings.HasSuffix(name, suffix)
 	}
-	otherDir, otherPrefix, otherSuffix := other.Files()
+	otherDir, otherPrefix, otherSuffix := other.files()
 	return dir == otherDir && overlaps(prefix, otherPrefix, strings.HasPrefix) && overlaps(suffix, otherSuffix, strings.HasSuffix)
+}
+
+// files is Resource.Files of the place.
+func (c claim) files() (dir, prefix, suffix string) {
+	at := c.Resource
+	at.Dest = c.place
+	return at.Files()
 }
 
 // overlaps reports whether a text can have both ends, each being a prefix or a suffix as has says.
 func overlaps(a, b string, has func(text, end string) bool) bool { return has(a, b) || has(b, a) }
 
 // joinGroups gives the members of each reload group the one reload command of the group, the longest of its
-// time-outs, and the secrecy of its most secret member: what is checked together is quoted together.
+// time-outs, and the secrecy of its most secret member: what is checked together is quoted together. The command is
+// that of a version that stays at work only if no other member names one.
 func joinGroups(loaded []Loaded) {
 	groups := map[string][]*Resource{}
+	var kept []*Resource
 	for i := range loaded {
-		if r := &loaded[i].Resource; loaded[i].Err == nil && r.ReloadGroup != "" {
-			groups[r.ReloadGroup] = append(groups[r.ReloadGroup], r)
+		switch l := &loaded[i]; {
+		case l.Last != nil && l.Last.ReloadGroup != "":
+			kept = append(kept, l.Last)
+		case l.Err == nil && l.Resource.ReloadGroup != "":
+			groups[l.Resource.ReloadGroup] = append(groups[l.Resource.ReloadGroup], &l.Resource)
 		}
+	}
+	for _, r := range kept {
+		groups[r.ReloadGroup] = append(groups[r.ReloadGroup], r)
 	}
 	for _, members := range groups {
 		reload, sensitive := install.Command{}, false

@@ -382,6 +382,68 @@ func TestABrokenFileDoesNotTouchTheOthers(t *testing.T) {
 	}
 }
 
+func TestTheLastGoodVersionOfAFileKeepsItsDest(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"conf.d/b.toml": table("/b") + "reload_group = \"g\"\nreload_cmd = \"x\"\n", "conf.d/d.toml": table("/b"),
+		"conf.d/e.toml": table("/e") + "reload_group = \"g\"\n",
+	})
+	loaded, err := resource.Load(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	working := []resource.Resource{loaded[0].Resource, loaded[2].Resource}
+	for _, broken := range []string{"garbage", table("/a")} { // a dest that another one has
+		write(t, dir, map[string]string{"conf.d/b.toml": broken, "conf.d/a.toml": table("/a")})
+		loaded, err := resource.Load(dir, "", working...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, d, e := loaded[1], loaded[2], loaded[3]
+		if b.Err == nil || b.Last == nil || b.Last.Dest != "/b" {
+			t.Errorf("%q: the broken file: %v, at work %+v", broken, b.Err, b.Last)
+		}
+		if d.Err == nil || !strings.Contains(d.Err.Error(), "of which the last good version is at work") {
+			t.Errorf("%q: who wants its dest: %v", broken, d.Err)
+		}
+		if e.Err != nil || e.Resource.Reload.Shell != "x" {
+			t.Errorf("%q: another member of its group: %v, it is reloaded by %+v", broken, e.Err, e.Resource.Reload)
+		}
+	}
+}
+
+func TestResourcesThatMeetInALinkedDirectoryAreRefused(t *testing.T) {
+	dir, at := t.TempDir(), t.TempDir()
+	if err := os.Mkdir(filepath.Join(at, "a"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	symlink(t, "a", filepath.Join(at, "b"))
+	symlink(t, "f", filepath.Join(at, "a", "link"))
+	write(t, at, map[string]string{"a/f": ""})
+	each := "for_each = \"/v/*\"\n"
+	for _, c := range []struct {
+		one, other string
+		want       bool
+	}{
+		{table(at + "/a/f"), table(at + "/b/f"), true},
+		{table(at + "/a/f"), table(at + "/b/g"), false},
+		{table(at + "/a/later/f"), table(at + "/b/later/f"), true},
+		{table(at+"/a/{{.Name}}.conf") + each, table(at + "/b/x.conf"), true},
+		{table(at+"/a/{{.Name}}.conf") + each, table(at+"/b/{{.Name}}.conf") + each, true},
+		{table(at + "/a/f"), table(at + "/a/link"), false},
+		{table(at + "/a/f"), table(at+"/b/link") + "symlink = \"follow\"\n", true},
+	} {
+		write(t, dir, map[string]string{"conf.d/a.toml": c.one, "conf.d/b.toml": c.other})
+		loaded, err := resource.Load(dir, "")
+		if err != nil || loaded[0].Err != nil {
+			t.Fatal(err, loaded[0].Err)
+		}
+		if got := loaded[1].Err; (got != nil) != c.want {
+			t.Errorf("%s beside %s: %v", c.other, c.one, got)
+		}
+	}
+}
+
 func TestAPipeAmongResourceFilesIsNotWaitedFor(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"conf.d/a.toml": table("/a")})

@@ -281,6 +281,25 @@ reload_cmd = "cp $DIR/a.out $DIR/live"`)
 	w.settled()
 }
 
+func TestAMountedFileIsTakenBackInPlace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("outside", "old")
+	w.write("a.out", "")
+	w.resource("a", `{{getv "/x"}}`, `keys = ["/x"]
+check_cmd = "! grep -q bad $DIR/a.out"
+reload_cmd = "cat $DIR/a.out >>$DIR/live"`)
+	w.set("/x", "bad")
+	w.startInside("mount --bind $DIR/outside $DIR/a.out")
+	w.untilSaid("rolled back to the version before")
+	w.eventually("outside", "old")
+	w.settled()
+	w.set("/x", "2")
+	w.eventually("live", "2")
+	w.eventually("outside", "2")
+	w.settled()
+}
+
 func TestALinkAtTheDestinationIsReplacedAndItsTargetIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

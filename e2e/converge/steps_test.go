@@ -121,6 +121,41 @@ func TestKillingKvconfdBetweenAnyTwoStepsLosesNoChange(t *testing.T) {
 	}
 }
 
+func TestKillingKvconfdWhileARefusedFileIsInPlaceLeavesHAProxyAsItWas(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"owe", "write", "check", "rollback"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			h := newHAProxy(w, `check_cmd = "haproxy -c -f $DIR/haproxy.cfg"`, haproxyReload)
+			one, two := startBackend(t, "one"), startBackend(t, "two")
+			w.register("web", one)
+			w.start()
+			h.start()
+			h.until("web", one)
+			w.settled()
+			w.agent.kill()
+
+			template, file := w.read("conf/templates/haproxy.tmpl"), w.read("haproxy.cfg")
+			w.write("conf/templates/haproxy.tmpl", template+"\nthis is no configuration\n")
+			if !w.killAt("haproxy", step, func() bool { return false }) {
+				t.Fatalf("kvconfd never came to %s", step)
+			}
+			w.start()
+			w.untilSaid("rolled back to the version before")
+			w.paid()
+			if got := w.read("haproxy.cfg"); got != file {
+				t.Errorf("after a death at %s the file is %s", step, got)
+			}
+			h.until("web", one)
+			w.write("conf/templates/haproxy.tmpl", template)
+			w.register("web", two)
+			h.until("web", one, two)
+			w.paid()
+		})
+	}
+}
+
 func TestKillingKvconfdBetweenAnyTwoStepsOfARuntimeChangeLosesNothing(t *testing.T) {
 	t.Parallel()
 	for _, step := range []string{"render", "apply", "check", "write", "confirm"} {

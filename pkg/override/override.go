@@ -68,7 +68,7 @@ func (o Override) Validate() error {
 		problems = append(problems, fmt.Errorf("mode %.40q: must be %s, %s or %s", o.Mode, Ready, Drain, Maintenance))
 	}
 	if o.Weight < 0 || o.Weight > registry.WeightMax {
-		problems = append(problems, fmt.Errorf("weight %d: must be 0 to %d", o.Weight, registry.WeightMax))
+		problems = append(problems, fmt.Errorf("weight %d: must be 1 to %d, or 0 for its own", o.Weight, registry.WeightMax))
 	}
 	if year := o.At.UTC().Year(); year < 0 || year > 9999 {
 		problems = append(problems, fmt.Errorf("at %v: the year must have four digits", o.At))

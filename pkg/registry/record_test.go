@@ -29,7 +29,7 @@ func TestRecordsThatCannotBecomeAKeyOrAConfigurationLineAreRefused(t *testing.T)
 		{func(r *Record) { r.Protocol = "icmp" }, "tcp or udp"},
 		{func(r *Record) { r.State = "down" }, "state"},
 		{func(r *Record) { r.Weight = -1 }, "weight"},
-		{func(r *Record) { r.Weight = WeightMax + 1 }, "0 to 256"},
+		{func(r *Record) { r.Weight = WeightMax + 1 }, "1 to 256"},
 		{func(r *Record) { r.Tags = make([]string, 65) }, "at most 64"},
 		{func(r *Record) { r.Tags = []string{""} }, "empty"},
 		{func(r *Record) { r.Meta = map[string]string{"k": "a\x00b"} }, "control bytes"},

@@ -48,7 +48,7 @@ func (r Record) Validate() error {
 		problems = append(problems, fmt.Errorf("state %q: must be one of %s", r.State, strings.Join(states, ", ")))
 	}
 	if r.Weight < 0 || r.Weight > WeightMax {
-		problems = append(problems, fmt.Errorf("weight %d: must be 0 to %d", r.Weight, WeightMax))
+		problems = append(problems, fmt.Errorf("weight %d: must be 1 to %d, or 0 for no weight", r.Weight, WeightMax))
 	}
 	if len(r.Tags) > tagsMax {
 		problems = append(problems, fmt.Errorf("%d tags: at most %d are allowed", len(r.Tags), tagsMax))
