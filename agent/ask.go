@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/override"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registrar/local"
@@ -263,7 +264,7 @@ func (r Report) reservations() string {
 func (r Report) print(w io.Writer) {
 	fmt.Fprintf(w, "kvagent %s on %s (%s), store %s\n", r.Version, r.Host, r.Address, strings.Join(r.Endpoints, ","))
 	for _, problem := range r.Problems {
-		fmt.Fprintf(w, "PROBLEM: %s\n", problem)
+		fmt.Fprintf(w, "PROBLEM: %s\n", printable.Line(problem))
 	}
 	if len(r.Problems) == 0 {
 		fmt.Fprintf(w, "the registry is true: %d of %d keys registered, heartbeat %s%s\n", r.Store.Registered, r.Store.Wanted, ago(r.Store.Heartbeat, r.Time), r.reservations())
@@ -275,7 +276,7 @@ func (r Report) print(w io.Writer) {
 		if !s.Connected {
 			followed = "no: " + cmp.Or(s.Err, untold)
 		}
-		fmt.Fprintf(table, "%s\t%d\t%s\n", s.Name, s.Workloads, followed)
+		fmt.Fprintf(table, "%s\t%d\t%s\n", s.Name, s.Workloads, printable.Line(followed))
 	}
 	table.Flush()
 	fmt.Fprintln(table, "\nSERVICE\tINSTANCE\tADDRESS\tWORKLOAD\tSTANDS\tWHY")
@@ -284,12 +285,13 @@ func (r Report) print(w io.Writer) {
 		if i.Phase == string(registrar.Up) && reason == "" {
 			reason = "-"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Service, i.Instance, i.Address, i.Workload, i.Phase, strings.ReplaceAll(reason, "\n", "; "))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(i.Service), printable.Line(i.Instance), i.Address, printable.Line(i.Workload), i.Phase,
+			printable.Line(strings.ReplaceAll(reason, "\n", "; ")))
 	}
 	table.Flush()
 	for _, refused := range r.Refused {
 		if refused.Mistake {
-			fmt.Fprintf(w, "MISTAKE: %s %s: %s\n", refused.Source, refused.Workload, refused.Reason)
+			fmt.Fprintln(w, printable.Line(fmt.Sprintf("MISTAKE: %s %s: %s", refused.Source, refused.Workload, refused.Reason)))
 		}
 	}
 }

@@ -6,13 +6,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/registrar"
 	"github.com/kvd-io/kvd/pkg/registrar/local"
 )
 
 // print writes an explanation for people.
 func (e Explanation) print(w io.Writer, now time.Time) {
-	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	p := func(format string, args ...any) { fmt.Fprintln(w, printable.Text(fmt.Sprintf(format, args...))) }
 	for _, l := range e.Workloads {
 		p("%s %s: %s", kindOf(l.Source), l.Name, stateText(l))
 	}

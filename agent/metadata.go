@@ -159,7 +159,7 @@ func (m metadata) weight() (int, error) {
 	}
 	weight, err := strconv.Atoi(text)
 	if err != nil || weight < 0 || weight > registry.WeightMax {
-		return 0, fmt.Errorf("%s%s=%.20q: must be a number from 0 to %d; left out", metadataPrefix, keyWeight, text, registry.WeightMax)
+		return 0, fmt.Errorf("%s%s=%.20q: must be a number from 1 to %d, or 0 for none; left out", metadataPrefix, keyWeight, text, registry.WeightMax)
 	}
 	return weight, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/pkg/kv"
 	"github.com/kvd-io/kvd/pkg/override"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/program"
 	"github.com/kvd-io/kvd/pkg/registrar/local"
 )
@@ -175,7 +176,7 @@ func (a *asking) status(ctx context.Context, args []string) error {
 // printStatus writes a report for people.
 func printStatus(out io.Writer, report local.Report) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(out, "%-12s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(out, "%-12s %s\n", name, printable.Line(fmt.Sprintf(format, args...)))
 	}
 	since := func(t time.Time) string { return report.Time.Sub(t).Round(time.Second).String() }
 	for _, i := range report.Instances {
