@@ -185,6 +185,7 @@ func (g *group) poke(compare, urge bool) {
 // run works until ctx ends.
 func (g *group) run(ctx context.Context) {
 	defer g.end()
+	defer g.finish()
 	again := newStoppedTimer()
 	defer again.Stop()
 	for {
@@ -209,6 +210,20 @@ func (g *group) dismiss() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.dismissed = true
+}
+
+// finish tells the reader of what was written just before the end, so that what runs is what the files say. What has
+// failed, or has to wait, stays noted for the next start.
+func (g *group) finish() {
+	g.mu.Lock()
+	dismissed := g.dismissed
+	g.mu.Unlock()
+	if !g.claimed || dismissed {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), catchUpMax)
+	defer cancel()
+	g.settle(ctx)
 }
 
 // end lets go of everything.
@@ -627,6 +642,9 @@ func (g *group) isCalm() bool {
 		for _, o := range t.outputs {
 			switch o.status.State {
 			case report.Applied, report.Converged, report.Held, report.Failed, report.Stale:
+				if o.goes() && o.failure.reason == "" { // its file waits to be removed
+					return g.cfg.Noop
+				}
 			default:
 				return g.cfg.Noop
 			}

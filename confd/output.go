@@ -101,6 +101,9 @@ func (o *output) goes() bool {
 	return o.vanished && !o.target.isHeld() && !(o.removed && o.owes)
 }
 
+// stays reports whether the file is to be removed and could not be.
+func (o *output) stays() bool { return o.vanished && !o.removed }
+
 // isSettled reports whether the file is what it should be, as far as it may be changed, and its reader knows.
 func (o *output) isSettled() bool {
 	return o.target.isHeld() || !o.owes && (o.removed || !o.vanished && o.rendered && o.isOnDisk())

@@ -117,10 +117,10 @@ func (g *group) settle(ctx context.Context) {
 		g.paid(owing, time.Now())
 		return
 	}
+	r.at = r.bucket.ready(time.Now().Add(r.retry.Next()))
 	if ctx.Err() != nil {
 		return
 	}
-	r.at = r.bucket.ready(time.Now().Add(r.retry.Next()))
 	for _, o := range owing {
 		if !o.isTakenBack() {
 			o.status.Next = r.at
@@ -285,7 +285,7 @@ func (g *group) reload(ctx context.Context, owing []*output, state report.State)
 		return report.StepReload, err
 	}
 	for _, o := range owing {
-		if o.status.How = "reload"; state != report.Failed && !o.isTakenBack() {
+		if o.status.How = "reload"; state != report.Failed && !o.isTakenBack() && !o.stays() {
 			o.become(state, "", nil)
 		}
 	}
@@ -399,6 +399,9 @@ func (g *group) paid(outputs []*output, at time.Time) {
 			continue
 		}
 		o.owes, o.applied = false, time.Time{}
+		if o.stays() {
+			continue
+		}
 		if o.vanished || o.rendered && o.isOnDisk() {
 			if !o.broken {
 				o.set.succeeded()
@@ -435,7 +438,7 @@ func (o *output) keepGood() error {
 // forget lets go of the outputs whose files are gone.
 func (g *group) forget(outputs []*output) {
 	for _, o := range outputs {
-		if !o.vanished {
+		if !o.removed {
 			continue
 		}
 		g.board.gone(o.name)

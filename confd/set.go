@@ -234,7 +234,11 @@ func (g *group) changed(s *set, outputs []*output) (changed []*output, ok bool) 
 	for _, o := range outputs {
 		switch {
 		case o.goes():
-			changed = append(changed, o)
+			if err := o.mayGo(); err != nil {
+				s.fail(o, report.StepWrite, err)
+			} else {
+				changed = append(changed, o)
+			}
 			continue
 		case o.runs():
 			changed = append(changed, o)
@@ -415,13 +419,15 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 		g.unchanged(ctx, s, outputs)
 		return
 	}
-	checks := g.checks(outputs, staged)
-	if err := g.check(ctx, s, outputs, change, staged, checks); err != nil {
-		if ctx.Err() == nil {
-			g.giveUp(ctx, s, changed, applied)
-			s.failAll(changed, report.StepCheck, err)
-			s.keepAhead(changed)
-		}
+	checks := g.checks(outputs, change, staged)
+	err := g.check(ctx, s, outputs, change, staged, checks)
+	if ctx.Err() != nil {
+		return // nothing is written that nobody might be told of
+	}
+	if err != nil {
+		g.giveUp(ctx, s, changed, applied)
+		s.failAll(changed, report.StepCheck, err)
+		s.keepAhead(changed)
 		return
 	}
 	if len(checks) > 0 {
@@ -612,14 +618,16 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 		g.step(o, report.StepWrite)
 		began := time.Now()
 		var err error
+		var inPlace bool // something of it
 		if o.vanished {
-			err = o.target.remove(o)
+			inPlace, err = o.target.remove(o)
 		} else {
 			err = staged[o].Commit()
+			inPlace = err == nil || !staged[o].IsWaiting()
 		}
 		g.board.step(o.name, report.StepWrite, began, err)
 		if err != nil {
-			untouched := i == 0 && !applied && !o.vanished && staged[o].IsWaiting()
+			untouched := i == 0 && !applied && !inPlace
 			if untouched {
 				g.disown(noted)
 			}
@@ -648,48 +656,60 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 	return true
 }
 
-// remove removes the file of an item that is gone, and with it those of all other items that are, as they
-// are forgotten in one write. The error is that of o's file.
-func (t *target) remove(o *output) error {
+// mayGo reports why the file, which is to be removed, is not.
+func (o *output) mayGo() error {
 	if o.removed {
 		return nil
 	}
-	var paths []string
-	for _, o := range t.outputs {
-		if o.vanished && !o.removed {
-			paths = append(paths, o.file.Path)
+	return o.target.manifest.Check(o.file.Path)
+}
+
+// remove removes the file of an item that is gone, and with it those of all other items that are, as they are forgotten
+// in one write, unless each is to be checked. done: some file was removed. The error is that of o's file.
+func (t *target) remove(o *output) (done bool, err error) {
+	if o.removed {
+		return true, nil
+	}
+	paths := []string{o.file.Path}
+	for _, other := range t.outputs {
+		if other != o && other.stays() && (other.set == o.set || !t.checksRemovals() && other.failure.reason == "") {
+			paths = append(paths, other.file.Path)
 		}
 	}
-	edited, err := t.manifest.Remove(paths)
+	err = t.manifest.Remove(paths)
 	kept := t.manifest.Gone(nil)
 	for _, o := range t.outputs {
-		switch path := o.file.Path; {
-		case !o.vanished || o.removed || slices.Contains(kept, path):
-			continue
-		case slices.Contains(edited, path):
-			o.log.Warn("the file is no longer wanted, but somebody has changed it: it is left as it is; remove it by hand", "file", path)
-		default:
+		if path := o.file.Path; o.stays() && !slices.Contains(kept, path) {
 			o.log.Info("file removed", "file", path)
+			o.removed, done = true, true
 		}
-		o.removed = true
 	}
 	if o.removed {
-		return nil
+		err = nil
 	}
-	return err
+	return done, err
+}
+
+// checksRemovals reports whether the check can look at what is left when a file of t is gone.
+func (t *target) checksRemovals() bool {
+	return !t.cfg.SyncOnly && !t.Check.IsZero() && t.Check.Uses("dir") && !t.Check.Uses("src")
 }
 
 // checks returns the outputs whose checks are to be run before anything is put in place.
-func (g *group) checks(outputs []*output, staged map[*output]*install.Staged) (checks []*output) {
+func (g *group) checks(outputs []*output, change install.Change, staged map[*output]*install.Staged) (checks []*output) {
 	if g.cfg.SyncOnly {
 		return nil
 	}
 	for _, o := range outputs {
-		t := o.target
-		if o.vanished || t.Check.IsZero() || t.checksInPlace() || staged[o] == nil && (t.ForEach != "" || !isThere(o.file.Path)) {
-			continue
+		switch t := o.target; {
+		case t.Check.IsZero(), t.checksInPlace():
+		case o.vanished:
+			if t.checksRemovals() && slices.Contains(change.Removed, o.file.Path) {
+				checks = append(checks, o)
+			}
+		case staged[o] != nil, t.ForEach == "" && isThere(o.file.Path):
+			checks = append(checks, o)
 		}
-		checks = append(checks, o)
 	}
 	return checks
 }
@@ -705,7 +725,7 @@ func (g *group) check(ctx context.Context, s *set, outputs []*output, change ins
 		if !o.goes() && staged[o] == nil {
 			change.Kept = append(change.Kept, o.file.Path)
 		}
-		if !o.vanished && (together || !o.target.Check.IsZero()) {
+		if (!o.vanished || slices.Contains(checks, o)) && (together || !o.target.Check.IsZero()) {
 			dirs = append(dirs, o.target.CheckDirs...)
 			together = together || len(o.target.CheckDirs) > 0 || o.target.Check.Uses("dir")
 		}

@@ -591,14 +591,24 @@ func (t *target) list(tree render.Tree) error {
 		o := newOutput(t, t.nameOf(path, taken), path, nil)
 		o.vanished, o.dirty = true, false
 		for _, old := range byName {
-			if old.file.Path == path {
+			switch {
+			case old.file.Path != path:
+			case old.stays():
+				o = old // it is tried again when it is time
+			default:
 				o.name, o.arrived, o.status = old.name, old.arrived, old.status
 			}
 		}
+		o.log = t.deps.Log.With("resource", o.name, "dest", path)
+		o.set.fresh = true // what has changed may be what needed the file
 		delete(byName, o.name)
 		outputs = append(outputs, o)
 	}
-	for name := range byName {
+	for name, old := range byName {
+		if old.removed && old.owes {
+			outputs = append(outputs, old) // its reader does not know yet
+			continue
+		}
 		t.board.gone(name)
 	}
 	t.outputs, t.relist = outputs, false

@@ -191,10 +191,9 @@ func (m *Manifest) Gone(current []string) []string {
 }
 
 // Remove removes files, which Gone has returned, with what is kept beside them, and then forgets them. A file
-// that is not as it was written, because somebody has changed or replaced it, is left where it is and forgotten
-// all the same: its path is among those returned. A file that is not there is no error. One that cannot
-// be removed does not stop the others, and is not forgotten.
-func (m *Manifest) Remove(paths []string) (edited []string, _ error) {
+// that is not there is no error. One that cannot be removed, or that Check says is not to be, does not stop the others,
+// and is not forgotten.
+func (m *Manifest) Remove(paths []string) error {
 	left := map[string][]string{}
 	for name, sums := range m.files {
 		left[name] = sums
@@ -202,9 +201,6 @@ func (m *Manifest) Remove(paths []string) (edited []string, _ error) {
 	var problems []error
 	for _, path := range paths {
 		err := m.remove(path)
-		if errors.Is(err, errEdited) {
-			edited, err = append(edited, path), nil
-		}
 		if err == nil {
 			delete(left, filepath.Base(path))
 		}
@@ -213,39 +209,45 @@ func (m *Manifest) Remove(paths []string) (edited []string, _ error) {
 	if len(left) < len(m.files) {
 		problems = append(problems, syncDir(m.dir), m.save(left))
 	}
-	return edited, errors.Join(problems...)
+	return errors.Join(problems...)
 }
 
-// errEdited says that a file which was to be removed is not the one that was written.
-var errEdited = errors.New("somebody has changed it")
-
-// remove removes one file. errEdited: it is not as it was written.
-func (m *Manifest) remove(path string) error {
+// Check reports why a file, which Gone has returned, is not to be removed: it is not as it was written, because somebody
+// has changed or replaced it, or that cannot be seen. A file that is not there is no error.
+func (m *Manifest) Check(path string) error {
 	sums, made := m.files[filepath.Base(path)]
 	if !made || filepath.Dir(path) != m.dir {
 		return fmt.Errorf("%s is not a file that this resource has made", path)
 	}
-	file := File{Path: path}
+	edited := fmt.Errorf("%s is no longer wanted, but somebody has changed it: it is left as it is; remove it by hand", path)
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return file.removeKept()
+		return nil
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
-		return errEdited
+		return edited
 	}
 	content, err := readBounded(path, max(info.Size(), 1))
 	if err != nil {
 		return fmt.Errorf("cannot see whether %s may be removed: %w", path, err)
 	}
 	if !slices.Contains(sums, sumOf(content)) {
-		return errEdited
+		return edited
+	}
+	return nil
+}
+
+// remove removes one file.
+func (m *Manifest) remove(path string) error {
+	if err := m.Check(path); err != nil {
+		return err
 	}
 	if err := removeIfThere(path); err != nil {
 		return fmt.Errorf("cannot remove %s, whose key is gone: %w", path, err)
 	}
-	return file.removeKept()
+	return File{Path: path}.removeKept()
 }
 
 // removeKept removes what is kept beside a destination.
