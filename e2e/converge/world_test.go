@@ -360,6 +360,9 @@ func newStore(t *testing.T) *store {
 	return s
 }
 
+// given holds the addresses that freeAddress has given to the tests of this process.
+var given sync.Map
+
 // freeAddress returns an address on loopback that nobody listens at. Its port is none of those that
 // the kernel gives to who asks for any, so that it stays free until it is used.
 func freeAddress(t testing.TB) string {
@@ -368,7 +371,9 @@ func freeAddress(t testing.TB) string {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(20_000)))
 		if listener, err := net.Listen("tcp", address); err == nil {
 			listener.Close()
-			return address
+			if _, taken := given.LoadOrStore(address, true); !taken {
+				return address
+			}
 		}
 	}
 	t.Fatal("no port between 10000 and 30000 is free")
