@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -31,6 +32,9 @@ func TestServersComeMoveAndGoWithoutAReload(t *testing.T) {
 		{"    server a " + two + "\n", []string{"two"}},
 	} {
 		next := text(step.servers)
+		if strings.Contains(live, "server b") {
+			r.rests("web/b")
+		}
 		if kind := r.bring(live, next); kind != Runtime {
 			t.Fatalf("%q took a %s", step.servers, kind)
 		}

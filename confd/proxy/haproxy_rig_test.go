@@ -142,6 +142,15 @@ func (r *haRig) reload() {
 	}
 }
 
+// rests waits until a server has no request under way: one that was answered may still count for a moment.
+func (r *haRig) rests(server string) {
+	r.t.Helper()
+	r.until(server+" has no request under way", func() bool {
+		used, _ := connections(r.send("show servers conn"), server)
+		return len(used) == 1 && used[0] == "0"
+	})
+}
+
 // send sends commands as an operator would.
 func (r *haRig) send(commands ...string) string {
 	r.t.Helper()

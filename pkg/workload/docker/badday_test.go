@@ -200,6 +200,7 @@ func TestAStreamThatIsOpenedAnewBeginsAtTheLatestEvent(t *testing.T) {
 	e.Set("a", runs())
 	f := follow(t, docker.Config{Host: e.Host()})
 	f.until("a runs", holds("a"))
+	e.Subscribed()                   // an event so old would not be told to who subscribes after it
 	at := time.Now().Add(-time.Hour) // by the engine's clock
 	e.Set("b", runs())
 	e.Send("b", "start", at, nil)

@@ -203,12 +203,28 @@ func (e *Engine) Exit(id string, code int) {
 // Cut ends every event stream, of which there is one at least sooner or later.
 func (e *Engine) Cut() {
 	e.t.Helper()
-	for deadline := time.Now().Add(cutMax); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		e.mu.Lock()
-		subscribed := len(e.streams) > 0
+	e.whenSubscribed(func() {
 		for stream := range e.streams {
 			close(stream)
 			delete(e.streams, stream)
+		}
+	})
+}
+
+// Subscribed waits until there is an event stream.
+func (e *Engine) Subscribed() {
+	e.t.Helper()
+	e.whenSubscribed(func() {})
+}
+
+// whenSubscribed does something, with the lock held, as soon as there is an event stream.
+func (e *Engine) whenSubscribed(do func()) {
+	e.t.Helper()
+	for deadline := time.Now().Add(cutMax); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		e.mu.Lock()
+		subscribed := len(e.streams) > 0
+		if subscribed {
+			do()
 		}
 		e.mu.Unlock()
 		if subscribed {
