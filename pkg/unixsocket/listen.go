@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,16 @@ const (
 
 	lockSuffix = ".lock"
 	newSuffix  = ".new"
+
+	// leaving is what a process that was killed has for its end, before it is said that it serves.
+	leaving      = time.Second
+	leavingRetry = 10 * time.Millisecond
 )
+
+// inUse is the error of a path that another process serves.
+type inUse string
+
+func (text inUse) Error() string { return string(text) }
 
 // socket is a listener on a unix socket that it removes when it is closed.
 type socket struct {
@@ -34,7 +44,8 @@ type socket struct {
 // Listen listens on a unix socket at path, that who has its group may use. Its directory is made when it is
 // missing. What a process that has died left there is replaced; a socket on which somebody listens, and
 // anything that is no socket, is not. Closing the listener removes the socket. An error says that the path
-// cannot be had: nothing was changed there.
+// cannot be had: nothing was changed there. It blocks for a second if somebody listens: who was killed a
+// moment ago may not have ended yet.
 func Listen(path string) (net.Listener, error) {
 	if most := pathBytesMax - len(newSuffix); len(path) > most {
 		return nil, fmt.Errorf("socket %s: its path has %d bytes, at most %d are possible", path, len(path), most)
@@ -42,14 +53,27 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), directoryMode); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
+	for end := time.Now().Add(leaving); ; time.Sleep(leavingRetry) {
+		taken, err := take(path)
+		if err == nil {
+			return taken, nil
+		}
+		if served := inUse(""); !errors.As(err, &served) || time.Now().After(end) {
+			return nil, fmt.Errorf("socket %s: %w", path, err)
+		}
+	}
+}
+
+// take listens with the lock, if both can be had now.
+func take(path string) (*socket, error) {
 	lock, err := acquire(path + lockSuffix)
 	if err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
+		return nil, err
 	}
 	listener, err := replace(path)
 	if err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("socket %s: %w", path, err)
+		return nil, err
 	}
 	return &socket{listener, path, lock}, nil
 }
@@ -63,7 +87,7 @@ func acquire(path string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		file.Close()
-		return nil, errors.New("another process serves it; give this one another path")
+		return nil, inUse("another process serves it; give this one another path")
 	}
 	return file, nil
 }
@@ -77,7 +101,7 @@ func replace(path string) (net.Listener, error) {
 	case err == nil:
 		if connection, err := net.Dial("unix", path); err == nil {
 			connection.Close()
-			return nil, errors.New("another program listens there; choose another path")
+			return nil, inUse("another program listens there; choose another path")
 		}
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, err
