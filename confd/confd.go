@@ -109,7 +109,7 @@ type Control interface {
 const (
 	DefaultInterval = 10 * time.Minute
 	DefaultQuiet    = 100 * time.Millisecond
-	DefaultQuietMax = 500 * time.Millisecond
+	DefaultQuietMax = 400 * time.Millisecond
 )
 
 // replacedGrace is how long a file is held that has fewer keys because the store was replaced: the registrars

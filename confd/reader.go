@@ -16,10 +16,10 @@ import (
 )
 
 // How often a reader may be reloaded when its resources do not say: a few times at once, and then
-// twice a second.
+// once in each interval.
 const (
 	reloadBurst    = 3
-	reloadInterval = 500 * time.Millisecond
+	reloadInterval = 400 * time.Millisecond
 )
 
 // How long it takes between two looks whether a reload has come about.

@@ -21,7 +21,7 @@ import (
 const (
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
-	awayMax  = 500 * time.Millisecond // if the store is not there: asking costs nobody anything
+	awayMax  = 250 * time.Millisecond // if the store is not there: asking costs nobody anything
 )
 
 // deniedRetry is how long keys that may not be read are left alone before they are asked for again.

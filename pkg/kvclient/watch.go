@@ -34,7 +34,7 @@ const (
 	eventsBuffered  = 64                     // read ahead of Next; then the server feels the reader's pace
 	trailerBytesMax = 4096                   // what may follow the one event of a poll
 	pollWorked      = 1 * time.Second        // a poll that lived as long was no failure even without an event
-	resumeMax       = 500 * time.Millisecond // between two tries to go on: whoever watches wants to know soon
+	resumeMax       = 250 * time.Millisecond // between two tries to go on: whoever watches wants to know soon
 )
 
 // watch is a kv.Watch. One goroutine, run, polls; Next takes what it sends.
