@@ -106,6 +106,7 @@ func (g *group) settle(ctx context.Context) {
 		}
 		return
 	}
+	g.awaitEarlier(ctx)
 	owing, ok := g.admit(ctx, owing)
 	if !ok || len(owing) == 0 {
 		return
@@ -135,6 +136,17 @@ func (g *group) settle(ctx context.Context) {
 		if err := g.keepFirst(o); err != nil { // it was checked, which is better than what will be refused
 			o.log.Warn("there will be no version to go back to", "reason", err)
 		}
+	}
+}
+
+// awaitEarlier waits for a reload that a kvconfd which was killed has left behind: who is reloaded twice at once may
+// lose the second, as HAProxy does.
+func (g *group) awaitEarlier(ctx context.Context) {
+	for _, o := range g.outputs() {
+		if o.earlier.Await(ctx, g.reader.reload.Timeout) {
+			o.log.Info("a reload_cmd that another kvconfd has begun, and did not live to see ended, was waited for")
+		}
+		o.earlier = install.Process{}
 	}
 }
 
@@ -308,7 +320,7 @@ func (g *group) reload(ctx context.Context, owing []*output, state report.State)
 // tell runs the command, or where there is none has the appliers load the files.
 func (g *group) tell(ctx context.Context, owing []*output) (output string, err error) {
 	if !g.reader.reload.IsZero() {
-		return install.Run(ctx, g.reader.reload, install.Vars{})
+		return owing[0].book().Tell(ctx, g.reader.reload)
 	}
 	for _, o := range owing {
 		if o.target.applier == nil {

@@ -214,7 +214,7 @@ func (t *target) owe(outputs []*output) {
 		if err != nil {
 			o.log.Warn("whether a reload is due is not known; it is taken to be", "reason", err)
 		}
-		o.owes = owes || err != nil
+		o.owes, o.earlier = owes || err != nil, o.book().Teller()
 	}
 }
 

@@ -145,8 +145,13 @@ const outputBytesMax = 8 << 10
 // that was checked in its place; nothing of a Sensitive command. The error says what c did and repeats that.
 // Run may be called by several goroutines.
 func Run(ctx context.Context, c Command, vars Vars) (output string, err error) {
+	return runNoting(ctx, c, vars, func(int) {})
+}
+
+// runNoting is Run, and calls started with the number of the process.
+func runNoting(ctx context.Context, c Command, vars Vars, started func(pid int)) (output string, err error) {
 	var kept tail
-	err = c.With(vars).run(ctx, &kept)
+	err = c.With(vars).run(ctx, &kept, started)
 	if !c.Sensitive {
 		output = vars.unstaged(strings.ToValidUTF8(strings.TrimSpace(string(kept)), "?"))
 	}
@@ -185,7 +190,7 @@ func (v Vars) unstaged(text string) string {
 
 // run starts c, whose placeholders are replaced, and waits for it. The error says how it ended, as what follows
 // its name in a sentence.
-func (c Command) run(ctx context.Context, output *tail) error {
+func (c Command) run(ctx context.Context, output *tail, started func(pid int)) error {
 	argv := c.Argv
 	if len(argv) == 0 {
 		argv = []string{"/bin/sh", "-c", c.Shell}
@@ -197,6 +202,7 @@ func (c Command) run(ctx context.Context, output *tail) error {
 	if err := cmd.Start(); err != nil {
 		return c.notStarted(err)
 	}
+	started(cmd.Process.Pid)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	cut, err := c.await(ctx, ended)

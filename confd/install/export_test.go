@@ -13,3 +13,14 @@ func ParseManifest(data []byte) (map[string][]string, error) {
 
 // ParseGood is parseGood.
 func ParseGood(data []byte) (Good, error) { return parseGood(data) }
+
+// ParseTeller is parseTeller, and ParseStat parseStat, with what they have found.
+func ParseTeller(text string) (pid int, started uint64) {
+	p := parseTeller(text)
+	return p.pid, p.started
+}
+
+func ParseStat(text string) (started uint64, ok bool) {
+	p, ok := parseStat(1, text)
+	return p.started, ok
+}

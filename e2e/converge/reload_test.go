@@ -112,6 +112,34 @@ func TestFilesWithOneReloadCommandAreReloadedOncePerPassAndNeverAtTheSameTime(t 
 	}
 }
 
+func TestAReloadThatOutlivesItsKvconfdIsNotJoinedByAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.resource("a", `{{getv "/x"}}`, `keys = ["/x"]
+reload_cmd = "mkdir $DIR/busy || echo x >>$DIR/twice; echo x >>$DIR/begun; until test -e $DIR/go; do sleep 0.01; done; rmdir $DIR/busy"`)
+	w.set("/x", "1")
+	w.start()
+	w.until("a reload is under way", func() string {
+		if !w.exists("begun") {
+			return "it is not"
+		}
+		return ""
+	})
+	w.agent.kill()
+	w.set("/x", "2")
+	w.start()
+	w.eventually("a.out", "2")
+	w.write("go", "")
+	w.settled()
+	w.untilSaid("was waited for")
+	if w.exists("twice") {
+		t.Error("there were two reloads at one time")
+	}
+	if begun := w.read("begun"); begun != "x\nx\n" {
+		t.Errorf("%d reloads, want one of the first kvconfd and one of the second", strings.Count(begun, "x"))
+	}
+}
+
 func TestNginxServesWhatTheStoreSaysAndAVersionItRefusesIsNotInstalled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
