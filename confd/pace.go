@@ -5,8 +5,8 @@ import "time"
 // pace decides when changes are acted on: at once after a pause, gathered in a burst. Each pass that
 // follows soon on another waits twice as long for quiet, until longest after the other began, so that
 // changes which never stop cost one pass per longest, whatever their rhythm. When longest has
-// passed already, a change has as long for quiet as the pass before took, but quiet at least and longest at most:
-// so passes that take long leave pauses between them. It knows no clock: it is told the time.
+// passed already, a change has quiet for what comes with it, and a pass that took long is followed by as
+// long a pause, but longest at most. It knows no clock: it is told the time.
 type pace struct {
 	quiet, longest time.Duration
 	gather         time.Duration // for which even the first change after a pause waits for what was sent with it
@@ -28,9 +28,11 @@ func (p *pace) changed(now time.Time) {
 		p.due = p.deadline
 	case p.deadline.IsZero():
 		p.deadline = p.began.Add(p.longest)
-		pause := max(p.quiet, min(p.longest, p.last.Sub(p.began)))
-		if soonest := now.Add(pause); p.deadline.Before(soonest) {
-			p.deadline = soonest
+		pause := min(p.longest, p.last.Sub(p.began))
+		for _, soonest := range []time.Time{now.Add(p.quiet), p.last.Add(pause)} {
+			if p.deadline.Before(soonest) {
+				p.deadline = soonest
+			}
 		}
 		p.due = now.Add(p.next)
 	default:

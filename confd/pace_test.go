@@ -58,20 +58,22 @@ func TestChangesThatDoNotStopCostOnePassPerQuietMaxAndNoneWaitsLonger(t *testing
 
 func TestAChangeSoonAfterAPassWaitsForWhatIsLeftOfQuietMaxAndForQuietAtLeast(t *testing.T) {
 	const quiet, longest = 100 * time.Millisecond, 500 * time.Millisecond
-	for _, c := range []struct{ after, due time.Duration }{ // since the last pass, which took 50 ms, began
-		{60 * time.Millisecond, longest},
-		{300 * time.Millisecond, longest},
-		{450 * time.Millisecond, 450*time.Millisecond + quiet},
-		{600 * time.Millisecond, 600 * time.Millisecond},
+	for _, c := range []struct{ took, after, due time.Duration }{ // since the last pass began
+		{50 * time.Millisecond, 60 * time.Millisecond, longest},
+		{50 * time.Millisecond, 300 * time.Millisecond, longest},
+		{50 * time.Millisecond, 450 * time.Millisecond, 450*time.Millisecond + quiet},
+		{50 * time.Millisecond, 600 * time.Millisecond, 600 * time.Millisecond},
+		{300 * time.Millisecond, 310 * time.Millisecond, 600 * time.Millisecond},
+		{300 * time.Millisecond, 550 * time.Millisecond, 550*time.Millisecond + quiet},
 	} {
 		p := pace{quiet: quiet, longest: longest, next: longest}
 		began := time.Unix(1000, 0)
 		p.taken(began)
-		p.passed(began.Add(50 * time.Millisecond))
+		p.passed(began.Add(c.took))
 		p.next = longest
 		p.changed(began.Add(c.after))
 		if got := p.due.Sub(began); got != c.due {
-			t.Errorf("a change %v after the pass began is due after %v, want %v", c.after, got, c.due)
+			t.Errorf("a change %v after a pass of %v began is due after %v, want %v", c.after, c.took, got, c.due)
 		}
 	}
 }
