@@ -276,7 +276,7 @@ func (r Report) print(w io.Writer) {
 		if !s.Connected {
 			followed = "no: " + cmp.Or(s.Err, untold)
 		}
-		fmt.Fprintf(table, "%s\t%d\t%s\n", s.Name, s.Workloads, printable.Line(followed))
+		row(table, s.Name, strconv.Itoa(s.Workloads), followed)
 	}
 	table.Flush()
 	fmt.Fprintln(table, "\nSERVICE\tINSTANCE\tADDRESS\tWORKLOAD\tSTANDS\tWHY")
@@ -285,8 +285,7 @@ func (r Report) print(w io.Writer) {
 		if i.Phase == string(registrar.Up) && reason == "" {
 			reason = "-"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", printable.Line(i.Service), printable.Line(i.Instance), i.Address, printable.Line(i.Workload), i.Phase,
-			printable.Line(strings.ReplaceAll(reason, "\n", "; ")))
+		row(table, i.Service, i.Instance, i.Address, i.Workload, i.Phase, strings.ReplaceAll(reason, "\n", "; "))
 	}
 	table.Flush()
 	for _, refused := range r.Refused {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/pkg/health"
+	"github.com/kvd-io/kvd/pkg/printable"
 	"github.com/kvd-io/kvd/pkg/registry"
 	"github.com/kvd-io/kvd/pkg/workload"
 )
@@ -62,16 +63,24 @@ func dryRun(ctx context.Context, sources []Source, options Options, views []regi
 	for _, offer := range offers {
 		offered[port{offer.Source, offer.Workload, offer.Port}] = true
 		r := offer.Record
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", offer.Source, offer.Workload, portText(offer.Port, r.Protocol), r.Service, nameOf(r), addressText(r.Address, r.Port), outcome(ctx, offer))
+		row(table, offer.Source, offer.Workload, portText(offer.Port, r.Protocol), r.Service, nameOf(r), addressText(r.Address, r.Port), outcome(ctx, offer))
 	}
 	for _, refusal := range refusals {
 		result := "no: " + refusal.Reason
 		if offered[port{refusal.Source, refusal.Workload, refusal.Port}] {
 			result = "but: " + refusal.Reason // it is registered without what is named
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t\t\t\t%s\n", refusal.Source, refusal.Workload, portText(refusal.Port, ""), result)
+		row(table, refusal.Source, refusal.Workload, portText(refusal.Port, ""), "", "", "", result)
 	}
 	return table.Flush()
+}
+
+// row writes a row of a table whose cells may hold what a container or a file says.
+func row(table io.Writer, cells ...string) {
+	for i, cell := range cells {
+		cells[i] = printable.Line(cell)
+	}
+	fmt.Fprintln(table, strings.Join(cells, "\t"))
 }
 
 // keysText is where a record would be written once it is up.

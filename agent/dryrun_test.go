@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/pkg/registry"
@@ -15,5 +16,13 @@ func TestADryRunNamesTheKeysOfEachLayout(t *testing.T) {
 	r.Port = 0 // which registrator's layout cannot say
 	if got := keysText(r, views[1:]); got != "-" {
 		t.Error(got)
+	}
+}
+
+func TestATableHoldsNothingThatAContainerSaysToTheTerminal(t *testing.T) {
+	var table strings.Builder
+	row(&table, "web\x1b[2J", "a\tb", "c\nd")
+	if got := table.String(); got != `web\x1b[2J`+"\t"+`a\tb`+"\t"+`c\nd`+"\n" {
+		t.Errorf("%q", got)
 	}
 }

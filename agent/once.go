@@ -52,7 +52,7 @@ func runOnce(ctx context.Context, a *Agent, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "WORKLOAD\tSERVICE\tINSTANCE\tPHASE\tREASON")
 	for _, e := range missing {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", e.Offer.Workload, e.Offer.Record.Service, e.Offer.Record.Instance, e.Phase, e.Reason)
+		row(table, e.Offer.Workload, e.Offer.Record.Service, e.Offer.Record.Instance, string(e.Phase), e.Reason)
 	}
 	table.Flush()
 	return &program.ExitError{Code: exitIncomplete, Err: fmt.Errorf("%d of what runs here could not be registered", len(missing))}
