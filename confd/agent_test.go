@@ -85,6 +85,36 @@ func TestARefusingStoreIsReportedByOnetimeAndWaitedForByTheAgent(t *testing.T) {
 	}
 }
 
+func TestCalledAsConfdAKeyThatIsNotThereFailsItsResourceAndAnEmptyDirectoryDoesNot(t *testing.T) {
+	r := newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
+	r.cfg.Present = true
+	r.resource("absent", `{{len (gets "/absent/*")}}`, `keys = ["/absent", "/full"]`)
+	r.resource("empty", `{{len (gets "/empty/*")}}`, `keys = ["/empty"]`)
+	r.resource("full", `{{len (gets "/full/*")}}`, `keys = ["/full"]`)
+	r.resource("root", `{{len (gets "/full/*")}}`, `keys = ["/"]`)
+	r.set("/absent-2/a", "1") // a neighbour
+	r.set("/full/a", "1")
+	r.set("/empty/a", "1")
+	if _, err := r.deps.Store.Write(t.Context(), kv.Write{Op: kv.OpDelete, Key: "/empty/a"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.once(); err == nil {
+		t.Error("no error")
+	}
+	for name, want := range map[string]string{"absent.out": "", "empty.out": "0", "full.out": "1", "root.out": "1"} {
+		if got := r.read(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if want := "keys that are not in the store: /absent\""; !strings.Contains(r.log.String(), want) {
+		t.Errorf("the log does not say %q", want)
+	}
+	r.set("/absent/a", "1")
+	if err := r.once(); err != nil || r.read("absent.out") != "1" {
+		t.Errorf("when the key is there: %v, and the file is %q", err, r.read("absent.out"))
+	}
+}
+
 func TestAnAgentWaitsForAStoreThatComesLater(t *testing.T) {
 	url := daemontest.Start(t, 1).URL()
 	direct, g := newClient(t, url), newGate(t, strings.TrimPrefix(url, "http://"))

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -158,7 +159,10 @@ func TestAProgramIsNotChangedAtRunTimeWhenTheCheckLooksAtWhatIsInPlaceAlone(t *t
 func TestARefusedVersionThatCannotBeTakenBackIsNeverReloaded(t *testing.T) {
 	r := storeRig(t)
 	w := r.witnessed()
+	var mending sync.Mutex
 	r.deps.Step = func(_, step string) {
+		mending.Lock()
+		defer mending.Unlock()
 		if step == report.StepRollback && !r.exists("mended") {
 			_ = os.Rename(r.path(".a.out.last-good"), r.path("good"))
 			_ = os.WriteFile(r.path(".a.out.last-good"), []byte("garbage"), 0o600)
@@ -181,8 +185,10 @@ func TestARefusedVersionThatCannotBeTakenBackIsNeverReloaded(t *testing.T) {
 	if r.read("a.out") != "bad" || strings.Contains(r.read("live"), "bad") {
 		t.Errorf("the file is %q, and %q ran", r.read("a.out"), r.read("live"))
 	}
+	mending.Lock()
 	r.write("mended", "")
 	r.write(".a.out.last-good", good)
+	mending.Unlock()
 	r.eventually("a.out", "1")
 	r.becomes(w, "b", report.Converged)
 	r.set("/x", "2")

@@ -168,6 +168,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 	}
 	o.addFlags(cmd, confDir, asConfd)
 	if asConfd {
+		o.Present = true
 		cmd.Use, cmd.Args = nameConfd, cobra.ArbitraryArgs
 		cmd.Example = strings.ReplaceAll(examples, "kvconfd", nameConfd)
 	} else {
@@ -316,10 +317,14 @@ func (c *configFile) decode(path string, data []byte) (map[string]any, error) {
 		name := canonical(written)
 		_, isTable := value.(map[string]any)
 		switch {
-		case known.Lookup(name) == nil || isTable || slices.Contains(ignored, name):
+		case isTable: // such as [confd], in which confd had its settings before 0.4, and [template] of a resource file
+			c.unknown = append(c.unknown, written)
+		case known.Lookup(name) == nil || slices.Contains(ignored, name):
 			if meant := misspelling(name, raw, known); meant != "" {
 				return nil, fmt.Errorf("unknown setting %q: did you mean %s?", written, meant)
 			}
+			c.unknown = append(c.unknown, written)
+		case name == "quiet" && isBool(value): // in confd before 0.10 a switch of the log; confd 0.16 passes over it
 			c.unknown = append(c.unknown, written)
 		case value == "" || isEmptyList(value): // confd's documentation shows unset settings like this
 		default:
@@ -347,6 +352,11 @@ func misspelling(name string, file map[string]any, known *pflag.FlagSet) string 
 		}
 	})
 	return spelling.Meant(name, names)
+}
+
+func isBool(value any) bool {
+	_, ok := value.(bool)
+	return ok
 }
 
 func isEmptyList(value any) bool {

@@ -111,7 +111,7 @@ func Open(cfg Config, deps Deps) (Source, error) {
 	if cfg.Backend == BackendEtcdV3 {
 		return openV3(cfg, deps)
 	}
-	f := &followed{store: deps.Store, watch: cfg.Watch, interval: cfg.Interval, log: deps.Log}
+	f := &followed{store: deps.Store, watch: cfg.Watch, interval: cfg.Interval, directories: true, log: deps.Log}
 	if f.store == nil {
 		client, err := NewClient(cfg, deps)
 		if err != nil {

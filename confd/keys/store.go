@@ -38,6 +38,8 @@ type followed struct {
 	interval time.Duration
 	log      *slog.Logger
 
+	directories bool // it has them: an empty one is there
+
 	// What the log was told last, and not taken back. They belong to the goroutine of Run, of which there is one at a time.
 	toldWhy    error // why the store cannot be followed
 	toldDenied error // why some keys are not read
@@ -60,6 +62,22 @@ func (f *followed) Load(ctx context.Context, m *Mirror, roots []string) error {
 	}
 	g.replace(r)
 	return errors.Join(r.denied, g.over)
+}
+
+func (f *followed) Absent(ctx context.Context, keys []string) (absent []string, err error) {
+	if !f.directories {
+		return nil, nil
+	}
+	for _, key := range keys {
+		_, err := f.store.Read(ctx, kv.Read{Key: key, Quorum: true})
+		switch {
+		case kv.Is(err, kv.NotFound):
+			absent = append(absent, key)
+		case err != nil:
+			return nil, err
+		}
+	}
+	return absent, nil
 }
 
 func (f *followed) Run(ctx context.Context, m *Mirror, roots []string, _ <-chan struct{}) {

@@ -50,6 +50,17 @@ func (v View) Each(key string, fn func(key, value string)) {
 	})
 }
 
+// Holds reports whether there is any key at or below key.
+func (v View) Holds(key string) (found bool) {
+	v.Ascend(key, func(next, _ string) bool {
+		if found = next == key || kv.Below(next, key); found || !strings.HasPrefix(next, key) {
+			return false
+		}
+		return true
+	})
+	return found
+}
+
 // Len returns the number of keys.
 func (v View) Len() int {
 	if v.tree == nil {
