@@ -509,6 +509,7 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 		if s.fresh || s.hasVanished() || s.postponed && s.isWhole() || s.file.isDue(now) {
 			g.bring(ctx, s)
 		}
+		g.lookAgain(ctx, s, now)
 	}
 	g.settle(ctx)
 	end := time.Now()
@@ -606,6 +607,7 @@ func (g *group) next() (next time.Time) {
 	for _, s := range g.allSets() {
 		sooner(s.at)
 		sooner(s.file.due)
+		sooner(s.look)
 	}
 	if g.reader != nil {
 		sooner(g.reader.at)

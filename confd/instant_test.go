@@ -18,33 +18,55 @@ import (
 // instantRig is a group with one target, for a program that can be changed while it runs, in a bubble of
 // time. set changes the one key that it reads.
 func instantRig(t *testing.T, settings string) (r *rig, e *engine, w *witness, set func(string), stop func()) {
+	r, e, w, put, stop := instantRigWith(t, settings, nil)
+	return r, e, w, func(value string) { put("/x", value) }, stop
+}
+
+// instantRigWith has besides targets that take a reload of the same program and read /y, by these names. put changes a key.
+func instantRigWith(t *testing.T, settings string, others []string) (r *rig, e *engine, w *witness, put func(key, value string), stop func()) {
 	r = newRig(t, nil)
 	e = &engine{path: r.path("live")}
-	r.deps.Applier = func(resource.Resource) proxy.Applier { return e }
+	r.deps.Applier = func(of resource.Resource) proxy.Applier {
+		if of.Name != "a" {
+			return nil
+		}
+		return e
+	}
 	w = r.witnessed()
-	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"cp $DIR/a.out $DIR/live; echo x >>$DIR/reloads\"\ncheck_cmd = \"! grep -q worse {{.src}}\"\n"+settings)
+	const reload = "reload_cmd = \"cp $DIR/a.out $DIR/live; echo x >>$DIR/reloads\"\n"
+	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\n"+reload+"check_cmd = \"! grep -qe worse -e 666 {{.src}}\"\n"+settings)
+	for _, name := range others {
+		r.resource(name, `{{getv "/y"}}`, "keys = [\"/y\"]\n"+reload)
+	}
 	loaded, err := resource.Load(r.cfg.ConfDir, "")
-	if err != nil || loaded[0].Err != nil {
-		t.Fatal(err, loaded)
+	if err != nil {
+		t.Fatal(err)
 	}
 	m := keys.NewMirror(keys.Segments)
-	m.Replace([]string{"/x"}, keys.Origin{Cluster: "c", Index: 1}, map[string]string{"/x": "web 0"})
+	m.Replace([]string{"/x", "/y"}, keys.Origin{Cluster: "c", Index: 1}, map[string]string{"/x": "web 0", "/y": "0"})
 	index := kv.Index(1)
-	set = func(value string) {
+	put = func(key, value string) {
 		index++
-		m.Apply(kv.Event{Action: kv.ActionSet, Node: &kv.Node{Key: "/x", Value: value, ModifiedIndex: index}})
+		m.Apply(kv.Event{Action: kv.ActionSet, Node: &kv.Node{Key: key, Value: value, ModifiedIndex: index}})
 		synctest.Wait()
+	}
+	var tasks []task
+	for _, one := range loaded {
+		if one.Err != nil {
+			t.Fatal(one.Err)
+		}
+		tasks = append(tasks, task{one.Resource, m})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
-	g := newGroup(newShared(r.cfg, r.deps), []task{{loaded[0].Resource, m}})
+	g := newGroup(newShared(r.cfg, r.deps), tasks)
 	go func() { defer close(ended); g.run(ctx) }()
 	synctest.Wait()
 	if got := r.read("live"); got != "web 0" {
 		t.Fatalf("live is %q after the first pass", got)
 	}
 	time.Sleep(runtimePause)
-	return r, e, w, set, func() { cancel(); <-ended }
+	return r, e, w, put, func() { cancel(); <-ended }
 }
 
 func (e *engine) count() int {
@@ -211,6 +233,84 @@ func TestAFileCatchesUpWithWhatRunsThoughTheNextVersionCannotBeHad(t *testing.T)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if r.read("live") != "web 2" || r.read("a.out") != "web 2" || r.reloads() != 1 || w.status("a").State != report.Converged {
+			t.Errorf("live %q, file %q, %d reloads, %s", r.read("live"), r.read("a.out"), r.reloads(), w.status("a").State)
+		}
+	})
+}
+
+func TestAReloadForAnotherFileTakesNothingBackThatRunsAheadOfItsOwn(t *testing.T) {
+	for _, other := range []string{"before", "z"} { // in the order of the files, "a" is between
+		t.Run(other, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, e, w, put, stop := instantRigWith(t, "", []string{other})
+				defer stop()
+				time.Sleep(time.Minute)
+				for i, pause := range []time.Duration{0, 5, 30, 60, 90, 120, 250, 490} {
+					reloads := r.reloads()
+					put("/x", fmt.Sprintf("web %d0", i))
+					time.Sleep(pause * time.Millisecond)
+					put("/y", fmt.Sprint(i+1))
+					want := fmt.Sprintf("web %d1", i)
+					put("/x", want)
+					time.Sleep(900 * time.Millisecond)
+					synctest.Wait()
+					if r.read("live") != want || r.read("a.out") != want || r.read(other+".out") != fmt.Sprint(i+1) || r.reloads() != reloads+1 {
+						t.Errorf("after %v ms live is %q, the files %q and %q after %d reloads", int(pause), r.read("live"), r.read("a.out"), r.read(other+".out"), r.reloads()-reloads)
+					}
+					if w.status("a").State != report.Converged || w.status(other).State != report.Converged || r.exists(".a.out.reload-pending") {
+						t.Errorf("they are %s and %s", w.status("a").State, w.status(other).State)
+					}
+					time.Sleep(time.Minute)
+				}
+				if e.count() == 0 {
+					t.Error("nothing was changed at run time")
+				}
+			})
+		})
+	}
+}
+
+func TestAReloadForAnotherFileGoesOnWhenWhatRunsAheadIsRefusedByItsCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, w, put, stop := instantRigWith(t, "", []string{"z"})
+		defer stop()
+		time.Sleep(time.Minute)
+		put("/x", "web 1")
+		put("/y", "1")
+		put("/x", "worse") // takes a reload, and is refused
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if r.read("live") != "web 1" || r.read("a.out") != "web 1" || r.read("z.out") != "1" || w.status("z").State != report.Converged {
+			t.Errorf("live %q, files %q and %q, %s", r.read("live"), r.read("a.out"), r.read("z.out"), w.status("z").State)
+		}
+		if w.status("a").State != report.Failed {
+			t.Errorf("what was refused is %s", w.status("a").State)
+		}
+		put("/x", "web 2")
+		time.Sleep(time.Minute)
+		put("/x", "web 666") // runs, and is refused
+		put("/y", "2")
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if r.read("live") != "web 2" || r.read("a.out") != "web 2" || r.read("z.out") != "2" || w.status("z").State != report.Converged || w.status("a").State != report.Failed {
+			t.Errorf("live %q, files %q and %q, %s and %s", r.read("live"), r.read("a.out"), r.read("z.out"), w.status("a").State, w.status("z").State)
+		}
+	})
+}
+
+func TestAReloadBySomebodyElseThatReadTheFileOfBeforeIsFoundSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, w, set, stop := instantRig(t, "")
+		defer stop()
+		time.Sleep(time.Minute)
+		set("web 1")
+		if live, file := r.read("live"), r.read("a.out"); live != "web 1" || file == live {
+			t.Fatalf("live is %q, and the file %q is not behind", live, file)
+		}
+		r.write("live", r.read("a.out"))
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if r.read("live") != "web 1" || r.read("a.out") != "web 1" || r.reloads() != 2 || w.status("a").State != report.Converged {
 			t.Errorf("live %q, file %q, %d reloads, %s", r.read("live"), r.read("a.out"), r.reloads(), w.status("a").State)
 		}
 	})

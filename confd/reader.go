@@ -83,19 +83,7 @@ func (g *group) settle(ctx context.Context) {
 		return
 	}
 	r.at, r.until = time.Time{}, time.Time{}
-	var owing []*output
-	for _, o := range g.outputs() {
-		switch {
-		case o.set.torn:
-			return
-		case !o.owes, o.isAhead(), o.set.postponed && !o.set.isCheckedInPlace():
-		case o.target.waiting && now.Before(g.began.Add(keysPatience)) && !g.cfg.Onetime:
-			r.until = g.began.Add(keysPatience)
-			return
-		default:
-			owing = append(owing, o)
-		}
-	}
+	owing := g.owing(now)
 	if len(owing) == 0 {
 		return
 	}
@@ -106,7 +94,14 @@ func (g *group) settle(ctx context.Context) {
 		}
 		return
 	}
-	g.awaitEarlier(ctx)
+	if !g.abreast(ctx) {
+		r.at = now.Add(retryMin)
+		return
+	}
+	owing = g.owing(now)
+	if len(owing) == 0 {
+		return
+	}
 	owing, ok := g.admit(ctx, owing)
 	if !ok || len(owing) == 0 {
 		return
@@ -148,6 +143,44 @@ func (g *group) awaitEarlier(ctx context.Context) {
 		}
 		o.earlier = install.Process{}
 	}
+}
+
+// owing returns the outputs whose reader is to be told of them now.
+func (g *group) owing(now time.Time) (owing []*output) {
+	for _, o := range g.outputs() {
+		switch {
+		case o.set.torn:
+			return nil
+		case !o.owes, o.isAhead(), o.set.postponed && !o.set.isCheckedInPlace():
+		case o.target.waiting && now.Before(g.began.Add(keysPatience)) && !g.cfg.Onetime:
+			g.reader.until = g.began.Add(keysPatience)
+			return nil
+		default:
+			owing = append(owing, o)
+		}
+	}
+	return owing
+}
+
+// abreast has the files hold what runs ahead of them: after a reload the program runs what its files hold. If not ok,
+// that could not be, and nobody may be told of other files.
+func (g *group) abreast(ctx context.Context) (ok bool) {
+	for _, s := range g.allSets() {
+		for range 2 { // a newer version that is refused leaves what runs to be written
+			if !s.isAhead() {
+				break
+			}
+			for _, t := range s.of() {
+				t.full = true
+			}
+			s.file.hurry(time.Now())
+			g.bring(ctx, s)
+		}
+		if s.isAhead() {
+			return false
+		}
+	}
+	return true
 }
 
 // admit runs the checks of owing that look at what is in place, and takes back what they refuse. left still owe it to

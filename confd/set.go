@@ -37,6 +37,7 @@ type set struct {
 	doubtful  bool      // the check has refused what ran already: it is asked first until it agrees again
 	file      pace      // of files that follow what runs
 	at        time.Time // when what failed, or had to wait, is tried again; zero: when something changes
+	look      time.Time // when the program is asked whether it runs what its file came to hold; zero: at the interval
 
 	retry      backoff.Backoff
 	quarantine backoff.Backoff
@@ -191,13 +192,13 @@ func (g *group) bring(ctx context.Context, s *set) {
 	}
 }
 
-// introduce has the running programs take what has changed, if they can without a reload: applied. If not ok,
-// that could not be begun.
+// introduce has the running programs take what has changed, if they can without a reload: applied, also if they run
+// it already. If not ok, that could not be begun.
 func (g *group) introduce(ctx context.Context, s *set, changed []*output) (applied, ok bool) {
-	plans, why := g.plan(ctx, s, changed)
 	if !slices.ContainsFunc(changed, func(o *output) bool { return !o.runs() }) {
-		return plans != nil, true
+		return len(changed) > 0, true
 	}
+	plans, why := g.plan(ctx, s, changed)
 	for _, o := range changed {
 		o.status.How, o.status.Why = "", why
 		o.become(report.Rendered, "", nil)
@@ -306,6 +307,24 @@ func (g *group) ask(ctx context.Context, o *output) {
 	o.become(report.Written, "", nil)
 }
 
+// lookAfter is how long after its file has caught up the program is asked again. Whoever reloaded it until then may have
+// had it read the file of before; reading takes it about as long as the check took.
+const lookAfter = time.Second
+
+// lookAgain asks the programs of s, when it is time and nothing else is under way for them.
+func (g *group) lookAgain(ctx context.Context, s *set, now time.Time) {
+	if s.look.IsZero() || now.Before(s.look) || ctx.Err() != nil {
+		return
+	}
+	s.look = time.Time{}
+	for _, o := range s.outputs() {
+		isHeld := o.target.isHeld() || o.target.waiting
+		if o.target.applier != nil && o.rendered && !o.broken && o.isOnDisk() && !o.isAhead() && !o.owes && !o.vanished && !isHeld {
+			g.ask(ctx, o)
+		}
+	}
+}
+
 // rehearse tells what would happen.
 func (g *group) rehearse(s *set, outputs, changed []*output) {
 	for _, o := range changed {
@@ -388,6 +407,7 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 	if ctx.Err() != nil {
 		return
 	}
+	began := time.Now()
 	change := install.Change{}
 	staged := map[*output]*install.Staged{}
 	defer func() {
@@ -443,6 +463,7 @@ func (g *group) install(ctx context.Context, s *set, outputs, changed []*output,
 	switch {
 	case applied:
 		g.paid(changed, time.Now())
+		s.look = time.Now().Add(lookAfter + 2*time.Since(began))
 	case g.reader == nil:
 		for _, o := range changed {
 			o.converge(time.Now())
