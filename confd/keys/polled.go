@@ -104,12 +104,66 @@ func readKeys(file string, pairs map[string]string) error {
 	if err != nil {
 		return err
 	}
-	var document map[string]item
-	if err := yaml.Unmarshal(data, &document); err != nil {
+	document, err := parseKeys(data)
+	if err != nil {
 		return fmt.Errorf("%s is not a YAML or JSON object: %w", file, err)
 	}
-	item{entries: document}.flatten("/", pairs)
+	document.flatten("/", pairs)
 	return nil
+}
+
+func parseKeys(data []byte) (document item, err error) {
+	var tree yaml.Node
+	if err := yaml.Unmarshal(data, &tree); err != nil {
+		return item{}, err
+	}
+	if _, err := weigh(&tree, map[*yaml.Node]weight{}); err != nil {
+		return item{}, err
+	}
+	err = tree.Decode(&document.entries)
+	return document, err
+}
+
+// maxAliased bounds the nodes that the aliases of a file may stand for: a few lines can stand for billions.
+const maxAliased = 1 << 20
+
+// weight is how many nodes of a YAML document a node stands for, and how many of these aliases do. Both are counted
+// as far as maxAliased and one. A node that is open is being weighed.
+type weight struct {
+	nodes, aliased int
+	open           bool
+}
+
+// weigh returns the weight of node. known has those that were found out before. It is an error if an alias is within what it
+// names, or aliases stand for too much: the decoder would not come to an end.
+func weigh(node *yaml.Node, known map[*yaml.Node]weight) (weight, error) {
+	if w, ok := known[node]; ok {
+		if w.open {
+			return w, fmt.Errorf("line %d: what *%s stands for contains itself", node.Line, node.Anchor)
+		}
+		return w, nil
+	}
+	known[node] = weight{open: true}
+	w := weight{nodes: 1}
+	if node.Kind == yaml.AliasNode {
+		of, err := weigh(node.Alias, known)
+		if err != nil {
+			return w, err
+		}
+		w = weight{nodes: of.nodes, aliased: of.nodes}
+	}
+	for _, entry := range node.Content {
+		of, err := weigh(entry, known)
+		if err != nil {
+			return w, err
+		}
+		w.nodes = min(w.nodes+of.nodes, maxAliased+1)
+		if w.aliased += of.aliased; w.aliased > maxAliased {
+			return w, fmt.Errorf("line %d: aliases stand for more than %d values", entry.Line, maxAliased)
+		}
+	}
+	known[node] = w
+	return w, nil
 }
 
 // item is a value of a YAML document: a scalar, or what has entries. The zero value is null.
