@@ -219,7 +219,7 @@ func (a *agent) withKeys(ctx context.Context, tasks []task) (whole []task, err e
 			continue
 		}
 		name, _ := a.settings(t.Resource)
-		absent, err := a.stores[name].source.Absent(ctx, slices.DeleteFunc(slices.Clone(t.Keys), t.mirror.View().Holds))
+		absent, err := a.stores[name].source.Absent(ctx, slices.DeleteFunc(slices.Clone(t.Named), t.mirror.View().Holds))
 		switch {
 		case err != nil:
 			return tasks, err

@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -239,6 +240,7 @@ func (o *options) addFlags(cmd *cobra.Command, confDir string, asConfd bool) {
 // config returns the settings that Run takes.
 func (o options) config() Config {
 	cfg := o.Config
+	cfg.Backend = cmp.Or(cfg.Backend, keys.BackendEtcd) // a script's variable that is not set
 	cfg.Client.Password = o.password
 	switch {
 	case o.srvRecord != "":

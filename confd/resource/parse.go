@@ -169,7 +169,8 @@ func (p *parser) resource(doc document) Resource {
 	if p.globalPrefix != "" {
 		r.Prefix = kv.Clean(p.globalPrefix)
 	}
-	r.Keys = absoluteKeys(r.Prefix, t.Keys)
+	r.Named = absoluteKeys(r.Prefix, t.Keys)
+	r.Keys = Minimal(r.Named)
 	p.forEach(&r, t)
 	p.commands(&r, t)
 	p.programs(&r, doc)

@@ -29,6 +29,8 @@ type Resource struct {
 	Prefix string
 	// Keys are absolute and clean, as Minimal returns them. Empty: the template reads no keys.
 	Keys []string
+	// Named are the keys of the resource file, absolute and clean, in its order: also those that Keys covers.
+	Named []string
 	// ForEach, unless empty, is a pattern as path.Match has it: every key or directory below Prefix that
 	// matches becomes a file of its own. It is clean and begins with "/", as the template sees keys.
 	ForEach string
@@ -120,13 +122,13 @@ func (r Resource) Destination(dest string) install.File {
 	return install.File{Path: dest, Mode: r.Mode, UID: r.UID, GID: r.GID, Follow: r.FollowSymlink}
 }
 
-// absoluteKeys puts prefix before each key and leaves out what another key already covers.
+// absoluteKeys puts prefix before each key.
 func absoluteKeys(prefix string, keys []string) []string {
 	absolute := make([]string, 0, len(keys))
 	for _, key := range keys {
 		absolute = append(absolute, kv.Clean(path.Join("/", prefix, key)))
 	}
-	return Minimal(absolute)
+	return absolute
 }
 
 // Minimal returns keys in order without those that are repeated or below another. A hidden key is

@@ -77,6 +77,7 @@ filter = "*.yaml"
 	want := resource.Resource{
 		Name: "a", File: "/c/conf.d/a.toml", Src: "/c/templates/sub/nginx.tmpl", Dest: "/etc/nginx/nginx.conf",
 		Prefix: "/production", Keys: []string{"/production/app/x", "/production/nginx"},
+		Named: []string{"/production/nginx", "/production/app/x", "/production/nginx/below", "/production/nginx"},
 		Mode: &mode, UID: 12, GID: 13, FollowSymlink: true,
 		Check:       install.Command{Shell: "nginx -t -c {{.src}}", Template: true, Timeout: 5 * time.Second, Sensitive: true},
 		Reload:      install.Command{Shell: "touch /etc/nginx/nginx.conf; docker ps --format '{{.ID}}'", Timeout: 90 * time.Second, Sensitive: true},
@@ -158,7 +159,7 @@ reload_cmd = ["kill", "-USR2", "{{.dest}}"]
 func TestDefaultsAreThoseOfConfd(t *testing.T) {
 	r, _ := parse(t, "[template]\nsrc = \"a\"\ndest = \"/b\"\n", "")
 	want := resource.Resource{
-		Name: "a", File: "/c/conf.d/a.toml", Src: "/c/templates/a", Dest: "/b", Keys: []string{}, UID: -1, GID: -1,
+		Name: "a", File: "/c/conf.d/a.toml", Src: "/c/templates/a", Dest: "/b", Keys: []string{}, Named: []string{}, UID: -1, GID: -1,
 	}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("got  %+v\nwant %+v", r, want)
