@@ -78,7 +78,7 @@ filter = "*.yaml"
 		Name: "a", File: "/c/conf.d/a.toml", Src: "/c/templates/sub/nginx.tmpl", Dest: "/etc/nginx/nginx.conf",
 		Prefix: "/production", Keys: []string{"/production/app/x", "/production/nginx"},
 		Named: []string{"/production/nginx", "/production/app/x", "/production/nginx/below", "/production/nginx"},
-		Mode: &mode, UID: 12, GID: 13, FollowSymlink: true,
+		Mode:  &mode, UID: 12, GID: 13, FollowSymlink: true,
 		Check:       install.Command{Shell: "nginx -t -c {{.src}}", Template: true, Timeout: 5 * time.Second, Sensitive: true},
 		Reload:      install.Command{Shell: "touch /etc/nginx/nginx.conf; docker ps --format '{{.ID}}'", Timeout: 90 * time.Second, Sensitive: true},
 		Confirm:     install.Command{Argv: []string{"curl", "-f", "http://127.0.0.1//etc/nginx/nginx.conf"}, Timeout: 3 * time.Second, Sensitive: true},
