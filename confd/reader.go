@@ -94,6 +94,7 @@ func (g *group) settle(ctx context.Context) {
 		}
 		return
 	}
+	g.awaitEarlier(ctx)
 	if !g.abreast(ctx) {
 		r.at = now.Add(retryMin)
 		return
