@@ -131,7 +131,7 @@ func (r *run) services(dir string) ([]Service, error) {
 			}
 			at, instances = service, instances[:0]
 		}
-		if !strings.Contains(instance, "/") {
+		if instance != "" && !strings.Contains(instance, "/") {
 			instances = append(instances, KVPair{instance, value})
 		}
 	})
