@@ -97,7 +97,7 @@ func (a *agent) close() {
 // load reads the configuration directory. A file that cannot be used keeps its last good version
 // at work and never disturbs the others. The error is about the directory as a whole.
 func (a *agent) load() error {
-	loaded, err := resource.Load(a.cfg.ConfDir, a.cfg.Prefix, a.resources...)
+	loaded, err := a.cfg.resources(a.resources...)
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration directory: %w", err)
 	}

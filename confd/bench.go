@@ -55,7 +55,7 @@ type sample struct {
 // newBench reads the configuration directory.
 func newBench(cfg Config, log *slog.Logger) (*bench, error) {
 	b := &bench{cfg: cfg, log: log, views: map[string]keys.View{}}
-	loaded, err := resource.Load(cfg.ConfDir, cfg.Prefix)
+	loaded, err := cfg.resources()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration directory: %w", err)
 	}

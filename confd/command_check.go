@@ -69,7 +69,7 @@ func tellFindings(w io.Writer, asJSON bool, findings []resource.Finding, resourc
 
 // check looks for mistakes in the configuration directory of cfg.
 func check(cfg Config) (findings []resource.Finding, resources int, err error) {
-	loaded, err := resource.Load(cfg.ConfDir, cfg.Prefix)
+	loaded, err := cfg.resources()
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot read the configuration directory: %w", err)
 	}

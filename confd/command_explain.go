@@ -47,7 +47,7 @@ func isSensitive(cfg Config, path string) bool {
 	if err != nil {
 		return false
 	}
-	loaded, _ := resource.Load(cfg.ConfDir, cfg.Prefix) // without a configuration directory it is nobody's
+	loaded, _ := cfg.resources() // without a configuration directory it is nobody's
 	return slices.ContainsFunc(loaded, func(l resource.Loaded) bool {
 		src, err := os.Stat(l.Resource.Src)
 		return l.Err == nil && l.Resource.Sensitive && err == nil && os.SameFile(src, info)

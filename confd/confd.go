@@ -26,6 +26,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/confd/crypt"
 	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/confd/proxy"
 	"github.com/kvd-io/kvd/confd/render"
@@ -46,6 +47,10 @@ type Config struct {
 	SRV     string   // SRV record that names the endpoints; "" uses Client.Endpoints
 	Files   []string // file backend: files and directories
 	Filter  string   // file backend: pattern for the names of files in directories
+
+	// Keyring decrypts what templates read by cget, cgets, cgetv and cgetvs; nil: these fail. With it all content is
+	// sensitive.
+	Keyring *crypt.Keyring
 
 	// StateDir is the directory for what is known of stores, for a start at which they do not answer; ""
 	// for none. With Noop nothing is kept.
@@ -116,6 +121,17 @@ const (
 // replacedGrace is how long a file is held that has fewer keys because the store was replaced: the registrars
 // of this suite need a heartbeat, five seconds, to bring their records to the new one.
 const replacedGrace = 30 * time.Second
+
+// resources reads the configuration directory. With a keyring any file may hold what was decrypted.
+func (c Config) resources(working ...resource.Resource) ([]resource.Loaded, error) {
+	loaded, err := resource.Load(c.ConfDir, c.Prefix, working...)
+	for i := range loaded {
+		if c.Keyring != nil && loaded[i].Err == nil {
+			loaded[i].Resource.Withhold()
+		}
+	}
+	return loaded, err
+}
 
 // source returns the settings of where keys come from.
 func (c Config) source() keys.Config {

@@ -222,9 +222,11 @@ func parseTemplate(cfg Config, deps Deps, r resource.Resource) (*render.Template
 }
 
 func newTemplate(cfg Config, deps Deps, r resource.Resource, text string) (*render.Template, error) {
-	return render.Parse(filepath.Base(r.Src), text, render.Env{
-		World: deps.World, Include: render.IncludeDir(templatesDir(cfg)), Sensitive: r.Sensitive,
-	})
+	env := render.Env{World: deps.World, Include: render.IncludeDir(templatesDir(cfg)), Sensitive: r.Sensitive}
+	if cfg.Keyring != nil {
+		env.Decrypt = cfg.Keyring.Decrypt
+	}
+	return render.Parse(filepath.Base(r.Src), text, env)
 }
 
 // templatesDir is where templates include others from, by their paths in it.

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/kvd-io/kvd/confd/crypt"
 	"github.com/kvd-io/kvd/confd/keys"
 	"github.com/kvd-io/kvd/pkg/agentstatus"
 	"github.com/kvd-io/kvd/pkg/kvclient/clientflags"
@@ -153,7 +154,7 @@ readers. It takes confd's configuration, resource files, templates and flags, wi
 			if file.path != "" {
 				env.Log.Info("settings are read once, at the start", "file", file.path)
 			}
-			if path := cmd.Flag(flagConfigFile).Value.String(); env.Origins[flagConfigFile] != program.OriginDefault {
+			if path := cmd.Flag(flagConfigFile).Value.String(); path != "" && env.Origins[flagConfigFile] != program.OriginDefault {
 				if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 					env.Log.Warn("there is no such file of settings", "file", path)
 				}
@@ -209,6 +210,7 @@ func (o *options) addFlags(cmd *cobra.Command, confDir string, asConfd bool) {
 	flags.StringVar(&o.srvRecord, "srv-record", "", "SRV `record` that names the endpoints")
 	flags.StringArrayVar(&o.Files, "file", nil, "file backend: YAML or JSON `file`, or directory of such; may be repeated")
 	flags.StringVar(&o.Filter, "filter", "*", "file backend: `pattern` for the names of files in directories")
+	flags.Var(&keyring{into: &o.Keyring}, "secret-keyring", "`file` of armored PGP secret keys, with which cget, cgets, cgetv and cgetvs decrypt; all content is sensitive then")
 	for _, name := range ignored {
 		flags.String(name, "", "a setting of confd that has no effect here")
 		flags.Lookup(name).Hidden = true
@@ -242,6 +244,9 @@ func (o options) config() Config {
 	cfg := o.Config
 	cfg.Backend = cmp.Or(cfg.Backend, keys.BackendEtcd) // a script's variable that is not set
 	cfg.Client.Password = o.password
+	if cfg.Onetime && cfg.Interval == 0 {
+		cfg.Interval = DefaultInterval // confd does not look at it then
+	}
 	switch {
 	case o.srvRecord != "":
 		cfg.SRV = o.srvRecord
@@ -296,6 +301,23 @@ func (l *logLevel) Set(text string) error {
 		l.text = "info"
 	}
 	return nil
+}
+
+// keyring is the flag --secret-keyring.
+type keyring struct {
+	path string
+	into **crypt.Keyring
+}
+
+func (k *keyring) String() string { return k.path }
+func (k *keyring) Type() string   { return "file" }
+func (k *keyring) Set(path string) (err error) {
+	if k.path = path; path == "" {
+		*k.into = nil
+		return nil
+	}
+	*k.into, err = crypt.Read(path)
+	return err
 }
 
 // configFile is confd.toml as it was read.

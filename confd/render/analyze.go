@@ -187,14 +187,16 @@ func (a *analyzer) value(node parse.Node) estimate {
 
 // readers are the functions that read keys, by what they read.
 var readers = map[string]ReadKind{
-	"exists": ReadKey, "get": ReadKey, "getv": ReadKey, "gets": ReadPattern, "getvs": ReadPattern, "ls": ReadDir, "lsdir": ReadDir, "services": ReadDir,
+	"exists": ReadKey, "get": ReadKey, "getv": ReadKey, "gets": ReadPattern, "getvs": ReadPattern,
+	"cget": ReadKey, "cgetv": ReadKey, "cgets": ReadPattern, "cgetvs": ReadPattern, "ls": ReadDir, "lsdir": ReadDir, "services": ReadDir,
 }
 
 // call returns what a function makes, and notes what it reads.
 func (a *analyzer) call(function *parse.IdentifierNode, args []estimate) estimate {
 	name := function.Ident
 	if kind, ok := readers[name]; ok && len(args) > 0 {
-		a.read(function, kind, args[0], name != "get" && (name != "getv" || len(args) > 1))
+		isNeeded := name == "get" || name == "cget" || name == "cgetv" || name == "getv" && len(args) == 1
+		a.read(function, kind, args[0], !isNeeded)
 	}
 	switch {
 	case name == "include" && len(args) > 0 && args[0].exact:

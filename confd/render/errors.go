@@ -40,6 +40,15 @@ type valueError struct {
 func (e valueError) Error() string { return fmt.Sprintf("%v (the value of %s)", e.reason, e.key) }
 func (e valueError) Unwrap() error { return e.reason }
 
+// cryptError is why the value of a key cannot be decrypted; it says nothing of the value.
+type cryptError struct {
+	key    string
+	reason error
+}
+
+func (e cryptError) Error() string { return fmt.Sprintf("%v (the value of %s)", e.reason, e.key) }
+func (e cryptError) Unwrap() error { return e.reason }
+
 var place = regexp.MustCompile(`template: ([^\n]+?:\d+(?::\d+)?): `)
 var called = regexp.MustCompile(`error calling ([A-Za-z_]\w*): `)
 
@@ -70,6 +79,13 @@ func (r *run) reason(err error) string {
 		return missing.Error()
 	case errors.As(err, &missing):
 		return "a key does not exist; its name was made by the template and is withheld, as the target is sensitive"
+	}
+	var crypt cryptError
+	if errors.As(err, &crypt) {
+		if r.t.literal(crypt.key) {
+			return crypt.Error()
+		}
+		return crypt.reason.Error()
 	}
 	var file templateError
 	if errors.As(err, &file) && r.t.literal(file.name) {

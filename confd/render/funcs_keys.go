@@ -1,6 +1,8 @@
 package render
 
 import (
+	"cmp"
+	"errors"
 	"path"
 	"slices"
 )
@@ -34,6 +36,14 @@ var keyFunctions = []function{
 		`{{ls "/app"}}`, "[db motd name up]", FromConfd, func(r *run) any { return r.ls }),
 	fn("lsdir DIR", "The names of the directories directly below DIR, sorted. Of `/` none are listed, as in confd.",
 		`{{lsdir "/app"}}`, "[db up]", FromConfd, func(r *run) any { return r.lsdir }),
+}
+
+// cryptFunctions read values that were encrypted by crypt.
+var cryptFunctions = []function{
+	fn("cget KEY", "`get`, of an encrypted value.", "", "", FromConfd, func(r *run) any { return r.cget }),
+	fn("cgetv KEY", "`getv`, of an encrypted value.", "", "", FromConfd, func(r *run) any { return r.cgetv }),
+	fn("cgets PATTERN", "`gets`, of encrypted values; one that cannot be decrypted is an error.", "", "", FromConfd, func(r *run) any { return r.cgets }),
+	fn("cgetvs PATTERN", "`getvs`, of encrypted values; their order is that of what is encrypted.", "", "", FromConfd, func(r *run) any { return r.cgetvs }),
 }
 
 func (r *run) exists(key string) bool {
@@ -88,6 +98,67 @@ func (r *run) getvs(pattern string) ([]string, error) {
 	}
 	slices.Sort(values)
 	return values, err
+}
+
+// decrypt returns pair with its value decrypted.
+func (r *run) decrypt(pair KVPair) (KVPair, error) {
+	text, err := "", errNoKeyring
+	if r.t.env.Decrypt != nil {
+		text, err = r.t.env.Decrypt(pair.Value)
+	}
+	switch {
+	case err == nil:
+		pair.Value, err = r.text(text)
+		return pair, err
+	case r.lenient:
+		return KVPair{Key: pair.Key}, r.live()
+	}
+	return KVPair{}, cryptError{pair.Key, err}
+}
+
+var errNoKeyring = errors.New("there are no keys to decrypt with, give --secret-keyring")
+
+func (r *run) cget(key string) (KVPair, error) {
+	pair, err := r.get(key)
+	if err != nil {
+		return pair, err
+	}
+	return r.decrypt(pair)
+}
+
+func (r *run) cgetv(key string) (string, error) {
+	pair, err := r.cget(key)
+	return pair.Value, err
+}
+
+func (r *run) cgets(pattern string) (KVPairs, error) {
+	pairs, err := r.gets(pattern)
+	if err != nil {
+		return nil, err
+	}
+	decrypted := make(KVPairs, len(pairs))
+	for i, pair := range pairs {
+		if decrypted[i], err = r.decrypt(pair); err != nil {
+			return nil, err
+		}
+	}
+	return decrypted, nil
+}
+
+func (r *run) cgetvs(pattern string) ([]string, error) {
+	pairs, err := r.gets(pattern)
+	if err != nil {
+		return nil, err
+	}
+	pairs = slices.SortedFunc(slices.Values(pairs), func(a, b KVPair) int { return cmp.Compare(a.Value, b.Value) })
+	values := make([]string, len(pairs))
+	for i, pair := range pairs {
+		if pair, err = r.decrypt(pair); err != nil {
+			return nil, err
+		}
+		values[i] = pair.Value
+	}
+	return values, nil
 }
 
 func (r *run) ls(dir string) ([]string, error) {

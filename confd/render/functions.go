@@ -45,7 +45,7 @@ func table() (all []function) {
 		name  string
 		funcs []function
 	}{
-		{"Keys", keyFunctions}, {"Services", serviceFunctions}, {"Lists", listFunctions}, {"Maps", mapFunctions},
+		{"Keys", keyFunctions}, {"Encrypted values", cryptFunctions}, {"Services", serviceFunctions}, {"Lists", listFunctions}, {"Maps", mapFunctions},
 		{"Text", textFunctions}, {"Quoting", quoteFunctions}, {"JSON and coding", codingFunctions}, {"Numbers", numberFunctions},
 		{"Choices", choiceFunctions}, {"The machine", worldFunctions}, {"Templates", templateFunctions()},
 	} {

@@ -18,7 +18,7 @@ func TestExamplesOfFunctionsMakeWhatTheReferenceSays(t *testing.T) {
 			t.Errorf("%q is not described", f.Name)
 		}
 		if f.Example == "" {
-			if f.Group != "The machine" && f.Group != "Templates" {
+			if f.Group != "The machine" && f.Group != "Templates" && f.Group != "Encrypted values" {
 				t.Errorf("%s has no example", f.Name)
 			}
 			continue
@@ -56,7 +56,7 @@ func reference() string {
 	for _, f := range render.Functions() {
 		if f.Group != group {
 			group = f.Group
-			fmt.Fprintf(&text, "\n### %s\n\n| Function | | Example |\n|---|---|---|\n", group)
+			fmt.Fprintf(&text, "\n### %s\n\n%s| Function | | Example |\n|---|---|---|\n", group, groupTexts[group])
 		}
 		example := ""
 		if f.Example != "" {
@@ -79,6 +79,12 @@ func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 
 // shown is a result with its line ends made visible.
 func shown(result string) string { return strings.ReplaceAll(result, "\n", "⏎") }
+
+// groupTexts are what is to be said of whole groups.
+var groupTexts = map[string]string{
+	"Encrypted values": "They read what crypt has encrypted: base64 of an OpenPGP message of the gzipped text, as `gzip -c | gpg --encrypt | base64` makes it.\n" +
+		"`-secret-keyring` names the keys to decrypt with, of which none may have a passphrase.\n\n",
+}
 
 const referenceHead = `# Template functions
 

@@ -56,6 +56,10 @@ type Env struct {
 	// Include returns the text of another template by its name; nil: there is none. IncludeDir makes one.
 	Include func(name string) (text string, err error)
 
+	// Decrypt returns the text of an encrypted value, for cget, cgets, cgetv and cgetvs; nil: there is no secret
+	// keyring, and they fail. Its error says nothing of the value. It is safe for concurrent use.
+	Decrypt func(value string) (text string, err error)
+
 	Limits Limits
 
 	// Sensitive keeps values out of errors and of Output.Skipped: they name the place, the function

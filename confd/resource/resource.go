@@ -117,6 +117,11 @@ const (
 // not say.
 const debounceMaxFactor = 4
 
+// Withhold makes r sensitive, and its commands.
+func (r *Resource) Withhold() {
+	r.Sensitive, r.Check.Sensitive, r.Reload.Sensitive, r.Confirm.Sensitive = true, true, true, true
+}
+
 // Destination returns what the file at dest must look like: Dest, or one that DestOf has returned.
 func (r Resource) Destination(dest string) install.File {
 	return install.File{Path: dest, Mode: r.Mode, UID: r.UID, GID: r.GID, Follow: r.FollowSymlink}

@@ -46,6 +46,7 @@ var plan = []layer{
 	{"confd/install", nil, "bytes, files and commands are the same whoever made them"},
 	{"confd/render", []string{"pkg/kv", "pkg/registry", "pkg/spelling"}, "what a template makes of keys does not depend on where they come from"},
 	{"confd/resource", []string{"confd/install", "pkg/kv", "pkg/spelling"}, "what is wanted is read; doing it is for others"},
+	{"confd/crypt", nil, "a value is decrypted the same whoever keeps it and asks for it"},
 	{"confd/guard", nil, "a decision about counts and times has to know nothing else"},
 	{"confd/starter", []string{"templates", "confd/resource", "pkg/spelling"}, "it fits files to a machine; what kvconfd makes of them is not its matter"},
 	{"confd/report", []string{"pkg/..."}, "it says what it was told; how a target gets there is the loop's matter"},

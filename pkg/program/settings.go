@@ -86,7 +86,7 @@ func resolve(p Program, cmd *cobra.Command, lookupEnv func(string) (string, bool
 	}
 	path := flagValue(cmd, configFlag(p))
 	if path == "" {
-		if origins[configFlag(p)] != OriginDefault {
+		if origins[configFlag(p)] != OriginDefault && !p.ConfigMayMiss {
 			return nil, fmt.Errorf("--%s needs the path of a file", configFlag(p))
 		}
 		return origins, nil
