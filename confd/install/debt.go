@@ -51,9 +51,11 @@ func IsBeside(path string) bool {
 	return strings.HasPrefix(filepath.Base(path), ".") && (isStaged || slices.Contains([]string{debtSuffix, goodSuffix, keptSuffix, madeSuffix}, suffix))
 }
 
+const debtText = "kvconfd changed %s and has not yet reloaded its reader\n"
+
 // Owe records that the destination's reader has to be told of a change.
 func (f File) Owe() error {
-	return writeDurably(f.debtPath(), []byte("kvconfd changed "+f.Path+" and has not yet reloaded its reader\n"), 0o600)
+	return writeDurably(f.debtPath(), []byte(fmt.Sprintf(debtText, f.Path)), 0o600)
 }
 
 // OweInPassing is Owe without waiting for the disk: the record outlives this process, but not the machine. It

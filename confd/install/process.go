@@ -40,7 +40,7 @@ func (f File) Tell(ctx context.Context, c Command) (output string, err error) {
 			return // whoever comes after a kill does not wait then
 		}
 		defer debt.Close()
-		fmt.Fprintf(debt, "kvconfd is telling the reader of %s of a change\n"+processLine, f.Path, p.pid, p.started)
+		fmt.Fprintf(debt, debtText+processLine, f.Path, p.pid, p.started)
 	})
 }
 
