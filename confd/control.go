@@ -2,7 +2,6 @@ package confd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -122,7 +121,7 @@ func (c *control) Release(name string) error {
 	held, known := c.agent.board.release(name)
 	switch {
 	case !known:
-		return &kv.Error{Op: "release", Key: name, Kind: kv.NotFound, Err: fmt.Errorf("there is no target %q; kvconfd status lists them", name)}
+		return &kv.Error{Op: "release", Key: name, Kind: kv.NotFound, Cause: fmt.Sprintf("there is no target %q; kvconfd status lists them", name)}
 	case !held:
 		return &kv.Error{Op: "release", Key: name, Kind: kv.CompareFailed, Cause: name + " is not held; kvconfd status shows what is"}
 	}
@@ -147,7 +146,7 @@ func (c *control) Explain(ctx context.Context, file string, line int) (report.Ex
 			return c.explain(ctx, t, item, path, line)
 		}
 	}
-	return report.Explanation{}, &kv.Error{Op: "explain", Key: file, Kind: kv.NotFound, Err: errors.New("no resource makes this file")}
+	return report.Explanation{}, &kv.Error{Op: "explain", Key: file, Kind: kv.NotFound, Cause: file + ": no resource makes this file"}
 }
 
 // makes reports whether t makes a file, and of which item.
