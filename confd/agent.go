@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -176,7 +175,7 @@ func (a *agent) open() (tasks []task, roots map[string][]string) {
 			}
 			a.stores[name] = opened
 		}
-		tasks = append(tasks, task{Resource: r, mirror: a.stores[name].mirror})
+		tasks = append(tasks, task{Resource: r, mirror: a.stores[name].mirror, source: a.stores[name].source})
 		roots[name] = append(roots[name], r.Keys...)
 	}
 	for name := range roots {
@@ -197,9 +196,6 @@ func (a *agent) once(ctx context.Context) error {
 		}
 	}
 	loadErr := errors.Join(problems...)
-	if a.cfg.Present && loadErr == nil {
-		tasks, loadErr = a.withKeys(ctx, tasks)
-	}
 	done := a.passOnce(ctx, tasks)
 	switch {
 	case loadErr != nil:
@@ -208,30 +204,6 @@ func (a *agent) once(ctx context.Context) error {
 		return errors.New("not everything is up to date; the log above says what and why")
 	}
 	return nil
-}
-
-// withKeys returns the tasks that are not without one of their keys: the others are logged and noted as bad. A key may be
-// an empty directory, so that only those are asked for of which nothing was read. With for_each no key has to be there.
-func (a *agent) withKeys(ctx context.Context, tasks []task) (whole []task, err error) {
-	for _, t := range tasks {
-		if t.ForEach != "" {
-			whole = append(whole, t)
-			continue
-		}
-		name, _ := a.settings(t.Resource)
-		absent, err := a.stores[name].source.Absent(ctx, slices.DeleteFunc(slices.Clone(t.Named), t.mirror.View().Holds))
-		switch {
-		case err != nil:
-			return tasks, err
-		case len(absent) == 0:
-			whole = append(whole, t)
-		default:
-			reason := "keys that are not in the store: " + strings.Join(absent, " ")
-			a.deps.Log.Error("not up to date", "resource", t.Name, "dest", t.Dest, "reason", reason)
-			a.bad[t.File] = fmt.Sprintf("resource file %s: %s", t.File, reason)
-		}
-	}
-	return whole, nil
 }
 
 // passOnce does the work of once, and reports whether everything is up to date.

@@ -572,3 +572,25 @@ func TestAFileOfAGroupThatStaysIsUpToDateWhenAnotherChanges(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestCalledAsConfdAFileStaysWhenItsDirectoryIsRemovedAndFollowsWhenItIsBack(t *testing.T) {
+	r := newRig(t, newClient(t, daemontest.Start(t, 1).URL()))
+	r.cfg.Present = true
+	r.resource("a", `{{range gets "/a/*"}}{{.Value}} {{end}}`, `keys = ["/a"]`)
+	r.start()
+	r.set("/a/x", "1")
+	r.eventually("a.out", "1 ")
+	if _, err := r.deps.Store.Write(t.Context(), kv.Write{Op: kv.OpDelete, Key: "/a", Dir: true, Recursive: true}); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the log says what is missing", func() bool { return strings.Contains(r.log.String(), "keys that are not in the store: /a") })
+	if got := r.read("a.out"); got != "1 " {
+		t.Errorf("the file is %q", got)
+	}
+	r.set("/a/y", "2")
+	r.eventually("a.out", "2 ")
+	if _, err := r.deps.Store.Write(t.Context(), kv.Write{Op: kv.OpDelete, Key: "/a/y"}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("a.out", "") // the directory is there
+}

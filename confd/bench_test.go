@@ -29,7 +29,7 @@ func BenchmarkAChangeOfOneServiceOf5000(b *testing.B) {
 	}
 	m := keys.NewMirror(keys.Segments)
 	m.Replace([]string{"/services"}, keys.Origin{Cluster: "c", Index: 1}, pairs)
-	g := newGroup(newShared(r.cfg, r.deps), []task{{loaded[0].Resource, m}})
+	g := newGroup(newShared(r.cfg, r.deps), []task{{Resource: loaded[0].Resource, mirror: m}})
 	defer g.end()
 	g.turn(b.Context())
 	for n := range b.N {

@@ -38,6 +38,7 @@ func newShared(cfg Config, deps Deps) *shared {
 type task struct {
 	resource.Resource
 	mirror *keys.Mirror
+	source keys.Source // of mirror; may be nil without Config.Present
 }
 
 // slot waits until there is room for one more render, and returns how to give it back.

@@ -46,7 +46,7 @@ func (h *holding) begin() (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(h.t.Context())
 	ended := make(chan struct{})
-	h.g = newGroup(newShared(h.cfg, h.deps), []task{{loaded[0].Resource, h.m}})
+	h.g = newGroup(newShared(h.cfg, h.deps), []task{{Resource: loaded[0].Resource, mirror: h.m}})
 	go func() {
 		defer close(ended)
 		h.g.run(ctx)
@@ -281,7 +281,7 @@ func TestATurnOfManyStepsMakesProgressAndAStepThatDoesNotEndNone(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, l := range loaded {
-			tasks = append(tasks, task{l.Resource, h.m})
+			tasks = append(tasks, task{Resource: l.Resource, mirror: h.m})
 		}
 		g := newGroup(newShared(h.cfg, h.deps), tasks)
 		ctx, cancel := context.WithCancel(t.Context())

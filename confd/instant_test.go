@@ -55,7 +55,7 @@ func instantRigWith(t *testing.T, settings string, others []string) (r *rig, e *
 		if one.Err != nil {
 			t.Fatal(one.Err)
 		}
-		tasks = append(tasks, task{one.Resource, m})
+		tasks = append(tasks, task{Resource: one.Resource, mirror: m})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})

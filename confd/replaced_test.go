@@ -69,7 +69,7 @@ func TestAHeldFileFollowsTheTruthWhenTheGraceIsOver(t *testing.T) {
 		m.Replace([]string{"/a"}, keys.Origin{Cluster: "c1", Index: 9}, map[string]string{"/a/x": "1"})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
-		g := newGroup(newShared(r.cfg, r.deps), []task{{loaded[0].Resource, m}})
+		g := newGroup(newShared(r.cfg, r.deps), []task{{Resource: loaded[0].Resource, mirror: m}})
 		go func() {
 			defer close(ended)
 			g.run(ctx)

@@ -365,6 +365,9 @@ func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 	}
 	tree := t.tree(view)
 	err := t.parse()
+	if err == nil && t.cfg.Present && t.ForEach == "" {
+		err = t.absent(ctx, view)
+	}
 	if err == nil && t.ForEach != "" && t.relist {
 		err = t.list(tree)
 	}
@@ -388,6 +391,28 @@ func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 	if err == nil {
 		t.note()
 	}
+}
+
+// absentMax is how long it is waited for the store to say whether keys are there.
+const absentMax = 2 * time.Second
+
+// absent returns an error if one of the keys of the resource file is not in the store. It may be an empty directory, so
+// that the store is asked for those of which there is nothing in view.
+func (t *target) absent(ctx context.Context, view keys.View) error {
+	unseen := slices.DeleteFunc(slices.Clone(t.Named), view.Holds)
+	if len(unseen) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, absentMax)
+	defer cancel()
+	absent, err := t.source.Absent(ctx, unseen)
+	switch {
+	case err != nil:
+		return fmt.Errorf("it is not known whether these keys are in the store: %s: %w", strings.Join(unseen, " "), err)
+	case len(absent) > 0:
+		return fmt.Errorf("keys that are not in the store: %s", strings.Join(absent, " "))
+	}
+	return nil
 }
 
 // fail notes what keeps the items of a resource with for_each from being known; nil: nothing does. Their files
