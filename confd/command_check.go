@@ -36,7 +36,11 @@ Exit codes: 0 nothing that cannot work, 1 there are errors.`,
 			if err != nil {
 				return err
 			}
-			findings, resources, err := check(o.config())
+			cfg, err := o.keyed()
+			if err != nil {
+				return &program.ExitError{Code: program.ExitUsage, Err: err}
+			}
+			findings, resources, err := check(cfg)
 			if err != nil {
 				return &program.ExitError{Code: program.ExitUsage, Err: err}
 			}
@@ -137,7 +141,11 @@ func (f *offline) addTo(cmd *cobra.Command) {
 
 // open returns a bench that reads from where the flags say.
 func (f *offline) open(ctx context.Context, o *options, env *program.Env) (*bench, error) {
-	b, err := newBench(o.config(), env.Log)
+	cfg, err := o.keyed()
+	if err != nil {
+		return nil, trouble(err)
+	}
+	b, err := newBench(cfg, env.Log)
 	if err != nil {
 		return nil, trouble(err)
 	}

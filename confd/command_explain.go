@@ -28,7 +28,11 @@ import (
 
 // templateBench is a bench with one resource: a template file that sees all keys.
 func (o *options) templateBench(ctx context.Context, from *offline, path string, env *program.Env) (*bench, error) {
-	b := &bench{cfg: o.config(), log: env.Log}
+	cfg, err := o.keyed()
+	if err != nil {
+		return nil, trouble(err)
+	}
+	b := &bench{cfg: cfg, log: env.Log}
 	absolute, err := filepath.Abs(path)
 	if err != nil {
 		return nil, trouble(err)
@@ -36,7 +40,7 @@ func (o *options) templateBench(ctx context.Context, from *offline, path string,
 	b.views = map[string]keys.View{}
 	b.resources = []resource.Resource{{
 		Name: filepath.Base(path), Src: absolute, Dest: "stdout", Prefix: kv.Clean(b.cfg.Prefix), Keys: []string{kv.Clean(b.cfg.Prefix)},
-		Sensitive: isSensitive(b.cfg, path),
+		Sensitive: cfg.Keyring != nil || isSensitive(cfg, path),
 	}}
 	return b, from.apply(ctx, b, env)
 }

@@ -1,12 +1,20 @@
 package confd
 
 import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/kvd-io/kvd/confd/report"
 	"github.com/kvd-io/kvd/confd/resource"
@@ -332,5 +340,53 @@ func TestAStatusSpellsOutWhatATerminalWouldActUpon(t *testing.T) {
 	})
 	if err != nil || strings.ContainsRune(out.String(), '\x1b') || strings.Count(out.String(), `a\x1b[2J\nb`) != 6 || strings.Count(out.String(), "\n") != 4 {
 		t.Errorf("%v: %q", err, out.String())
+	}
+}
+
+func TestWithAKeyringAllContentIsSensitiveAndWhoeverAsksTheAgentNeedsNone(t *testing.T) {
+	key, err := openpgp.NewEntity("kvd", "", "kvd@example.com", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ring, message bytes.Buffer
+	armored, err := armor.Encode(&ring, openpgp.PrivateKeyType, nil)
+	if err := errors.Join(err, key.SerializePrivateWithoutSigning(armored, nil), armored.Close()); err != nil {
+		t.Fatal(err)
+	}
+	encrypted, err := openpgp.Encrypt(&message, []*openpgp.Entity{key}, nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zipped := gzip.NewWriter(encrypted)
+	_, err = zipped.Write([]byte("s3cret"))
+	if err := errors.Join(err, zipped.Close(), encrypted.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	r := newRig(t, nil)
+	r.write("keyring.asc", ring.String())
+	r.write("keys.yaml", "password: "+base64.StdEncoding.EncodeToString(message.Bytes()))
+	r.resource("a", `{{cgetv "/password"}}`, `keys = ["/password"]`)
+	r.write("other.tmpl", `{{json (cgetv "/password")}}`)
+	r.write("good.tmpl", `{{cgetv "/password"}}`)
+	with := func(ring string, words ...string) (int, string) {
+		code, stdout, stderr := r.command(append(words, "--secret-keyring", r.path(ring))...)
+		return code, stdout + stderr
+	}
+	for _, name := range []string{"a", r.path("good.tmpl"), r.path("other.tmpl")} {
+		if code, text := with("keyring.asc", "render", name, "--keys", r.path("keys.yaml")); code == 0 || strings.Contains(text, "s3") || strings.Contains(text, "'s'") {
+			t.Errorf("render %s: %d, %s", name, code, text)
+		}
+	}
+	for _, name := range []string{"a", r.path("good.tmpl")} {
+		if code, text := with("keyring.asc", "render", name, "--keys", r.path("keys.yaml"), "--show-sensitive"); code != 0 || !strings.Contains(text, "s3cret") {
+			t.Errorf("render %s --show-sensitive: %d, %s", name, code, text)
+		}
+	}
+	if code, text := with("none", "render", "a", "--keys", r.path("keys.yaml")); code == 0 || !strings.Contains(text, "secret keyring") {
+		t.Errorf("without the file: %d, %s", code, text)
+	}
+	if code, text := with("none", "status"); !strings.Contains(text, "nobody serves it") {
+		t.Errorf("status without the file: %d, %s", code, text)
 	}
 }

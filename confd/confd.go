@@ -57,7 +57,7 @@ type Config struct {
 	StateDir string
 
 	Onetime  bool          // one pass, then return
-	Present  bool          // with backend etcd: a key of a resource that is neither a key nor a directory fails it, as in confd
+	Present  bool          // with backend etcd: a key of a resource that is neither a key nor a directory fails it, unless it has for_each, as in confd
 	Watch    bool          // follow changes; otherwise look at every Interval
 	Interval time.Duration // between two looks at everything, with or without Watch
 

@@ -315,3 +315,47 @@ func TestAReloadBySomebodyElseThatReadTheFileOfBeforeIsFoundSoon(t *testing.T) {
 		}
 	})
 }
+
+func TestAReloadForAnotherFileGoesOnWhenTheNextVersionOfWhatRunsAheadCannotBeHad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, w, put, stop := instantRigWith(t, "min_reload_interval = \"10s\"\n", []string{"z"})
+		defer stop()
+		r.write("conf/templates/a.tmpl", `{{if eq (getv "/x") "bad"}}{{getv "/none"}}{{end}}{{getv "/x"}}`)
+		time.Sleep(time.Minute)
+		put("/x", "api 1") // takes a reload
+		time.Sleep(time.Second)
+		put("/x", "api 2") // runs at once
+		put("/x", "web 3") // is to wait for the time of a reload
+		time.Sleep(50 * time.Millisecond)
+		put("/x", "bad") // cannot be rendered
+		put("/y", "7")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if r.read("live") != "api 2" || r.read("a.out") != "api 2" || w.status("a").State != report.Failed {
+			t.Errorf("live %q, file %q, %s", r.read("live"), r.read("a.out"), w.status("a").State)
+		}
+		if r.read("z.out") != "7" || w.status("z").State != report.Converged {
+			t.Errorf("the other file is %q, %s", r.read("z.out"), w.status("z").State)
+		}
+	})
+}
+
+func TestAReloadForAnotherFileGoesOnWhenAVersionComesBackThatWasRolledBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, w, put, stop := instantRigWith(t, "on_reload_failure = \"rollback\"\nconfirm_cmd = \"! grep -q boom $DIR/live\"\nconfirm_cmd_timeout = \"1s\"\n", []string{"z"})
+		defer stop()
+		time.Sleep(time.Minute)
+		put("/x", "boom 1")
+		time.Sleep(1500 * time.Millisecond)
+		put("/x", "web 2")
+		time.Sleep(30 * time.Millisecond)
+		put("/x", "boom 1")
+		time.Sleep(30 * time.Millisecond)
+		put("/y", "9")
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if r.read("z.out") != "9" || w.status("z").State != report.Converged || r.read("live") != r.read("a.out") {
+			t.Errorf("the other file is %q, %s; live %q, file %q", r.read("z.out"), w.status("z").State, r.read("live"), r.read("a.out"))
+		}
+	})
+}

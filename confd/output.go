@@ -138,13 +138,10 @@ func (o *output) render(ctx context.Context, tree render.Tree) {
 	if ctx.Err() != nil {
 		return
 	}
-	o.reads, o.dirty, o.broken = out.Reads, false, err != nil
+	o.reads, o.dirty, o.broken = out.Reads, false, false
 	o.cause.take(&o.seen)
 	if err != nil {
-		if o.rendered = o.runs(); !o.rendered {
-			o.want = nil
-		}
-		o.set.fail(o, report.StepRender, err)
+		o.unrendered(err)
 		return
 	}
 	t.tellSkipped(out.Skipped)
@@ -152,6 +149,15 @@ func (o *output) render(ctx context.Context, tree render.Tree) {
 	o.want, o.hash = out.Content, sha256.Sum256(out.Content)
 	o.status.Index = t.index
 	o.set.fresh = true
+}
+
+// unrendered notes that there is no new version, for a reason. What runs ahead of the file is still to be written.
+func (o *output) unrendered(err error) {
+	o.broken = true
+	if o.rendered = o.runs(); !o.rendered {
+		o.want = nil
+	}
+	o.set.fail(o, report.StepRender, err)
 }
 
 // become notes where o stands, and tells it if that is news.

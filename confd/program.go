@@ -118,6 +118,7 @@ func defaultStateDir() string {
 type options struct {
 	Config
 	password  string
+	keyring   string // path
 	srvDomain string
 	srvRecord string
 
@@ -210,7 +211,7 @@ func (o *options) addFlags(cmd *cobra.Command, confDir string, asConfd bool) {
 	flags.StringVar(&o.srvRecord, "srv-record", "", "SRV `record` that names the endpoints")
 	flags.StringArrayVar(&o.Files, "file", nil, "file backend: YAML or JSON `file`, or directory of such; may be repeated")
 	flags.StringVar(&o.Filter, "filter", "*", "file backend: `pattern` for the names of files in directories")
-	flags.Var(&keyring{into: &o.Keyring}, "secret-keyring", "`file` of armored PGP secret keys, with which cget, cgets, cgetv and cgetvs decrypt; all content is sensitive then")
+	flags.StringVar(&o.keyring, "secret-keyring", "", "`file` of armored PGP secret keys, with which cget, cgets, cgetv and cgetvs decrypt; all content is sensitive then")
 	for _, name := range ignored {
 		flags.String(name, "", "a setting of confd that has no effect here")
 		flags.Lookup(name).Hidden = true
@@ -254,6 +255,15 @@ func (o options) config() Config {
 		cfg.SRV = fmt.Sprintf("_%s._tcp.%s.", o.Backend, strings.TrimSuffix(o.srvDomain, "."))
 	}
 	return cfg
+}
+
+// keyed is config with the secret keys to decrypt with.
+func (o options) keyed() (cfg Config, err error) {
+	cfg = o.config()
+	if o.keyring != "" {
+		cfg.Keyring, err = crypt.Read(o.keyring)
+	}
+	return cfg, err
 }
 
 // canonical returns the name of the flag that confd, on the command line or in confd.toml, calls name.
@@ -301,23 +311,6 @@ func (l *logLevel) Set(text string) error {
 		l.text = "info"
 	}
 	return nil
-}
-
-// keyring is the flag --secret-keyring.
-type keyring struct {
-	path string
-	into **crypt.Keyring
-}
-
-func (k *keyring) String() string { return k.path }
-func (k *keyring) Type() string   { return "file" }
-func (k *keyring) Set(path string) (err error) {
-	if k.path = path; path == "" {
-		*k.into = nil
-		return nil
-	}
-	*k.into, err = crypt.Read(path)
-	return err
 }
 
 // configFile is confd.toml as it was read.

@@ -28,7 +28,10 @@ const residentGCPercent = 50
 
 // run is the program without a command: the agent, and what tells others how it does.
 func (o *options) run(ctx context.Context, env *program.Env) error {
-	cfg := o.config()
+	cfg, err := o.keyed()
+	if err != nil {
+		return err
+	}
 	if err := cfg.Validate(); err != nil {
 		return err
 	}

@@ -94,9 +94,13 @@ func (g *group) settle(ctx context.Context) {
 		}
 		return
 	}
-	g.awaitEarlier(ctx)
-	if !g.abreast(ctx) {
-		r.at = now.Add(retryMin)
+	if !g.awaitEarlier(ctx) {
+		return // who comes next waits
+	}
+	if behind := g.abreast(ctx); behind != nil {
+		if r.at = time.Now().Add(r.retry.Next()); ctx.Err() == nil {
+			r.failure.tell(g.about(owing), "not reloaded", fmt.Errorf("the file of %s has yet to catch up with what runs", behind.last().Name))
+		}
 		return
 	}
 	owing = g.owing(now)
@@ -137,13 +141,18 @@ func (g *group) settle(ctx context.Context) {
 
 // awaitEarlier waits for a reload that a kvconfd which was killed has left behind: who is reloaded twice at once may
 // lose the second, as HAProxy does.
-func (g *group) awaitEarlier(ctx context.Context) {
+func (g *group) awaitEarlier(ctx context.Context) (ended bool) {
 	for _, o := range g.outputs() {
-		if o.earlier.Await(ctx, g.reader.reload.Timeout) {
-			o.log.Info("a reload_cmd that another kvconfd has begun, and did not live to see ended, was waited for")
+		if o.earlier.Runs() {
+			o.log.Info("a reload_cmd that another kvconfd has begun, and did not live to see ended, is waited for")
+			o.earlier.Await(ctx, g.reader.reload.Timeout)
+		}
+		if ctx.Err() != nil {
+			return false
 		}
 		o.earlier = install.Process{}
 	}
+	return true
 }
 
 // owing returns the outputs whose reader is to be told of them now.
@@ -163,13 +172,16 @@ func (g *group) owing(now time.Time) (owing []*output) {
 	return owing
 }
 
-// abreast has the files hold what runs ahead of them: after a reload the program runs what its files hold. If not ok,
-// that could not be, and nobody may be told of other files.
-func (g *group) abreast(ctx context.Context) (ok bool) {
+// abreast has the files hold what runs ahead of them: after a reload the program runs what its files hold. Where that
+// could not be there is one that is behind, and nobody may be told of other files.
+func (g *group) abreast(ctx context.Context) (behind *set) {
 	for _, s := range g.allSets() {
-		for range 2 { // a newer version that is refused leaves what runs to be written
+		for again := range 2 { // a newer version that cannot be had leaves what runs to be written
 			if !s.isAhead() {
 				break
+			}
+			if again > 0 {
+				s.keepAhead(s.outputs())
 			}
 			for _, t := range s.of() {
 				t.full = true
@@ -178,10 +190,10 @@ func (g *group) abreast(ctx context.Context) (ok bool) {
 			g.bring(ctx, s)
 		}
 		if s.isAhead() {
-			return false
+			return s
 		}
 	}
-	return true
+	return nil
 }
 
 // admit runs the checks of owing that look at what is in place, and takes back what they refuse. left still owe it to

@@ -316,6 +316,10 @@ func (g *group) lookAgain(ctx context.Context, s *set, now time.Time) {
 	if s.look.IsZero() || now.Before(s.look) || ctx.Err() != nil {
 		return
 	}
+	if slices.ContainsFunc(s.outputs(), func(o *output) bool { return o.dirty }) {
+		s.look = now.Add(lookAfter)
+		return
+	}
 	s.look = time.Time{}
 	for _, o := range s.outputs() {
 		isHeld := o.target.isHeld() || o.target.waiting

@@ -383,7 +383,7 @@ func (t *target) make(ctx context.Context, view keys.View, now time.Time) {
 			return
 		}
 		if o.dirty && err != nil {
-			o.set.fail(o, report.StepRender, err)
+			o.unrendered(err)
 		} else if o.dirty && !o.vanished {
 			o.render(ctx, tree)
 		}
@@ -405,7 +405,7 @@ func (t *target) absent(ctx context.Context, view keys.View) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, absentMax)
 	defer cancel()
-	absent, err := t.source.Absent(ctx, unseen)
+	absent, err := t.source.Absent(ctx, unseen, view.Index())
 	switch {
 	case err != nil:
 		return fmt.Errorf("it is not known whether these keys are in the store: %s: %w", strings.Join(unseen, " "), err)

@@ -24,15 +24,20 @@ import (
 const (
 	keyringBytesMax = 16 << 20
 	textBytesMax    = 16 << 20 // of a value that is decrypted: more than a store takes
-	knownMax        = 4096     // values that are remembered
+
+	// What was decrypted is remembered, but for long texts: decrypting takes milliseconds.
+	knownBytesMax = 16 << 20 // of all of them
+	knownTextMax  = 64 << 10
+	knownCost     = 200 // bytes that it takes to remember one beside its text
 )
 
 // Keyring decrypts with secret keys. It is safe for concurrent use.
 type Keyring struct {
 	keys openpgp.EntityList
 
-	mu    sync.Mutex // guards known
-	known map[[sha256.Size]byte]string
+	mu         sync.Mutex // guards the fields below
+	known      map[[sha256.Size]byte]string
+	knownBytes int
 }
 
 // Read returns the keyring in a file of armored secret keys. The error says what is wrong with the file: it cannot
@@ -71,13 +76,20 @@ func (k *Keyring) Decrypt(value string) (text string, err error) {
 	if text, err = k.decrypt(value); err != nil {
 		return "", err
 	}
+	if len(text) <= knownTextMax {
+		k.remember(sum, text)
+	}
+	return text, nil
+}
+
+func (k *Keyring) remember(sum [sha256.Size]byte, text string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.known) >= knownMax {
+	if k.knownBytes += len(text) + knownCost; k.knownBytes > knownBytesMax {
 		clear(k.known)
+		k.knownBytes = len(text) + knownCost
 	}
 	k.known[sum] = text
-	return text, nil
 }
 
 func (k *Keyring) decrypt(value string) (string, error) {

@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -16,11 +17,12 @@ import (
 type Process struct {
 	pid     int // of the command, and of its group
 	started uint64
+	boot    string // since which that counts
 }
 
 // processLine is the line of a debt that names the process of the command; started is in clock ticks since the
 // machine came up, which tells the process from a later one of the same number.
-const processLine = "process %d started %d\n"
+const processLine = "process %d started %d boot %s\n"
 
 // debtBytesMax bounds a debt that is read.
 const debtBytesMax = 64 << 10
@@ -40,16 +42,22 @@ func (f File) Tell(ctx context.Context, c Command) (output string, err error) {
 			return // whoever comes after a kill does not wait then
 		}
 		defer debt.Close()
-		fmt.Fprintf(debt, debtText+processLine, f.Path, p.pid, p.started)
+		fmt.Fprintf(debt, debtText+processLine, f.Path, p.pid, p.started, p.boot)
 	})
 }
 
 // Teller returns the process that Tell has noted in the debt of f.
 func (f File) Teller() Process {
-	if info, err := os.Lstat(f.debtPath()); err != nil || !info.Mode().IsRegular() {
+	debt, err := os.OpenFile(f.debtPath(), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
 		return Process{}
 	}
-	text, err := readBounded(f.debtPath(), debtBytesMax)
+	defer debt.Close()
+	var is syscall.Stat_t
+	if err := syscall.Fstat(int(debt.Fd()), &is); err != nil || is.Mode&syscall.S_IFMT != syscall.S_IFREG || int(is.Uid) != os.Geteuid() {
+		return Process{} // another user does not say what may be killed
+	}
+	text, err := io.ReadAll(io.LimitReader(debt, debtBytesMax))
 	if err != nil {
 		return Process{}
 	}
@@ -61,30 +69,26 @@ func parseTeller(text string) (p Process) {
 	if len(lines) < 2 {
 		return Process{}
 	}
-	if n, _ := fmt.Sscanf(lines[len(lines)-2], processLine, &p.pid, &p.started); n != 2 || p.pid <= 1 {
+	if n, _ := fmt.Sscanf(lines[len(lines)-2], processLine, &p.pid, &p.started, &p.boot); n != 3 || p.pid <= 1 {
 		return Process{}
 	}
 	return p
 }
 
 // Await waits until p has ended: at most for timeout, 0 standing for DefaultTimeout. Then it is ended as Run ends what
-// takes too long. waited is false if there was nothing to wait for. It returns early when ctx is done.
-func (p Process) Await(ctx context.Context, timeout time.Duration) (waited bool) {
-	if !p.runs() {
-		return false
-	}
+// takes too long. It returns early when ctx is done.
+func (p Process) Await(ctx context.Context, timeout time.Duration) {
 	if timeout <= 0 {
 		timeout = DefaultTimeout
 	}
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		if p.endsWithin(ctx, timeout) || ctx.Err() != nil {
-			return true
+			return
 		}
 		_ = syscall.Kill(-p.pid, signal) // fails if nothing of it is left
 		timeout = killGrace
 	}
 	p.endsWithin(ctx, timeout)
-	return true
 }
 
 func (p Process) endsWithin(ctx context.Context, patience time.Duration) bool {
@@ -92,7 +96,7 @@ func (p Process) endsWithin(ctx context.Context, patience time.Duration) bool {
 	defer end.Stop()
 	look := time.NewTicker(awaitInterval)
 	defer look.Stop()
-	for p.runs() {
+	for p.Runs() {
 		select {
 		case <-look.C:
 		case <-end.C:
@@ -104,8 +108,8 @@ func (p Process) endsWithin(ctx context.Context, patience time.Duration) bool {
 	return true
 }
 
-// runs reports whether the process is there and has not ended.
-func (p Process) runs() bool {
+// Runs reports whether the process is there and has not ended.
+func (p Process) Runs() bool {
 	if p.pid == 0 {
 		return false
 	}
@@ -123,7 +127,9 @@ func processOf(pid int) (Process, error) {
 	if !ok {
 		return Process{}, os.ErrProcessDone
 	}
-	return p, nil
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	p.boot = strings.TrimSpace(string(boot))
+	return p, err
 }
 
 // parseStat reads what proc(5) says of a process. ok is false if it has ended, or that cannot be understood.

@@ -48,22 +48,25 @@ func TestWhoeverTakesOverWaitsForTheCommandThatPaysADebt(t *testing.T) {
 	if owes, err := f.Owes(); !owes || err != nil {
 		t.Errorf("the debt is gone: %v, %v", owes, err)
 	}
+	if !p.Runs() {
+		t.Error("a command that runs does not")
+	}
 	cut, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if !p.Await(cut, time.Minute) || cut.Err() == nil {
+	p.Await(cut, time.Minute)
+	if cut.Err() == nil {
 		t.Error("a command that runs was not waited for")
 	}
 	done()
-	if !p.Await(t.Context(), time.Minute) {
-		if _, err := os.Stat(filepath.Join(filepath.Dir(f.Path), "ended")); err != nil {
-			t.Error("it was not waited for to its end")
-		}
+	p.Await(t.Context(), time.Minute)
+	if _, err := os.Stat(filepath.Join(filepath.Dir(f.Path), "ended")); err != nil {
+		t.Error("it was not waited for to its end")
 	}
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if p.Await(t.Context(), time.Minute) || f.Teller().Await(t.Context(), time.Minute) {
-		t.Error("one that has ended was waited for")
+	if p.Runs() || f.Teller().Runs() {
+		t.Error("one that has ended runs")
 	}
 	if err := f.Paid(); err != nil {
 		t.Fatal(err)
@@ -77,9 +80,7 @@ func TestWhoeverTakesOverEndsACommandThatTakesTooLong(t *testing.T) {
 	t.Parallel()
 	f, c, _ := indebted(t)
 	p, ended := tell(t, f, c)
-	if !p.Await(t.Context(), 50*time.Millisecond) {
-		t.Error("it was not waited for")
-	}
+	p.Await(t.Context(), 50*time.Millisecond)
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "terminated") {
 		t.Errorf("it ended with %v", err)
 	}
@@ -87,14 +88,15 @@ func TestWhoeverTakesOverEndsACommandThatTakesTooLong(t *testing.T) {
 
 func TestADebtNamesAProcessOnlyWhereOneWasNoted(t *testing.T) {
 	for text, want := range map[string]int{
-		"":                          0,
-		"kvconfd changed /a\n":      0,
-		"a\nprocess 12 started 9\n": 12,
-		"a\nprocess 12 started 9":   0, // cut off
-		"a\nprocess 1 started 9\n":  0,
-		"a\nprocess -7 started 9\n": 0,
-		"a\nprocess x started 9\n":  0,
-		"process 12 started 9\nb\n": 0,
+		"":                                 0,
+		"kvconfd changed /a\n":             0,
+		"a\nprocess 12 started 9 boot b\n": 12,
+		"a\nprocess 12 started 9 boot b":   0, // cut off
+		"a\nprocess 12 started 9\n":        0,
+		"a\nprocess 1 started 9 boot b\n":  0,
+		"a\nprocess -7 started 9 boot b\n": 0,
+		"a\nprocess x started 9 boot b\n":  0,
+		"process 12 started 9 boot b\nb\n": 0,
 	} {
 		if pid, started := install.ParseTeller(text); pid != want && want != 0 || want == 0 && pid+int(started) != 0 {
 			t.Errorf("%q names %d, started at %d; want %d", text, pid, started, want)
@@ -117,4 +119,37 @@ func TestAProcessIsKnownByWhenItWasStarted(t *testing.T) {
 			t.Errorf("%q: %d, %v; want %d", text, started, ok, want)
 		}
 	}
+}
+
+func TestAnotherUserDoesNotSayWhatIsWaitedForAndEnded(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	t.Parallel()
+	f, c, done := indebted(t)
+	_, ended := tell(t, f, c)
+	debt := filepath.Join(filepath.Dir(f.Path), ".a.cfg.reload-pending")
+	if err := os.Chown(debt, 65534, -1); err != nil {
+		t.Fatal(err)
+	}
+	if p := f.Teller(); p.Runs() {
+		t.Error("a debt of another user is believed")
+	}
+	if err := os.Chown(debt, 0, -1); err != nil {
+		t.Fatal(err)
+	}
+	if p := f.Teller(); !p.Runs() {
+		t.Error("a debt of this user is not")
+	}
+	if err := os.Rename(debt, debt+"-moved"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(debt+"-moved", debt); err != nil {
+		t.Fatal(err)
+	}
+	if p := f.Teller(); p.Runs() {
+		t.Error("a link is followed")
+	}
+	done()
+	<-ended
 }

@@ -66,9 +66,9 @@ type Source interface {
 	// Run keeps m current until ctx ends, whatever becomes of the source meanwhile. poke, which may be nil,
 	// asks it to look again before its time.
 	Run(ctx context.Context, m *Mirror, roots []string, poke <-chan struct{})
-	// Absent returns those of keys, in their order, that the source has neither as a key nor as a directory; none
+	// Absent returns those of keys, in their order, that the source had at an index neither as a key nor as a directory; none
 	// where there are no directories.
-	Absent(ctx context.Context, keys []string) ([]string, error)
+	Absent(ctx context.Context, keys []string, at kv.Index) ([]string, error)
 	// Close gives up what the source holds open. Nothing is called after it.
 	Close()
 }

@@ -27,7 +27,7 @@ type polled struct {
 
 func (p *polled) Close() {}
 
-func (p *polled) Absent(context.Context, []string) ([]string, error) { return nil, nil }
+func (p *polled) Absent(context.Context, []string, kv.Index) ([]string, error) { return nil, nil }
 
 // Load reads everything, whatever the roots: it is all in memory or in a few files.
 func (p *polled) Load(_ context.Context, m *Mirror, roots []string) error {

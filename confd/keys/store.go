@@ -64,14 +64,14 @@ func (f *followed) Load(ctx context.Context, m *Mirror, roots []string) error {
 	return errors.Join(r.denied, g.over)
 }
 
-func (f *followed) Absent(ctx context.Context, keys []string) (absent []string, err error) {
+func (f *followed) Absent(ctx context.Context, keys []string, at kv.Index) (absent []string, err error) {
 	if !f.directories {
 		return nil, nil
 	}
 	for _, key := range keys {
-		_, err := f.store.Read(ctx, kv.Read{Key: key, Quorum: true})
+		found, err := f.store.Read(ctx, kv.Read{Key: key, Quorum: true})
 		switch {
-		case kv.Is(err, kv.NotFound):
+		case kv.Is(err, kv.NotFound), err == nil && found.Node.CreatedIndex > at:
 			absent = append(absent, key)
 		case err != nil:
 			return nil, err

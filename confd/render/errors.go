@@ -41,13 +41,7 @@ func (e valueError) Error() string { return fmt.Sprintf("%v (the value of %s)", 
 func (e valueError) Unwrap() error { return e.reason }
 
 // cryptError is why the value of a key cannot be decrypted; it says nothing of the value.
-type cryptError struct {
-	key    string
-	reason error
-}
-
-func (e cryptError) Error() string { return fmt.Sprintf("%v (the value of %s)", e.reason, e.key) }
-func (e cryptError) Unwrap() error { return e.reason }
+type cryptError struct{ valueError }
 
 var place = regexp.MustCompile(`template: ([^\n]+?:\d+(?::\d+)?): `)
 var called = regexp.MustCompile(`error calling ([A-Za-z_]\w*): `)

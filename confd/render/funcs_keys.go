@@ -113,7 +113,7 @@ func (r *run) decrypt(pair KVPair) (KVPair, error) {
 	case r.lenient:
 		return KVPair{Key: pair.Key}, r.live()
 	}
-	return KVPair{}, cryptError{pair.Key, err}
+	return KVPair{}, cryptError{valueError{pair.Key, err}}
 }
 
 var errNoKeyring = errors.New("there are no keys to decrypt with, give --secret-keyring")

@@ -274,7 +274,7 @@ func (c *testCase) stopWhenDone(ctx context.Context, dir string, set func([][2]s
 // What differs from run to run, and from one program to the other without anybody caring.
 var (
 	stagedName = regexp.MustCompile(`\.([a-z]+)\.?[0-9]{5,}`)
-	teller     = regexp.MustCompile(`process [0-9]+ started [0-9]+`)
+	teller     = regexp.MustCompile(`process [0-9]+ started [0-9]+ boot \S+`)
 	version    = regexp.MustCompile(`^confd \S+ \(Git SHA: \S*, Go Version: go\S+\)\n$`)
 )
 

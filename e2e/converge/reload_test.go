@@ -119,8 +119,8 @@ func TestAReloadThatOutlivesItsKvconfdIsNotJoinedByAnother(t *testing.T) {
 reload_cmd = "mkdir $DIR/busy || echo x >>$DIR/twice; echo x >>$DIR/begun; until test -e $DIR/go; do sleep 0.01; done; rmdir $DIR/busy"`)
 	w.set("/x", "1")
 	w.start()
-	w.until("a reload is under way", func() string {
-		if !w.exists("begun") {
+	w.until("a reload is under way, and noted", func() string {
+		if !w.exists("begun") || !strings.Contains(w.read(".a.out.reload-pending"), "process") {
 			return "it is not"
 		}
 		return ""
@@ -129,9 +129,9 @@ reload_cmd = "mkdir $DIR/busy || echo x >>$DIR/twice; echo x >>$DIR/begun; until
 	w.set("/x", "2")
 	w.start()
 	w.eventually("a.out", "2")
+	w.untilSaid("is waited for")
 	w.write("go", "")
 	w.settled()
-	w.untilSaid("was waited for")
 	if w.exists("twice") {
 		t.Error("there were two reloads at one time")
 	}
