@@ -359,3 +359,20 @@ func TestAReloadForAnotherFileGoesOnWhenAVersionComesBackThatWasRolledBack(t *te
 		}
 	})
 }
+
+func TestARenderDuringWhichTheMachineWasSuspendedDelaysTheNextOneByQuietMaxAtMost(t *testing.T) {
+	for rendering, want := range map[time.Duration]time.Duration{
+		0:                      runtimePause,
+		100 * time.Millisecond: 200 * time.Millisecond,
+		time.Hour:              DefaultQuietMax,
+	} {
+		one := &target{instant: true, shared: &shared{cfg: Config{QuietMax: DefaultQuietMax}}}
+		began := time.Unix(1000, 0)
+		ended := began.Add(rendering)
+		one.made(began, ended, rendering)
+		one.brisk.changed(ended)
+		if got := one.brisk.due.Sub(ended); got != want {
+			t.Errorf("after a render of %v a change waits %v, want %v", rendering, got, want)
+		}
+	}
+}

@@ -34,7 +34,7 @@ const templateBytesMax = 16 << 20
 const gather = time.Millisecond
 
 // runtimePause is the least time between two passes that change running programs, so that changes which do not
-// stop cost some fifty of them a second. It is longer where rendering takes long.
+// stop cost some fifty of them a second. It is longer where rendering takes long, QuietMax at most.
 const runtimePause = 20 * time.Millisecond
 
 // itemsMax bounds the files of one resource with for_each.
@@ -325,7 +325,7 @@ func (t *target) made(began, ended time.Time, rendering time.Duration) {
 		t.pace.drop()
 	}
 	if t.instant {
-		t.brisk.rest(max(runtimePause, 2*rendering))
+		t.brisk.rest(max(runtimePause, min(2*rendering, t.cfg.QuietMax))) // it seems to take long if kvconfd, or the machine, is suspended
 		t.brisk.passed(ended)
 	}
 }

@@ -3,6 +3,7 @@ package converge
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -60,6 +61,10 @@ type instance struct {
 func (i *instance) start(t testing.TB) {
 	t.Helper()
 	listener, err := net.Listen("tcp", i.backend.address)
+	if errors.Is(err, syscall.EADDRINUSE) { // somebody took it while i was down
+		i.backend.address = freeAddress(t)
+		listener, err = net.Listen("tcp", i.backend.address)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
