@@ -145,13 +145,13 @@ const outputBytesMax = 8 << 10
 // that was checked in its place; nothing of a Sensitive command. The error says what c did and repeats that.
 // Run may be called by several goroutines.
 func Run(ctx context.Context, c Command, vars Vars) (output string, err error) {
-	return runNoting(ctx, c, vars, func(int) {})
+	return runNoting(ctx, c, vars, nil, func(int) {})
 }
 
-// runNoting is Run, and calls started with the number of the process.
-func runNoting(ctx context.Context, c Command, vars Vars, started func(pid int)) (output string, err error) {
+// runNoting is Run, has the command inherit files, and calls started with the number of its process.
+func runNoting(ctx context.Context, c Command, vars Vars, inherited []*os.File, started func(pid int)) (output string, err error) {
 	var kept tail
-	err = c.With(vars).run(ctx, &kept, started)
+	err = c.With(vars).run(ctx, &kept, inherited, started)
 	if !c.Sensitive {
 		output = vars.unstaged(strings.ToValidUTF8(strings.TrimSpace(string(kept)), "?"))
 	}
@@ -190,13 +190,13 @@ func (v Vars) unstaged(text string) string {
 
 // run starts c, whose placeholders are replaced, and waits for it. The error says how it ended, as what follows
 // its name in a sentence.
-func (c Command) run(ctx context.Context, output *tail, started func(pid int)) error {
+func (c Command) run(ctx context.Context, output *tail, inherited []*os.File, started func(pid int)) error {
 	argv := c.Argv
 	if len(argv) == 0 {
 		argv = []string{"/bin/sh", "-c", c.Shell}
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr, cmd.Env = output, output, environment()
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles, cmd.Env = output, output, inherited, environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = outputGrace
 	if err := cmd.Start(); err != nil {

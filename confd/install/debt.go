@@ -53,16 +53,17 @@ func IsBeside(path string) bool {
 
 const debtText = "kvconfd changed %s and has not yet reloaded its reader\n"
 
-// Owe records that the destination's reader has to be told of a change.
+// Owe records that the destination's reader has to be told of a change. A command that is paying an earlier debt, as
+// one that a killed kvconfd has left behind, stays noted.
 func (f File) Owe() error {
-	return writeDurably(f.debtPath(), []byte(fmt.Sprintf(debtText, f.Path)), 0o600)
+	return writeDurably(f.debtPath(), []byte(fmt.Sprintf(debtText, f.Path)+f.Teller().line()), 0o600)
 }
 
 // OweInPassing is Owe without waiting for the disk: the record outlives this process, but not the machine. It
 // will do where the reader is a program of the same machine that is told at once, as it ends with the machine
 // and then reads the file.
 func (f File) OweInPassing() error {
-	return os.WriteFile(f.debtPath(), []byte("kvconfd is telling the reader of "+f.Path+" of a change\n"), 0o600)
+	return os.WriteFile(f.debtPath(), []byte("kvconfd is telling the reader of "+f.Path+" of a change\n"+f.Teller().line()), 0o600)
 }
 
 // Owes reports whether a reload is still due.

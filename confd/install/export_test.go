@@ -1,5 +1,7 @@
 package install
 
+import "context"
+
 // WithFault returns f with a function that may fail each of its calls, by name.
 func WithFault(f File, fault func(call string) error) File {
 	f.fault = fault
@@ -21,6 +23,11 @@ func ParseTeller(text string) (pid int, started uint64) {
 }
 
 func ParseStat(text string) (started uint64, ok bool) {
-	p, ok := parseStat(1, text)
-	return p.started, ok
+	s, ok := parseStat(1, text)
+	return s.started, ok
 }
+
+// TellWith is Tell with another way to note the process, and Note is Tell's own.
+func (f File) TellWith(ctx context.Context, c Command, note func(pid int)) { f.tell(ctx, c, note) }
+
+func (f File) Note(pid int) { f.note(pid) }

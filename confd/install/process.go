@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
 
 // A command goes on when kvconfd is killed. So that the next kvconfd does not run a second one beside it, the
-// debt that it is to pay names its process.
+// debt that it is to pay names its process. Before there is a process to name, the debt is locked, and the command
+// inherits that lock: whoever finds it held by a command that no debt names looks for who that is.
 
 // Process is a command that another kvconfd has begun. The zero Process has ended.
 type Process struct {
@@ -30,25 +33,49 @@ const debtBytesMax = 64 << 10
 // awaitInterval is the time between two looks whether a process has ended.
 const awaitInterval = 10 * time.Millisecond
 
-// Tell is Run for the command that pays the debt of f, and notes there which process that is.
+// Tell is Run for the command that pays the debt of f, and notes there which process that is. The command finds the
+// debt open as its file descriptor 3, and nothing to do with it.
 func (f File) Tell(ctx context.Context, c Command) (output string, err error) {
-	return runNoting(ctx, c, Vars{}, func(pid int) {
-		p, err := processOf(pid)
-		if err != nil {
-			return // it has ended already
-		}
-		debt, err := os.OpenFile(f.debtPath(), os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW, 0)
-		if err != nil {
-			return // whoever comes after a kill does not wait then
-		}
+	return f.tell(ctx, c, f.note)
+}
+
+func (f File) tell(ctx context.Context, c Command, note func(pid int)) (output string, err error) {
+	var inherited []*os.File
+	debt, err := f.openDebt(os.O_RDONLY)
+	if err == nil {
 		defer debt.Close()
-		fmt.Fprintf(debt, debtText+processLine, f.Path, p.pid, p.started, p.boot)
+		_ = syscall.Flock(int(debt.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) // without it, a kill before the note goes unseen
+		inherited = append(inherited, debt)
+	}
+	return runNoting(ctx, c, Vars{}, inherited, func(pid int) {
+		note(pid)
+		for _, debt := range inherited {
+			_ = syscall.Flock(int(debt.Fd()), syscall.LOCK_UN) // for the command too: it may leave a daemon behind
+		}
 	})
 }
 
-// Teller returns the process that Tell has noted in the debt of f.
+// note names a process in the debt.
+func (f File) note(pid int) {
+	stat, err := statOf(pid)
+	if err != nil {
+		return // it has ended already
+	}
+	debt, err := f.openDebt(os.O_WRONLY | os.O_TRUNC)
+	if err != nil {
+		return // whoever comes after a kill does not wait then
+	}
+	defer debt.Close()
+	fmt.Fprintf(debt, debtText+"%s", f.Path, stat.line())
+}
+
+func (f File) openDebt(flag int) (*os.File, error) {
+	return os.OpenFile(f.debtPath(), flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+}
+
+// Teller returns the process that Tell has begun to pay the debt of f.
 func (f File) Teller() Process {
-	debt, err := os.OpenFile(f.debtPath(), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	debt, err := f.openDebt(os.O_RDONLY)
 	if err != nil {
 		return Process{}
 	}
@@ -61,7 +88,42 @@ func (f File) Teller() Process {
 	if err != nil {
 		return Process{}
 	}
-	return parseTeller(string(text))
+	if p := parseTeller(string(text)); p.Runs() {
+		return p
+	}
+	if err := syscall.Flock(int(debt.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != syscall.EWOULDBLOCK {
+		return Process{} // there is none that was not noted
+	}
+	return commandWith(is)
+}
+
+// commandWith returns the command that has a file open: the leader of a process group, and no daemon, which has a
+// session of its own. It returns the zero Process if there is none.
+func commandWith(file syscall.Stat_t) Process {
+	processes, _ := filepath.Glob("/proc/[1-9]*")
+	for _, process := range processes {
+		pid, _ := strconv.Atoi(filepath.Base(process))
+		stat, err := statOf(pid)
+		if err != nil || pid != stat.group || pid == stat.session || pid == os.Getpid() {
+			continue
+		}
+		open, _ := filepath.Glob(process + "/fd/*")
+		for _, fd := range open {
+			var is syscall.Stat_t
+			if err := syscall.Stat(fd, &is); err == nil && is.Dev == file.Dev && is.Ino == file.Ino {
+				return stat.Process
+			}
+		}
+	}
+	return Process{}
+}
+
+// line returns what a debt says of p; "" if it has ended.
+func (p Process) line() string {
+	if !p.Runs() {
+		return ""
+	}
+	return fmt.Sprintf(processLine, p.pid, p.started, p.boot)
 }
 
 func parseTeller(text string) (p Process) {
@@ -113,33 +175,40 @@ func (p Process) Runs() bool {
 	if p.pid == 0 {
 		return false
 	}
-	now, err := processOf(p.pid)
-	return err == nil && now == p
+	now, err := statOf(p.pid)
+	return err == nil && now.Process == p
 }
 
-// processOf returns the process with a number; one that has ended, and that nobody has waited for, is an error.
-func processOf(pid int) (Process, error) {
+// stat is what proc(5) says of a process.
+type stat struct {
+	Process
+	group, session int
+}
+
+// statOf returns what is known of the process with a number; one that has ended, and that nobody has waited for, is an
+// error.
+func statOf(pid int) (stat, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return Process{}, err
+		return stat{}, err
 	}
-	p, ok := parseStat(pid, string(text))
+	s, ok := parseStat(pid, string(text))
 	if !ok {
-		return Process{}, os.ErrProcessDone
+		return stat{}, os.ErrProcessDone
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	p.boot = strings.TrimSpace(string(boot))
-	return p, err
+	s.boot = strings.TrimSpace(string(boot))
+	return s, err
 }
 
-// parseStat reads what proc(5) says of a process. ok is false if it has ended, or that cannot be understood.
-func parseStat(pid int, text string) (p Process, ok bool) {
-	const state, startTime = 0, 19 // of the fields after the name, which may hold anything
+// parseStat reads /proc/PID/stat. ok is false if the process has ended, or that cannot be understood.
+func parseStat(pid int, text string) (s stat, ok bool) {
+	const state, group, session, startTime = 0, 2, 3, 19 // of the fields after the name, which may hold anything
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) <= startTime || fields[state] == "Z" || fields[state] == "X" {
-		return Process{}, false
+		return stat{}, false
 	}
-	p.pid = pid
-	_, err := fmt.Sscan(fields[startTime], &p.started)
-	return p, err == nil
+	s.pid = pid
+	_, err := fmt.Sscan(strings.Join([]string{fields[group], fields[session], fields[startTime]}, " "), &s.group, &s.session, &s.started)
+	return s, err == nil
 }

@@ -3,8 +3,11 @@ package install_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,6 +86,98 @@ func TestWhoeverTakesOverEndsACommandThatTakesTooLong(t *testing.T) {
 	p.Await(t.Context(), 50*time.Millisecond)
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "terminated") {
 		t.Errorf("it ended with %v", err)
+	}
+}
+
+// tellingEnv has a test binary tell the reader of a file, and be killed before or after the command is noted.
+const tellingEnv = "KVCONFD_TEST_TELLING"
+
+// killed runs a program that begins the command c, and is killed as soon as that has made the file begun; noted says
+// whether it had noted that.
+func killed(t *testing.T, f install.File, c install.Command, noted bool) {
+	t.Helper()
+	program := exec.Command(os.Args[0], "-test.run=^TestACommandOfAKilledKvconfdIsKnown$")
+	program.Env = append(os.Environ(), tellingEnv+"="+strings.Join([]string{f.Path, c.Shell, strconv.FormatBool(noted)}, "\n"))
+	if output, err := program.CombinedOutput(); program.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("%v: %s", err, output)
+	}
+}
+
+// beKilled is what the program of killed does.
+func beKilled(telling string) {
+	asked := strings.Split(telling, "\n")
+	f := install.File{Path: asked[0], UID: -1, GID: -1}
+	f.TellWith(context.Background(), install.Command{Shell: asked[1]}, func(pid int) {
+		if asked[2] == "true" {
+			f.Note(pid)
+		}
+		for { // until the command has done what it is to do first
+			if _, err := os.Stat(filepath.Join(filepath.Dir(f.Path), "begun")); err == nil {
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+func TestACommandOfAKilledKvconfdIsKnown(t *testing.T) {
+	if telling := os.Getenv(tellingEnv); telling != "" {
+		beKilled(telling)
+	}
+	t.Parallel()
+	for name, noted := range map[string]bool{"noted": true, "killed before that": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, c, done := indebted(t)
+			c.Shell = "touch " + filepath.Dir(f.Path) + "/begun; " + c.Shell
+			killed(t, f, c, noted)
+			p := f.Teller()
+			if !p.Runs() {
+				t.Fatal("the command that runs is not known")
+			}
+			if err := f.Owe(); err != nil { // a new version, and another kill
+				t.Fatal(err)
+			}
+			if again := f.Teller(); again != p {
+				t.Errorf("after another change %v is known, want %v", again, p)
+			}
+			if err := f.OweInPassing(); err != nil {
+				t.Fatal(err)
+			}
+			if again := f.Teller(); again != p {
+				t.Errorf("after a change at run time %v is known, want %v", again, p)
+			}
+			done()
+			p.Await(t.Context(), time.Minute)
+			if _, err := os.Stat(filepath.Join(filepath.Dir(f.Path), "ended")); err != nil {
+				t.Error("it was not waited for to its end")
+			}
+		})
+	}
+}
+
+func TestADaemonThatACommandOfAKilledKvconfdHasLeftBehindIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	f, c, done := indebted(t)
+	c.Shell = "cd " + filepath.Dir(f.Path) + `; setsid sh -c 'echo $$ >daemon; touch begun; exec sleep 60' >/dev/null 2>&1 & ` + c.Shell
+	killed(t, f, c, false)
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(f.Path), "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(daemon, syscall.SIGKILL)
+	p := f.Teller()
+	if !p.Runs() {
+		t.Fatal("the command that runs is not known")
+	}
+	done()
+	p.Await(t.Context(), time.Minute)
+	if p := f.Teller(); p.Runs() {
+		t.Errorf("a daemon is taken for the command: %v", p)
 	}
 }
 
