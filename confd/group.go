@@ -512,10 +512,11 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 		}
 		g.lookAgain(ctx, s, now)
 	}
+	busy := time.Since(now) // not with the reload, which has its own limit
 	g.settle(ctx)
 	end := time.Now()
 	for _, t := range due {
-		t.made(now, end, rendering)
+		t.made(end, busy, rendering)
 	}
 	for _, t := range g.targets {
 		t.full = false

@@ -369,7 +369,7 @@ func TestARenderDuringWhichTheMachineWasSuspendedDelaysTheNextOneByQuietMaxAtMos
 		one := &target{instant: true, shared: &shared{cfg: Config{QuietMax: DefaultQuietMax}}}
 		began := time.Unix(1000, 0)
 		ended := began.Add(rendering)
-		one.made(began, ended, rendering)
+		one.made(ended, rendering, rendering)
 		one.brisk.changed(ended)
 		if got := one.brisk.due.Sub(ended); got != want {
 			t.Errorf("after a render of %v a change waits %v, want %v", rendering, got, want)

@@ -5,7 +5,7 @@ import "time"
 // pace decides when changes are acted on: at once after a pause, gathered in a burst. Each pass that
 // follows soon on another waits twice as long for quiet, until longest after the other began, so that
 // changes which never stop cost one pass per longest, whatever their rhythm. When longest has
-// passed already, a change has quiet for what comes with it, and a pass that took long is followed by as
+// passed already, a change has quiet for what comes with it, and a pass that was busy for long is followed by as
 // long a pause, but longest at most. It knows no clock: it is told the time.
 type pace struct {
 	quiet, longest time.Duration
@@ -14,6 +14,7 @@ type pace struct {
 	next     time.Duration // quiet to wait for before the next pass, if it comes soon
 	began    time.Time     // when the last pass began; zero: there was none
 	last     time.Time     // end of the last pass; zero: there was none
+	pause    time.Duration // for which the machine is left to others after it
 	deadline time.Time     // when the changes that are waiting must be acted on; zero: none are
 	due      time.Time     // when they are to be, unless more come
 }
@@ -28,8 +29,7 @@ func (p *pace) changed(now time.Time) {
 		p.due = p.deadline
 	case p.deadline.IsZero():
 		p.deadline = p.began.Add(p.longest)
-		pause := min(p.longest, p.last.Sub(p.began))
-		for _, soonest := range []time.Time{now.Add(p.quiet), p.last.Add(pause)} {
+		for _, soonest := range []time.Time{now.Add(p.quiet), p.last.Add(p.pause)} {
 			if p.deadline.Before(soonest) {
 				p.deadline = soonest
 			}
@@ -81,8 +81,8 @@ func (p *pace) rest(pause time.Duration) { p.quiet, p.longest, p.next = pause, p
 // waits reports whether there are changes that were not acted on.
 func (p *pace) waits() bool { return !p.deadline.IsZero() }
 
-// passed notes that a pass has ended.
-func (p *pace) passed(now time.Time) { p.last = now }
+// passed notes that a pass has ended, in which this machine was busy with our work for some time.
+func (p *pace) passed(now time.Time, busy time.Duration) { p.last, p.pause = now, min(busy, p.longest) }
 
 // bucket limits how often something may happen: burst times at once, and then once per interval. What
 // comes sooner is to wait, not to be dropped.

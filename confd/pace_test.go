@@ -16,7 +16,7 @@ func passes(changes int, every time.Duration) (count int, lateMax time.Duration)
 		count++
 		lateMax = max(lateMax, at.Sub(oldest))
 		oldest = time.Time{}
-		p.passed(at)
+		p.passed(at, 0)
 	}
 	for range changes {
 		now = now.Add(every)
@@ -69,7 +69,7 @@ func TestAChangeSoonAfterAPassWaitsForWhatIsLeftOfQuietMaxAndForQuietAtLeast(t *
 		p := pace{quiet: quiet, longest: longest, next: longest}
 		began := time.Unix(1000, 0)
 		p.taken(began)
-		p.passed(began.Add(c.took))
+		p.passed(began.Add(c.took), c.took)
 		p.next = longest
 		p.changed(began.Add(c.after))
 		if got := p.due.Sub(began); got != c.due {
@@ -78,12 +78,14 @@ func TestAChangeSoonAfterAPassWaitsForWhatIsLeftOfQuietMaxAndForQuietAtLeast(t *
 	}
 }
 
-func TestPassesThatTakeLongLeavePausesAsLongAsTheyAreUpToQuietMax(t *testing.T) {
+func TestPassesThatAreBusyForLongLeavePausesAsLongAsThatUpToQuietMax(t *testing.T) {
 	const quiet, longest, every = 100 * time.Millisecond, 500 * time.Millisecond, 10 * time.Millisecond
-	for _, c := range []struct{ takes, pause time.Duration }{
-		{50 * time.Millisecond, 450 * time.Millisecond},
-		{300 * time.Millisecond, 300 * time.Millisecond},
-		{2 * time.Second, longest},
+	for _, c := range []struct{ takes, busy, pause time.Duration }{
+		{50 * time.Millisecond, 50 * time.Millisecond, 450 * time.Millisecond},
+		{300 * time.Millisecond, 300 * time.Millisecond, 300 * time.Millisecond},
+		{2 * time.Second, 2 * time.Second, longest},
+		{300 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, // a reload takes the most of it
+		{2 * time.Second, 50 * time.Millisecond, quiet},
 	} {
 		p := pace{quiet: quiet, longest: longest}
 		now := time.Unix(1000, 0)
@@ -97,10 +99,10 @@ func TestPassesThatTakeLongLeavePausesAsLongAsTheyAreUpToQuietMax(t *testing.T) 
 			p.taken(now)
 			now = now.Add(c.takes)
 			ended = now
-			p.passed(now)
+			p.passed(now, c.busy)
 		}
 		if pause < c.pause || pause > c.pause+every {
-			t.Errorf("between two passes of %v there is a pause of %v, want %v", c.takes, pause, c.pause)
+			t.Errorf("between two passes of %v, busy for %v of it, there is a pause of %v, want %v", c.takes, c.busy, pause, c.pause)
 		}
 	}
 }

@@ -144,7 +144,7 @@ func (g *group) bring(ctx context.Context, s *set) {
 	catchUp := s.file.isDue(now)
 	if catchUp {
 		s.file.taken(now)
-		defer func() { s.file.passed(time.Now()) }()
+		defer func() { s.file.passed(time.Now(), time.Since(now)) }()
 	}
 	s.postponed = false
 	outputs := s.outputs()

@@ -314,19 +314,20 @@ func (t *target) hasNews() bool {
 	return t.pace.waits()
 }
 
-// made notes that t was made in a pass that began and ended at these times, of which the rendering of all
-// targets took a part.
-func (t *target) made(began, ended time.Time, rendering time.Duration) {
+// made notes that t was made in a pass that has ended, which was busy for some time, and for a part of it with the
+// rendering of all targets.
+func (t *target) made(ended time.Time, busy, rendering time.Duration) {
 	switch {
 	case t.waiting:
 	case t.full:
-		t.pace.passed(ended)
+		t.pace.passed(ended, busy)
 	case !t.isPostponed():
 		t.pace.drop()
 	}
 	if t.instant {
-		t.brisk.rest(max(runtimePause, min(2*rendering, t.cfg.QuietMax))) // it seems to take long if kvconfd, or the machine, is suspended
-		t.brisk.passed(ended)
+		pause := max(runtimePause, min(2*rendering, t.cfg.QuietMax)) // it seems to take long if kvconfd, or the machine, is suspended
+		t.brisk.rest(pause)
+		t.brisk.passed(ended, pause)
 	}
 }
 
