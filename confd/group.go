@@ -77,6 +77,8 @@ type group struct {
 	feeds   []*feed
 	claimed bool
 
+	reloading time.Duration // how much of the present pass was waiting for reloads
+
 	wake chan struct{} // holds one signal: there is something to look at
 
 	mu        sync.Mutex    // guards the fields below, by which others ask for something
@@ -498,6 +500,7 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 		s.again(now)
 	}
 	due := g.due(now)
+	g.reloading = 0
 	for _, t := range due {
 		t.brisk.drop()
 		if t.full {
@@ -512,11 +515,10 @@ func (g *group) pass(ctx context.Context, now time.Time) {
 		}
 		g.lookAgain(ctx, s, now)
 	}
-	busy := time.Since(now) // not with the reload, which has its own limit
 	g.settle(ctx)
 	end := time.Now()
 	for _, t := range due {
-		t.made(end, busy, rendering)
+		t.made(end, end.Sub(now)-g.reloading, rendering)
 	}
 	for _, t := range g.targets {
 		t.full = false

@@ -28,20 +28,19 @@ type output struct {
 	vanished bool  // the file is to be removed
 	removed  bool  // and was
 
-	dirty    bool            // to be rendered
-	verify   bool            // what is on disk is to be looked at, whatever is remembered
-	reads    *render.Reads   // of the last render; nil: there was none
-	rendered bool            // want and hash are valid
-	want     []byte          // what the file is to hold; given up when it does, unless an applier needs it
-	hash     digest          // of want
-	onDisk   *digest         // of what the file holds; nil: not known
-	live     []byte          // what the program runs, for an applier; nil: not known
-	owes     bool            // the reader has not been told of what the file holds
-	earlier  install.Process // that another kvconfd has begun to tell it with
-	unheard  bool            // the debt began when the file was the version to go back to, and its reader has been told nothing since
-	applied  time.Time       // when live was brought about without a reload, and not yet written to the file; zero: it is
-	broken   bool            // what the keys say cannot be rendered, or was refused; want, if rendered, is what runs
-	stale    bool            // made from a snapshot
+	dirty    bool          // to be rendered
+	verify   bool          // what is on disk is to be looked at, whatever is remembered
+	reads    *render.Reads // of the last render; nil: there was none
+	rendered bool          // want and hash are valid
+	want     []byte        // what the file is to hold; given up when it does, unless an applier needs it
+	hash     digest        // of want
+	onDisk   *digest       // of what the file holds; nil: not known
+	live     []byte        // what the program runs, for an applier; nil: not known
+	owes     bool          // the reader has not been told of what the file holds
+	unheard  bool          // the debt began when the file was the version to go back to, and its reader has been told nothing since
+	applied  time.Time     // when live was brought about without a reload, and not yet written to the file; zero: it is
+	broken   bool          // what the keys say cannot be rendered, or was refused; want, if rendered, is what runs
+	stale    bool          // made from a snapshot
 	kept     *install.Staged
 
 	arrived time.Time // of the oldest change that is not live yet; zero: none

@@ -142,18 +142,21 @@ func (g *group) settle(ctx context.Context) {
 // awaitEarlier waits for a reload that a kvconfd which was killed has left behind: who is reloaded twice at once may
 // lose the second, as HAProxy does.
 func (g *group) awaitEarlier(ctx context.Context) (ended bool) {
-	for _, o := range g.outputs() {
-		if o.earlier.Runs() {
-			o.log.Info("a reload_cmd that another kvconfd has begun, and did not live to see ended, is waited for")
-			o.earlier.Await(ctx, g.reader.reload.Timeout)
+	defer g.reloadingSince(time.Now())
+	for _, t := range g.targets {
+		if t.earlier.Runs() {
+			t.log.Info("a reload_cmd that another kvconfd has begun, and did not live to see ended, is waited for")
+			t.earlier.Await(ctx, g.reader.reload.Timeout)
 		}
 		if ctx.Err() != nil {
 			return false
 		}
-		o.earlier = install.Process{}
+		t.earlier = install.Process{}
 	}
 	return true
 }
+
+func (g *group) reloadingSince(began time.Time) { g.reloading += time.Since(began) }
 
 // owing returns the outputs whose reader is to be told of them now.
 func (g *group) owing(now time.Time) (owing []*output) {
@@ -322,6 +325,7 @@ func (g *group) reload(ctx context.Context, owing []*output, state report.State)
 		o.unheard = false
 	}
 	r.bucket.take(time.Now())
+	defer g.reloadingSince(time.Now())
 	marks := map[proxy.Applier]proxy.Mark{}
 	for _, t := range g.targets {
 		if t.applier == nil {

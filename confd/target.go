@@ -64,14 +64,15 @@ type target struct {
 	again    time.Time           // when it is tried again; zero: it has not failed
 	whole    report.TargetStatus // what was told last of the target as a whole
 
-	begun   bool // what was left beside the files has been read
-	pace    pace // of what takes a check and a reload
-	instant bool // the running program takes changes as they come
-	brisk   pace // of these; used if instant
-	full    bool // in this pass a file may be written and a reload asked for, not changes at run time alone
-	waiting bool // the keys have not been read yet
-	relist  bool // for_each: there may be other items
-	now     int  // keys seen by the last make
+	begun   bool            // what was left beside the files has been read
+	earlier install.Process // that another kvconfd has begun, which was killed, to tell the reader
+	pace    pace            // of what takes a check and a reload
+	instant bool            // the running program takes changes as they come
+	brisk   pace            // of these; used if instant
+	full    bool            // in this pass a file may be written and a reload asked for, not changes at run time alone
+	waiting bool            // the keys have not been read yet
+	relist  bool            // for_each: there may be other items
+	now     int             // keys seen by the last make
 	index   kvIndex
 	stale   bool // the keys are those of a snapshot
 	hold    guard.Hold
@@ -128,6 +129,7 @@ func (t *target) begin() {
 	}
 	t.recall()
 	t.owe(t.outputs)
+	t.earlier = t.outputs[0].book().Teller()
 	for _, o := range t.outputs {
 		if err := o.sweep(); err != nil {
 			t.log.Warn("cannot remove staged files of an earlier run", "reason", err)
@@ -167,6 +169,7 @@ func (t *target) openManifest() error {
 		return err
 	}
 	t.manifest, t.book = manifest, manifest.File()
+	t.earlier = t.book.Teller()
 	t.recall()
 	if !t.cfg.Noop && !t.cfg.KeepStageFile {
 		if err := manifest.Sweep(); err != nil {
@@ -214,7 +217,7 @@ func (t *target) owe(outputs []*output) {
 		if err != nil {
 			o.log.Warn("whether a reload is due is not known; it is taken to be", "reason", err)
 		}
-		o.owes, o.earlier = owes || err != nil, o.book().Teller()
+		o.owes = owes || err != nil
 	}
 }
 
@@ -314,8 +317,8 @@ func (t *target) hasNews() bool {
 	return t.pace.waits()
 }
 
-// made notes that t was made in a pass that has ended, which was busy for some time, and for a part of it with the
-// rendering of all targets.
+// made notes that t was made in a pass that has ended, which was busy for some time, without its reloads, and for a
+// part of it with the rendering of all targets.
 func (t *target) made(ended time.Time, busy, rendering time.Duration) {
 	switch {
 	case t.waiting:
@@ -327,7 +330,7 @@ func (t *target) made(ended time.Time, busy, rendering time.Duration) {
 	if t.instant {
 		pause := max(runtimePause, min(2*rendering, t.cfg.QuietMax)) // it seems to take long if kvconfd, or the machine, is suspended
 		t.brisk.rest(pause)
-		t.brisk.passed(ended, pause)
+		t.brisk.passed(ended, 0)
 	}
 }
 

@@ -28,6 +28,8 @@ func ParseStat(text string) (started uint64, ok bool) {
 }
 
 // TellWith is Tell with another way to note the process, and Note is Tell's own.
-func (f File) TellWith(ctx context.Context, c Command, note func(pid int)) { f.tell(ctx, c, note) }
+func (f File) TellWith(ctx context.Context, c Command, note func(pid int) error) {
+	f.tell(ctx, c, note)
+}
 
-func (f File) Note(pid int) { f.note(pid) }
+func (f File) Note(pid int) error { return f.note(pid) }

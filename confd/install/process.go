@@ -1,11 +1,14 @@
 package install
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,22 +36,27 @@ const debtBytesMax = 64 << 10
 // awaitInterval is the time between two looks whether a process has ended.
 const awaitInterval = 10 * time.Millisecond
 
+// debtDescriptor is the file descriptor at which a command finds the debt that it pays.
+const debtDescriptor = 3 // the first of exec.Cmd.ExtraFiles
+
 // Tell is Run for the command that pays the debt of f, and notes there which process that is. The command finds the
-// debt open as its file descriptor 3, and nothing to do with it.
+// debt open at debtDescriptor, and has nothing to do with it.
 func (f File) Tell(ctx context.Context, c Command) (output string, err error) {
 	return f.tell(ctx, c, f.note)
 }
 
-func (f File) tell(ctx context.Context, c Command, note func(pid int)) (output string, err error) {
+func (f File) tell(ctx context.Context, c Command, note func(pid int) error) (output string, err error) {
 	var inherited []*os.File
 	debt, err := f.openDebt(os.O_RDONLY)
 	if err == nil {
 		defer debt.Close()
-		_ = syscall.Flock(int(debt.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) // without it, a kill before the note goes unseen
+		_ = syscall.Flock(int(debt.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) // without it, as on NFS, a kill before the note goes unseen
 		inherited = append(inherited, debt)
 	}
 	return runNoting(ctx, c, Vars{}, inherited, func(pid int) {
-		note(pid)
+		if note(pid) != nil {
+			return // then the lock alone tells of it
+		}
 		for _, debt := range inherited {
 			_ = syscall.Flock(int(debt.Fd()), syscall.LOCK_UN) // for the command too: it may leave a daemon behind
 		}
@@ -56,24 +64,25 @@ func (f File) tell(ctx context.Context, c Command, note func(pid int)) (output s
 }
 
 // note names a process in the debt.
-func (f File) note(pid int) {
+func (f File) note(pid int) error {
 	stat, err := statOf(pid)
 	if err != nil {
-		return // it has ended already
+		return err
 	}
 	debt, err := f.openDebt(os.O_WRONLY | os.O_TRUNC)
 	if err != nil {
-		return // whoever comes after a kill does not wait then
+		return err
 	}
 	defer debt.Close()
-	fmt.Fprintf(debt, debtText+"%s", f.Path, stat.line())
+	_, err = fmt.Fprintf(debt, debtText+"%s", f.Path, stat.line())
+	return err
 }
 
 func (f File) openDebt(flag int) (*os.File, error) {
 	return os.OpenFile(f.debtPath(), flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 }
 
-// Teller returns the process that Tell has begun to pay the debt of f.
+// Teller returns the process that Tell has begun to pay the debt of f, and that runs. The zero Process is none.
 func (f File) Teller() Process {
 	debt, err := f.openDebt(os.O_RDONLY)
 	if err != nil {
@@ -84,6 +93,7 @@ func (f File) Teller() Process {
 	if err := syscall.Fstat(int(debt.Fd()), &is); err != nil || is.Mode&syscall.S_IFMT != syscall.S_IFREG || int(is.Uid) != os.Geteuid() {
 		return Process{} // another user does not say what may be killed
 	}
+	unnoted := syscall.Flock(int(debt.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == syscall.EWOULDBLOCK
 	text, err := io.ReadAll(io.LimitReader(debt, debtBytesMax))
 	if err != nil {
 		return Process{}
@@ -91,36 +101,46 @@ func (f File) Teller() Process {
 	if p := parseTeller(string(text)); p.Runs() {
 		return p
 	}
-	if err := syscall.Flock(int(debt.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != syscall.EWOULDBLOCK {
-		return Process{} // there is none that was not noted
-	}
-	return commandWith(is)
-}
-
-// commandWith returns the command that has a file open: the leader of a process group, and no daemon, which has a
-// session of its own. It returns the zero Process if there is none.
-func commandWith(file syscall.Stat_t) Process {
-	processes, _ := filepath.Glob("/proc/[1-9]*")
-	for _, process := range processes {
-		pid, _ := strconv.Atoi(filepath.Base(process))
-		stat, err := statOf(pid)
-		if err != nil || pid != stat.group || pid == stat.session || pid == os.Getpid() {
-			continue
-		}
-		open, _ := filepath.Glob(process + "/fd/*")
-		for _, fd := range open {
-			var is syscall.Stat_t
-			if err := syscall.Stat(fd, &is); err == nil && is.Dev == file.Dev && is.Ino == file.Ino {
-				return stat.Process
-			}
-		}
+	if unnoted {
+		return commandWith(is.Ino)
 	}
 	return Process{}
 }
 
-// line returns what a debt says of p; "" if it has ended.
+// commandWith returns the command that has inherited the lock of a debt: the leader of a process group, and no daemon,
+// which has a session of its own. Of several, as the command may have begun others with groups of their own, it is the
+// oldest. It returns the zero Process if there is none.
+func commandWith(inode uint64) (command Process) {
+	processes, _ := filepath.Glob("/proc/[1-9]*")
+	for _, process := range processes {
+		pid, _ := strconv.Atoi(filepath.Base(process))
+		stat, err := statOf(pid)
+		if err != nil || pid != stat.group || pid == stat.session || !hasInherited(process, inode) {
+			continue
+		}
+		if older := cmp.Or(cmp.Compare(stat.started, command.started), cmp.Compare(pid, command.pid)) < 0; command.pid == 0 || older {
+			command = stat.Process
+		}
+	}
+	return command
+}
+
+// hasInherited reports whether a process has the lock of a file at debtDescriptor, and is a program begun with it: a
+// kvconfd, and its child before that executes the command, would close the file with the next program. It asks
+// proc(5) and not the file, whose file system may hang.
+func hasInherited(process string, inode uint64) bool {
+	info, _ := os.ReadFile(fmt.Sprintf("%s/fdinfo/%d", process, debtDescriptor))
+	locked := regexp.MustCompile(fmt.Sprintf(`(?m)^lock:.* FLOCK .* WRITE .*:%d 0 EOF$`, inode)).Match(info)
+	var flags int
+	if at := bytes.Index(info, []byte("flags:")); at >= 0 {
+		fmt.Sscanf(string(info[at:]), "flags: %o", &flags)
+	}
+	return locked && flags&syscall.O_CLOEXEC == 0
+}
+
+// line returns what a debt says of p; "" if p is zero.
 func (p Process) line() string {
-	if !p.Runs() {
+	if p.pid == 0 {
 		return ""
 	}
 	return fmt.Sprintf(processLine, p.pid, p.started, p.boot)

@@ -22,7 +22,7 @@ func indebted(t *testing.T) (f install.File, c install.Command, done func()) {
 	if err := f.Owe(); err != nil {
 		t.Fatal(err)
 	}
-	c = install.Command{Shell: `until test -e ` + dir + `/done; do sleep 0.01; done; touch ` + dir + `/ended`, Timeout: time.Minute}
+	c = install.Command{Shell: `until test -e ` + dir + `/done || ! test -d ` + dir + `; do sleep 0.01; done; touch ` + dir + `/ended`, Timeout: time.Minute}
 	return f, c, func() { os.WriteFile(filepath.Join(dir, "done"), nil, 0o600) }
 }
 
@@ -92,8 +92,8 @@ func TestWhoeverTakesOverEndsACommandThatTakesTooLong(t *testing.T) {
 // tellingEnv has a test binary tell the reader of a file, and be killed before or after the command is noted.
 const tellingEnv = "KVCONFD_TEST_TELLING"
 
-// killed runs a program that begins the command c, and is killed as soon as that has made the file begun; noted says
-// whether it had noted that.
+// killed runs a program that begins the command c, and is killed as soon as that has made the file begun, and is noted
+// if it is to be.
 func killed(t *testing.T, f install.File, c install.Command, noted bool) {
 	t.Helper()
 	program := exec.Command(os.Args[0], "-test.run=^TestACommandOfAKilledKvconfdIsKnown$")
@@ -107,17 +107,34 @@ func killed(t *testing.T, f install.File, c install.Command, noted bool) {
 func beKilled(telling string) {
 	asked := strings.Split(telling, "\n")
 	f := install.File{Path: asked[0], UID: -1, GID: -1}
-	f.TellWith(context.Background(), install.Command{Shell: asked[1]}, func(pid int) {
+	noted := make(chan bool, 1)
+	go f.TellWith(context.Background(), install.Command{Shell: asked[1]}, func(pid int) error {
 		if asked[2] == "true" {
-			f.Note(pid)
+			return f.Note(pid)
 		}
-		for { // until the command has done what it is to do first
-			if _, err := os.Stat(filepath.Join(filepath.Dir(f.Path), "begun")); err == nil {
+		noted <- false
+		select {}
+	})
+	for range 10_000 { // 10 s
+		_, err := os.Stat(filepath.Join(filepath.Dir(f.Path), "begun"))
+		if asked[2] == "true" && !isLocked(f) || len(noted) == 1 {
+			if err == nil {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			}
-			time.Sleep(time.Millisecond)
 		}
-	})
+		time.Sleep(time.Millisecond)
+	}
+	os.Exit(1)
+}
+
+// isLocked reports whether the debt of f is there and locked.
+func isLocked(f install.File) bool {
+	debt, err := os.Open(filepath.Join(filepath.Dir(f.Path), "."+filepath.Base(f.Path)+".reload-pending"))
+	if err != nil {
+		return false
+	}
+	defer debt.Close()
+	return syscall.Flock(int(debt.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == syscall.EWOULDBLOCK
 }
 
 func TestACommandOfAKilledKvconfdIsKnown(t *testing.T) {
