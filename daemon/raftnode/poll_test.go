@@ -40,6 +40,7 @@ func (v *voters) change(id ID, took time.Duration) {
 
 // whom returns who was asked since the last call.
 func (v *voters) whom() []ID {
+	synctest.Wait() // a poll that cannot succeed ends before all who are asked have heard of it
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	asked := v.asked

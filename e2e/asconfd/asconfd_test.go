@@ -274,7 +274,7 @@ func (c *testCase) stopWhenDone(ctx context.Context, dir string, set func([][2]s
 // What differs from run to run, and from one program to the other without anybody caring.
 var (
 	stagedName = regexp.MustCompile(`\.([a-z]+)\.?[0-9]{5,}`)
-	teller     = regexp.MustCompile(`process [0-9]+ started [0-9]+ boot \S+`)
+	teller     = regexp.MustCompile(`process [0-9]+ started [0-9]+ boot \S+\n`) // if it ran for long enough to be noted
 	version    = regexp.MustCompile(`^confd \S+ \(Git SHA: \S*, Go Version: go\S+\)\n$`)
 )
 
@@ -297,7 +297,7 @@ func facts(t *testing.T, dir string, exit int, stdout string) string {
 		}
 		content, err := os.ReadFile(path)
 		text := stagedName.ReplaceAllString(strings.ReplaceAll(string(content), dir, "$DIR"), ".$1*")
-		text = teller.ReplaceAllString(text, "process PID started TIME")
+		text = teller.ReplaceAllString(text, "")
 		lines = append(lines, fmt.Sprintf("%s %04o %s", name, info.Mode().Perm(), strconv.Quote(text)))
 		return err
 	})
