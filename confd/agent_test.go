@@ -165,6 +165,31 @@ func TestSyncOnlyRunsNoCommand(t *testing.T) {
 	}
 }
 
+func TestSyncOnlyLeavesAReloadThatIsDueToWhoComesNext(t *testing.T) {
+	for name, keysAfter := range map[string]string{"nothing else changed": "x: 1", "another change": "x: 2"} {
+		t.Run(name, func(t *testing.T) {
+			r := fileRig(t, "x: 1")
+			r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nreload_cmd = \"test -e $DIR/works && cp $DIR/a.out $DIR/live\"")
+			if err := r.once(); err == nil {
+				t.Fatal("a reload that fails is no error")
+			}
+			r.write("keys.yaml", keysAfter)
+			r.cfg.SyncOnly = true
+			if err := r.once(); err != nil {
+				t.Fatal(err)
+			}
+			r.cfg.SyncOnly = false
+			r.write("works", "")
+			if err := r.once(); err != nil {
+				t.Fatal(err)
+			}
+			if live := r.read("live"); live == "" || live != r.read("a.out") {
+				t.Errorf("%q was reloaded, and the file is %q", live, r.read("a.out"))
+			}
+		})
+	}
+}
+
 func TestTheCheckSeesTheStagedFileWithItsMode(t *testing.T) {
 	r := fileRig(t, "x: 1")
 	r.resource("a", `{{getv "/x"}}`, "keys = [\"/x\"]\nmode = \"0600\"\ncheck_cmd = \"stat -c %a {{.src}} >$DIR/checked; cat {{.src}} >>$DIR/checked; test ! -e {{.dest}}\"")

@@ -146,7 +146,9 @@ func (g *group) awaitEarlier(ctx context.Context) (ended bool) {
 	for _, t := range g.targets {
 		if t.earlier.Runs() {
 			t.log.Info("a reload_cmd that another kvconfd has begun, and did not live to see ended, is waited for")
-			t.earlier.Await(ctx, g.reader.reload.Timeout)
+			if t.earlier.Await(ctx, g.reader.reload.Timeout) {
+				t.log.Warn("the reload_cmd that another kvconfd has begun took longer than reload_cmd_timeout, and was killed")
+			}
 		}
 		if ctx.Err() != nil {
 			return false

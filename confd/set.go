@@ -653,7 +653,7 @@ func (g *group) write(ctx context.Context, s *set, changed []*output, staged map
 		g.board.step(o.name, report.StepWrite, began, err)
 		if err != nil {
 			untouched := i == 0 && !applied && !inPlace
-			if untouched {
+			if untouched && g.reader != nil {
 				g.disown(noted)
 			}
 			s.torn = !untouched && (len(changed) > 1 || applied)

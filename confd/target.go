@@ -210,8 +210,12 @@ func (s *shared) plainApplier(r resource.Resource) proxy.Applier {
 	return nil
 }
 
-// owe has outputs owe their reader what is noted on disk.
+// owe has outputs owe their reader what is noted on disk. With --sync-only nobody is told, and what is noted stays
+// for who comes next.
 func (t *target) owe(outputs []*output) {
+	if t.cfg.SyncOnly {
+		return
+	}
 	for _, o := range outputs {
 		owes, err := o.book().Owes()
 		if err != nil {

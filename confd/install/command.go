@@ -138,8 +138,9 @@ const outputBytesMax = 8 << 10
 
 // Run runs c with the placeholders of vars replaced, in a process group of its own, without input and with kvconfd's
 // environment, less what the service manager says in it, and waits for it: at most c.Timeout and, once ctx is
-// done, at most five seconds more. Then the whole group is told to end by SIGTERM, and killed two seconds later. A process that the command has given
-// a session of its own is a daemon and left alone.
+// done, at most five seconds more. Then it and what it has begun, in its group or others as timeout(1) makes them, is told
+// to end by SIGTERM, and killed two seconds later. A process that the command has given a session of its own is a daemon
+// and left alone.
 //
 // Run returns the end of what the command printed, 8 KiB at most, in which the destination stands for the file
 // that was checked in its place; nothing of a Sensitive command. The error says what c did and repeats that.
@@ -209,15 +210,15 @@ func (c Command) run(ctx context.Context, output *tail, inherited []*os.File, st
 	if cut == "" {
 		return c.explain(err)
 	}
-	group := -cmd.Process.Pid
-	_ = syscall.Kill(group, syscall.SIGTERM) // fails if nothing of it is left
+	groups := groupsOf(cmd.Process.Pid)
+	signalAll(groups, syscall.SIGTERM)
 	grace := time.NewTimer(killGrace)
 	defer grace.Stop()
 	select {
 	case <-ended:
-		_ = syscall.Kill(group, syscall.SIGKILL) // whoever does not listen to SIGTERM
+		signalAll(groups, syscall.SIGKILL) // whoever does not listen to SIGTERM
 	case <-grace.C:
-		_ = syscall.Kill(group, syscall.SIGKILL)
+		signalAll(groups, syscall.SIGKILL)
 		<-ended
 	}
 	return errors.New("was killed because " + cut)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -158,19 +159,56 @@ func parseTeller(text string) (p Process) {
 }
 
 // Await waits until p has ended: at most for timeout, 0 standing for DefaultTimeout. Then it is ended as Run ends what
-// takes too long. It returns early when ctx is done.
-func (p Process) Await(ctx context.Context, timeout time.Duration) {
+// takes too long, and killed says so. It returns early when ctx is done.
+func (p Process) Await(ctx context.Context, timeout time.Duration) (killed bool) {
 	if timeout <= 0 {
 		timeout = DefaultTimeout
 	}
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		if p.endsWithin(ctx, timeout) || ctx.Err() != nil {
-			return
-		}
-		_ = syscall.Kill(-p.pid, signal) // fails if nothing of it is left
-		timeout = killGrace
+	if p.endsWithin(ctx, timeout) || ctx.Err() != nil {
+		return false
 	}
-	p.endsWithin(ctx, timeout)
+	groups := groupsOf(p.pid)
+	signalAll(groups, syscall.SIGTERM)
+	p.endsWithin(ctx, killGrace)
+	signalAll(groups, syscall.SIGKILL)
+	p.endsWithin(ctx, killGrace)
+	return true
+}
+
+// groupsOf returns the process groups of a command, which leads one, and of those that it has begun directly or not, but
+// for daemons, which have a session of their own. One that a descendant has joined and none leads is not among them.
+func groupsOf(command int) (groups []int) {
+	all := map[int]stat{}
+	processes, _ := filepath.Glob("/proc/[1-9]*")
+	for _, process := range processes {
+		pid, _ := strconv.Atoi(filepath.Base(process))
+		if s, err := statOf(pid); err == nil {
+			all[pid] = s
+		}
+	}
+	family := map[int]bool{command: true}
+	for grown := true; grown; {
+		grown = false
+		for pid, s := range all {
+			if !family[pid] && family[s.parent] && s.session == all[command].session {
+				family[pid], grown = true, true
+			}
+		}
+	}
+	groups = []int{command}
+	for pid := range family {
+		if group := all[pid].group; family[group] && !slices.Contains(groups, group) {
+			groups = append(groups, group)
+		}
+	}
+	return groups
+}
+
+// signalAll sends a signal to process groups, as far as there is anything left of them.
+func signalAll(groups []int, signal syscall.Signal) {
+	for _, group := range groups {
+		_ = syscall.Kill(-group, signal)
+	}
 }
 
 func (p Process) endsWithin(ctx context.Context, patience time.Duration) bool {
@@ -202,7 +240,7 @@ func (p Process) Runs() bool {
 // stat is what proc(5) says of a process.
 type stat struct {
 	Process
-	group, session int
+	parent, group, session int
 }
 
 // statOf returns what is known of the process with a number; one that has ended, and that nobody has waited for, is an
@@ -223,12 +261,12 @@ func statOf(pid int) (stat, error) {
 
 // parseStat reads /proc/PID/stat. ok is false if the process has ended, or that cannot be understood.
 func parseStat(pid int, text string) (s stat, ok bool) {
-	const state, group, session, startTime = 0, 2, 3, 19 // of the fields after the name, which may hold anything
+	const state, parent, group, session, startTime = 0, 1, 2, 3, 19 // of the fields after the name, which may hold anything
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) <= startTime || fields[state] == "Z" || fields[state] == "X" {
 		return stat{}, false
 	}
 	s.pid = pid
-	_, err := fmt.Sscan(strings.Join([]string{fields[group], fields[session], fields[startTime]}, " "), &s.group, &s.session, &s.started)
+	_, err := fmt.Sscan(strings.Join([]string{fields[parent], fields[group], fields[session], fields[startTime]}, " "), &s.parent, &s.group, &s.session, &s.started)
 	return s, err == nil
 }

@@ -61,7 +61,9 @@ func TestWhoeverTakesOverWaitsForTheCommandThatPaysADebt(t *testing.T) {
 		t.Error("a command that runs was not waited for")
 	}
 	done()
-	p.Await(t.Context(), time.Minute)
+	if p.Await(t.Context(), time.Minute) {
+		t.Error("it is said to have been killed")
+	}
 	if _, err := os.Stat(filepath.Join(filepath.Dir(f.Path), "ended")); err != nil {
 		t.Error("it was not waited for to its end")
 	}
@@ -83,7 +85,9 @@ func TestWhoeverTakesOverEndsACommandThatTakesTooLong(t *testing.T) {
 	t.Parallel()
 	f, c, _ := indebted(t)
 	p, ended := tell(t, f, c)
-	p.Await(t.Context(), 50*time.Millisecond)
+	if !p.Await(t.Context(), 50*time.Millisecond) {
+		t.Error("it is not said that it was killed")
+	}
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "terminated") {
 		t.Errorf("it ended with %v", err)
 	}
